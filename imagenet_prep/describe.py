@@ -1,0 +1,128 @@
+"""What is installed, and what a file or folder is: values for ``imagenet-prep info``."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from imagenet_prep.artifacts import (
+    JOURNAL_NAME,
+    UsageError,
+    load_classes,
+    load_manifest,
+    load_stats,
+    publish,
+)
+from imagenet_prep.outcome import stats_value
+
+_PACKAGES = ("imagenet-alexnet", "pillow-simd", "Pillow", "numpy", "joblib", "ffcv", "torch")
+_SHEET_PICTURES = 48
+
+
+def _pillow() -> tuple[str, bool]:
+    """The version of the module PIL, and whether it is pillow-simd."""
+    import PIL
+
+    return PIL.__version__, re.search(r"\.post\d+$", PIL.__version__) is not None
+
+
+def stock_pillow() -> str | None:
+    """A sentence of warning where the module PIL is not pillow-simd."""
+    version, is_simd = _pillow()
+    if is_simd:
+        return None
+    return (
+        f"the module PIL here is stock Pillow {version}, not pillow-simd: pictures come out the "
+        "same, more slowly; make env puts pillow-simd in its place"
+    )
+
+
+def installed() -> dict[str, Any]:
+    """Versions, what the module PIL can read, and the processors of this process."""
+    from PIL import features
+
+    from imagenet_prep.parallel import resolve_jobs
+
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    avif = features.check("avif") or importlib.util.find_spec("pillow_avif") is not None
+    jpeg = "libjpeg_turbo" if features.check_feature("libjpeg_turbo") else "jpg"
+    return {
+        "what": "installation",
+        "versions": versions,
+        "pillow_simd": _pillow()[1],
+        "formats": {
+            "webp": bool(features.check("webp")),
+            "avif": bool(avif),
+            "jpeg_2000": bool(features.check("jpg_2000")),
+            "tiff": bool(features.check("libtiff")),
+        },
+        "libjpeg": f"{jpeg} {features.version(jpeg)}",
+        "cpus": resolve_jobs(None),
+    }
+
+
+def about_crops(path: Path) -> dict[str, Any]:
+    """A folder that ``crop`` made -> its counts; UsageError for another folder."""
+    from imagenet_prep.crop_stage import UNFINISHED_NAME, read_journal
+
+    if not (path / JOURNAL_NAME).is_file():
+        raise UsageError(
+            f"{path}: is not a folder that imagenet-prep crop made; name one, or a file in it"
+        )
+    entries = read_journal(path / JOURNAL_NAME).values()
+    good = [entry for entry in entries if entry.status == "ok"]
+    return {
+        "what": "crops",
+        "path": str(path),
+        "finished": not (path / UNFINISHED_NAME).exists(),
+        "classes": len(load_classes(path)),
+        "splits": dict(Counter(entry.crop.partition("/")[0] for entry in good)),
+        "ok": len(good),
+        "failed": len(entries) - len(good),
+        "bytes": sum(entry.crop_bytes for entry in good),
+    }
+
+
+def about_beton(path: Path, picture: Path | None) -> dict[str, Any]:
+    """What a beton's manifest says; with ``picture`` its first samples in a PNG there."""
+    manifest = load_manifest(path)
+    if picture is not None:
+        from imagenet_prep.beton import read_samples
+        from imagenet_prep.pictures import contact_sheet
+
+        samples = read_samples(path, _SHEET_PICTURES)
+        titles = [manifest.readable.get(name, name) for name in manifest.classes]
+        png = contact_sheet([image for image, _ in samples], [titles[n] for _, n in samples])
+        with publish(picture) as temporary:
+            temporary.write_bytes(png)
+    return {
+        "what": "beton",
+        "path": str(path),
+        "split": manifest.split,
+        "samples": manifest.samples,
+        "size": manifest.size_px,
+        "classes": len(manifest.classes),
+        "formats": dict(manifest.formats),
+        "bytes": manifest.bytes,
+        "page_size_bytes": manifest.page_size_bytes,
+        "digest": manifest.digest,
+        "stats_digest": manifest.stats_digest,
+        "source": manifest.source,
+        "settings": dict(manifest.settings),
+        "versions": dict(manifest.versions),
+    }
+
+
+def about_stats(path: Path) -> dict[str, Any]:
+    """What a statistics file holds."""
+    return {"what": "statistics", "path": str(path), **stats_value(load_stats(path))}

@@ -1,0 +1,75 @@
+"""Fixtures for all tests: the real pictures where they are, small made ones where not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real pictures beside the checkout; skips the test where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real pictures (../shared/data) are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_reference() -> Path:
+    """The folder of published figures beside the checkout; skips where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "reference"
+    if not folder.is_dir():
+        pytest.skip("the published figures (../shared/reference) are not on this machine")
+    return folder
+
+
+def smooth_pixels(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """A colourful smooth picture (height, width, 3): survives JPEG well, unlike noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    planes = []
+    for _ in range(3):
+        a, b, c = rng.uniform(-1, 1, 3)
+        wave = np.sin(a * x / 9 + b * y / 9 + 6 * c)
+        planes.append(128 + 60 * wave + 60 * (a * x / width + b * y / height))
+    pixels: NDArray[np.uint8] = np.clip(np.stack(planes, axis=-1), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def jpeg_bytes(pixels: NDArray[np.uint8], quality: int = 92) -> bytes:
+    """(H, W, 3) or (H, W) uint8 -> JPEG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def make_raw(tmp_path: Path) -> Callable[..., Path]:
+    """A factory of small raw collections: ``make_raw(train=4, val=2)`` -> folder.
+
+    Class folders ``ant`` and ``bee`` with that many JPEG pictures each, in splits.
+    """
+
+    def make(train: int = 4, val: int = 2, name: str = "raw") -> Path:
+        root = tmp_path / name
+        for split, count in (("train", train), ("val", val)):
+            for label, class_name in enumerate(("ant", "bee")):
+                folder = root / split / class_name
+                folder.mkdir(parents=True)
+                for index in range(count):
+                    seed = 1000 * label + 100 * (split == "val") + index
+                    pixels = smooth_pixels(70 + 9 * index, 110 - 7 * index, seed)
+                    pixels[..., label] //= 2
+                    (folder / f"{class_name}{index}.jpg").write_bytes(jpeg_bytes(pixels))
+        return root
+
+    return make

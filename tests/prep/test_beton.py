@@ -1,0 +1,315 @@
+"""Betons: a stock FFCV reads them, they do not depend on the workers, faults leave no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagenet_prep import artifacts, beton, beton_format
+from imagenet_prep.artifacts import ToolError
+
+if TYPE_CHECKING:
+    from tests.prep.conftest import Made
+
+SIZE_PX = 96
+
+
+def pil_pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_file_order_is_a_shuffle_that_does_not_depend_on_the_given_order() -> None:
+    crops = [(f"train/{name}/{index}.JPEG", name) for name in range(4) for index in range(50)]
+    ordered = beton.file_order(crops)
+    assert ordered == beton.file_order(crops[::-1])
+    assert sorted(ordered) == sorted(crops)
+    labels = np.array([label for _, label in ordered])
+    # A block of 50 holds about 12 of each class; sorted by class it would hold one class.
+    assert all(len(set(labels[start : start + 50])) == 4 for start in range(0, 200, 50))
+    assert ordered[0][0] == "train/3/42.JPEG"
+
+
+# ---- what was built
+
+
+def test_beton_gives_back_the_bytes_of_the_crops_in_the_stated_order(made_beton: Made) -> None:
+    index = beton_format.read_index(made_beton.out)
+    content = made_beton.out.read_bytes()
+    assert sorted(made_beton.manifest.keys) == sorted(path for path, _ in made_beton.crops)
+    labels = dict(made_beton.crops)
+    for key, row, sample in zip(made_beton.manifest.keys, index.table, index.samples, strict=True):
+        start, size = int(row["ptr"]), int(row["size"])
+        assert content[start : start + size] == (made_beton.cropped / key).read_bytes()
+        assert sample["label"] == labels[key]
+
+
+def test_manifest_says_what_is_in_the_beton(made_beton: Made) -> None:
+    manifest = artifacts.load_manifest(made_beton.out)
+    assert manifest == made_beton.manifest
+    assert manifest.samples == 110
+    assert manifest.size_px == SIZE_PX
+    assert manifest.classes == made_beton.classes.names
+    assert manifest.readable == made_beton.classes.readable
+    assert manifest.formats == {"jpeg": 110}
+    assert manifest.digest == artifacts.file_digest(made_beton.out)
+    assert manifest.source == made_beton.stats.source
+    content = made_beton.out.read_bytes()
+    size = manifest.page_size_bytes
+    assert manifest.pages == tuple(
+        hashlib.sha256(content[start : start + size]).hexdigest()
+        for start in range(0, len(content), size)
+    )
+    assert len(manifest.pages) == 4  # header, two of data, table
+
+
+def test_manifest_names_no_folder_of_this_machine(made_beton: Made) -> None:
+    text = artifacts.manifest_beside(made_beton.out).read_text()
+    assert str(made_beton.cropped) not in text
+    assert str(made_beton.out.parent) not in text
+
+
+def test_statistics_travel_beside_the_beton(made_beton: Made) -> None:
+    copied = artifacts.stats_beside(made_beton.out)
+    assert (
+        artifacts.file_digest(copied) == made_beton.stats_digest == made_beton.manifest.stats_digest
+    )
+    assert np.array_equal(artifacts.load_stats(copied).mean, made_beton.stats.mean)
+
+
+def test_nothing_but_the_three_files_is_left(made_beton: Made) -> None:
+    found = sorted(path.name for path in made_beton.out.parent.iterdir())
+    assert found == ["train.beton", "train.beton.json", "train.stats.npz"]
+
+
+def test_two_workers_and_another_order_of_crops_write_the_same_bytes(
+    made_beton: Made, tmp_path: Path
+) -> None:
+    out = tmp_path / "train.beton"
+    made_beton.build(out, crops=made_beton.crops[::-1], jobs=2)
+    for path in (out, artifacts.manifest_beside(out), artifacts.stats_beside(out)):
+        assert path.read_bytes() == (made_beton.out.parent / path.name).read_bytes()
+
+
+def test_validation_split_uses_the_statistics_of_other_pictures(
+    made_beton: Made, tmp_path: Path
+) -> None:
+    crops = made_beton.crops[:7]
+    manifest = beton.build_beton(
+        made_beton.cropped,
+        "val",
+        tmp_path / "val.beton",
+        stats=made_beton.stats,
+        stats_digest=made_beton.stats_digest,
+        classes=made_beton.classes,
+        crops=crops,
+        crop_settings="cafe",
+        jobs=1,
+    )
+    assert manifest.samples == 7
+    assert manifest.source != made_beton.stats.source
+    assert manifest.settings["crop"] == "cafe"
+    beton.verify_beton(tmp_path / "val.beton", manifest)
+
+
+def test_progress_counts_samples_and_then_pages(made_beton: Made, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    made_beton.build(tmp_path / "t.beton", progress=lambda *step: seen.append(step))
+    assert seen[0] == ("build", 0, 110)
+    assert ("build", 110, 110) in seen
+    assert seen[-1] == ("verify", 4, 4)
+
+
+def test_samples_can_be_looked_at(made_beton: Made) -> None:
+    samples = beton.read_samples(made_beton.out, 3)
+    assert len(samples) == 3
+    labels = dict(made_beton.crops)
+    for key, (pixels, label) in zip(made_beton.manifest.keys, samples, strict=False):
+        assert label == labels[key]
+        assert np.array_equal(pixels, pil_pixels(made_beton.cropped / key))
+    assert len(beton.read_samples(made_beton.out, 1000)) == 110
+
+
+# ---- stock FFCV
+
+
+def test_stock_ffcv_reader_opens_it(made_beton: Made) -> None:
+    from ffcv.reader import Reader
+
+    reader = Reader(str(made_beton.out))
+    index = beton_format.read_index(made_beton.out)
+    assert reader.num_samples == 110
+    assert reader.page_size == made_beton.manifest.page_size_bytes
+    assert reader.field_names == ["image", "label"]
+    assert reader.metadata.tobytes() == index.samples.tobytes()
+    assert reader.alloc_table.tobytes() == index.table.tobytes()
+
+
+def ffcv_batches(path: Path, **options: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All pixels and labels through FFCV's own loader and decoders."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
+
+    loader = Loader(
+        str(path),
+        batch_size=40,
+        num_workers=1,
+        order=OrderOption.SEQUENTIAL,
+        drop_last=False,
+        pipelines={
+            "image": [SimpleRGBImageDecoder(), ToTensor()],
+            "label": [IntDecoder(), ToTensor()],
+        },
+        **options,
+    )
+    images, labels = [], []
+    epoch = iter(loader)
+    try:
+        for image, label in epoch:
+            # Batches are views into a ring of buffers.
+            images.append(image.numpy().copy())
+            labels.append(label.numpy().copy())
+    finally:
+        epoch.close()
+        epoch.join()
+    return np.concatenate(images), np.concatenate(labels).ravel()
+
+
+@pytest.mark.parametrize("os_cache", [True, False])
+def test_stock_ffcv_loader_gives_the_pixels_and_labels_of_the_crops(
+    made_beton: Made, os_cache: bool
+) -> None:
+    from ffcv.libffcv import imdecode
+
+    images, labels = ffcv_batches(made_beton.out, os_cache=os_cache)
+    assert len(images) == 110
+    stated = dict(made_beton.crops)
+    assert labels.tolist() == [stated[key] for key in made_beton.manifest.keys]
+    for key, image in zip(made_beton.manifest.keys, images, strict=True):
+        path = made_beton.cropped / key
+        direct = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
+        encoded = np.frombuffer(path.read_bytes(), np.uint8)
+        imdecode(encoded, direct, SIZE_PX, SIZE_PX, SIZE_PX, SIZE_PX)
+        assert np.array_equal(image, direct)
+        # FFCV takes libjpeg's fast transform, PIL the accurate one: over real crops of
+        # quality 90 that is about one level, most of it a darkening by 0.8.
+        difference = np.abs(image.astype(np.int16) - pil_pixels(path))
+        assert difference.mean() < 1.5
+
+
+# ---- faults while building
+
+
+def assert_old_files(made_beton: Made) -> None:
+    beton.verify_beton(made_beton.out, artifacts.load_manifest(made_beton.out))
+    assert len(list(made_beton.out.parent.iterdir())) == 3
+
+
+def overwrite(mode: str, width: int, kind: str) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        Image.new(mode, (width, SIZE_PX)).save(path, kind)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (Path.unlink, "cannot be read"),
+        (lambda path: path.write_bytes(b""), "has 0 bytes"),
+        (lambda path: path.write_bytes(b"text"), "is not a JPEG"),
+        (overwrite("RGB", SIZE_PX, "PNG"), "is not a JPEG"),
+        (overwrite("RGB", 50, "JPEG"), "is 50x96 where the statistics are of 96x96"),
+        (overwrite("CMYK", SIZE_PX, "JPEG"), "is a CMYK picture"),
+    ],
+)
+def test_crop_that_cannot_be_taken_is_named_and_the_old_beton_stays(
+    beton_copy: Made, damage: Callable[[Path], None], reason: str
+) -> None:
+    bad = beton_copy.cropped / beton_copy.crops[50][0]
+    damage(bad)
+    with pytest.raises(ToolError, match=reason) as caught:
+        beton_copy.build(beton_copy.out)
+    assert str(caught.value).startswith(f"{bad}: ")
+    assert_old_files(beton_copy)
+
+
+def test_crop_that_changes_its_size_while_the_beton_is_filled_is_named(
+    beton_copy: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = beton_copy.cropped / beton_copy.crops[5][0]
+    planned = beton._plan_files
+
+    def plan_then_change(*arguments: Any) -> beton_format.Layout:
+        layout = planned(*arguments)
+        bad.write_bytes(bad.read_bytes() + b"\0")
+        return layout
+
+    monkeypatch.setattr(beton, "_plan_files", plan_then_change)
+    with pytest.raises(ToolError, match=r"changed from \d+ to \d+ bytes meanwhile"):
+        beton_copy.build(beton_copy.out)
+    assert_old_files(beton_copy)
+
+
+def test_statistics_of_other_pictures_are_refused_for_the_training_split(beton_copy: Made) -> None:
+    with pytest.raises(ToolError, match=r"other pictures.*imagenet-prep stats"):
+        beton_copy.build(beton_copy.out, crops=beton_copy.crops[1:])
+    assert_old_files(beton_copy)
+
+
+def test_statistics_that_cannot_be_copied_to_the_bit_are_refused(beton_copy: Made) -> None:
+    with pytest.raises(ToolError, match="would differ"):
+        beton_copy.build(beton_copy.out, stats_digest="00")
+    assert_old_files(beton_copy)
+
+
+def test_full_disk_is_found_before_anything_is_written(
+    beton_copy: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(beton_copy.out.parent)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ToolError, match=r"needs 0\.01 GB where 0\.00 GB are free"):
+        beton_copy.build(beton_copy.out)
+    assert_old_files(beton_copy)
+
+
+@pytest.mark.parametrize(("crops", "reason"), [([], "no crops"), ([("a", 3)], "has label 3")])
+def test_crops_that_make_no_beton_are_refused(
+    beton_copy: Made, crops: list[tuple[str, int]], reason: str
+) -> None:
+    with pytest.raises(ToolError, match=reason):
+        beton_copy.build(beton_copy.out, crops=crops)
+    assert_old_files(beton_copy)
+
+
+def test_interruption_leaves_the_old_files_alone(beton_copy: Made) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what == "verify" and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        beton_copy.build(beton_copy.out, progress=interrupt)
+    assert_old_files(beton_copy)
+
+
+def test_kill_between_beton_and_manifest_leaves_no_pair_that_looks_complete(
+    beton_copy: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts, "save_manifest", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        beton_copy.build(beton_copy.out)
+    with pytest.raises(ToolError, match="manifest that says the beton is complete is missing"):
+        artifacts.load_manifest(beton_copy.out)
