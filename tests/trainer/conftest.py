@@ -1,0 +1,152 @@
+"""Small betons for the loader's tests, made as a user makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagenet_prep import artifacts, beton, stats
+from imagenet_prep.artifacts import Classes, Manifest, Stats
+
+CLASSES = Classes(("ant", "bee", "cat"), {})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A beton, its manifest and statistics, and the pixels of its samples in file order."""
+
+    path: Path
+    manifest: Manifest
+    stats: Stats
+    pictures: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def picture(side: int, seed: int) -> NDArray[np.uint8]:
+    """A smooth colourful picture (side, side, 3); every third is grey."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    rng = np.random.default_rng(seed)
+    planes = []
+    for _ in range(3):
+        a, b, c = rng.uniform(-6, 6, 3)
+        planes.append(128 + 60 * np.sin(a * x + b * y + c) + 60 * np.sin(9 * x * y + a))
+    pixels = np.clip(np.stack(planes, axis=-1), 0, 255).astype(np.uint8)
+    return np.repeat(pixels[..., :1], 3, axis=2) if seed % 3 == 0 else pixels
+
+
+def jpeg(pixels: NDArray[np.uint8], quality: int = 90) -> bytes:
+    """(S, S, 3) -> JPEG bytes; a grey picture is written as a grey JPEG."""
+    image = Image.fromarray(pixels)
+    if (pixels == pixels[..., :1]).all():
+        image = image.convert("L")
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def decoded(data: bytes) -> NDArray[np.uint8]:
+    """JPEG bytes -> (S, S, 3), by FFCV's own function: the decoders' rounding differs."""
+    from trainer.engine import import_ffcv
+
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+    source = np.frombuffer(data, np.uint8)
+    out = np.zeros((height, width, 3), np.uint8)
+    status = import_ffcv().ctypes_imdecode(
+        source.ctypes.data, source.size, height, width, out.ctypes.data,
+        height, width, 0, 0, 1, 1, False, False,
+    )  # fmt: skip
+    assert status == 0
+    return out
+
+
+def make_beton(folder: Path, count: int, side: int, quality: int = 90) -> Sample:
+    """``count`` pictures of ``side`` px -> ``train.beton`` with all that belongs to it."""
+    cropped = folder / "cropped"
+    crops, written = [], {}
+    for index in range(count):
+        label = index % len(CLASSES)
+        key = f"train/{CLASSES.names[label]}/{index}.JPEG"
+        (cropped / key).parent.mkdir(parents=True, exist_ok=True)
+        written[key] = jpeg(picture(side, index), quality)
+        (cropped / key).write_bytes(written[key])
+        crops.append((key, label))
+    pixels = {key: decoded(data) for key, data in written.items()}
+    source = artifacts.source_digest(
+        (key, artifacts.file_digest(cropped / key)) for key, _ in crops
+    )
+    exact = stats.finish(stats.moments_of(np.stack(list(pixels.values()))), source)
+    artifacts.save_stats(folder / "stats.npz", exact)
+    digest = artifacts.file_digest(folder / "stats.npz")
+    path = folder / "train.beton"
+    manifest = beton.build_beton(
+        cropped, "train", path, stats=exact, stats_digest=digest, classes=CLASSES,
+        crops=crops, jobs=1,
+    )  # fmt: skip
+    labels = dict(crops)
+    return Sample(
+        path,
+        manifest,
+        exact,
+        np.stack([pixels[key] for key in manifest.keys]),
+        np.array([labels[key] for key in manifest.keys]),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_beton(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """25 pictures of 64 px."""
+    return make_beton(tmp_path_factory.mktemp("small"), 25, 64)
+
+
+@pytest.fixture(scope="session")
+def full_beton(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """6 pictures of 256 px."""
+    return make_beton(tmp_path_factory.mktemp("full"), 6, 256)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, small_beton: Sample) -> Callable[..., Sample]:
+    """A factory of copies of ``small_beton`` with bytes changed behind its manifest's back.
+
+    ``damaged(change)``: ``change`` gets the file's bytes as a bytearray and alters it; the
+    manifest's ``bytes`` follow the new length, so that only the loader's own checks are left.
+    """
+
+    def make(change: Callable[[bytearray], Any]) -> Sample:
+        data = bytearray(small_beton.path.read_bytes())
+        change(data)
+        path = tmp_path / "damaged.beton"
+        path.write_bytes(data)
+        manifest = dataclasses.replace(small_beton.manifest, bytes=len(data))
+        artifacts.save_manifest(path, manifest)
+        return dataclasses.replace(small_beton, path=path, manifest=manifest)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> Iterator[str]:
+    """The name of a member of the family that trains in no time; there for the session."""
+    from trainer.model import NETWORKS, NetworkSpec
+
+    NETWORKS["tiny"] = NetworkSpec(
+        input_size=67,
+        widths=(8, 8, 8, 8, 8),
+        hidden=(16, 16),
+        pooled=1,
+        norm="batch",
+        init="he",
+        input_scale=1 / 64,
+    )
+    yield "tiny"
+    del NETWORKS["tiny"]

@@ -1,0 +1,110 @@
+"""The family: parameter counts, shapes, refusals, torchvision's weights, initialisation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from imagenet_prep.artifacts import UsageError
+from trainer.model import (
+    NETWORKS,
+    AlexNet,
+    NetworkSpec,
+    build,
+    feature_sides,
+    network_spec,
+    summarise,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "channels", "parameters"),
+    [
+        ("paper", 1000, 3, 62_378_344),
+        ("paper-two-tower", 1000, 3, 60_965_224),
+        ("torchvision", 1000, 3, 61_100_840),
+        ("torchvision", 2, 3, 57_012_034),
+        # The tutorial adds up to 47,686,346 because it takes 256·5·5·4096 + 4096 for
+        # 27,140,096; the product is 26,218,496.
+        ("small-input", 10, 1, 46_764_746),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(
+    name: str, classes: int, channels: int, parameters: int
+) -> None:
+    spec = network_spec(name, classes=classes, channels=channels)
+    assert summarise(spec).parameters == parameters
+
+
+def test_summary_counts_what_the_real_network_has() -> None:
+    spec = network_spec("small", classes=7)
+    model = build(spec, seed=0)
+    assert summarise(spec).parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_layer_shapes_of_the_paper() -> None:
+    sides = dict(feature_sides(NETWORKS["paper"]))
+    expected = {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv5": 13, "pool5": 6}
+    assert {layer: sides[layer] for layer in expected} == expected
+
+
+def test_multiply_adds_of_the_first_layer_follow_the_definition() -> None:
+    first = summarise(NETWORKS["paper"]).rows[0]
+    assert first.output == (96, 55, 55)
+    assert first.multiply_adds == 96 * 55 * 55 * 11 * 11 * 3
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_network_maps_a_batch_to_logits(name: str) -> None:
+    spec = network_spec(name, classes=3)
+    model = build(spec, seed=1).eval()
+    with torch.inference_mode():
+        logits = model(torch.randn(2, 3, spec.input_size, spec.input_size))
+    assert logits.shape == (2, 3)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_picture_too_small_is_refused_with_layer_and_arithmetic() -> None:
+    with pytest.raises(UsageError, match=r"pool5: its 3×3 kernel does not fit its input of 1"):
+        AlexNet(NetworkSpec(input_size=40))
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="torchvision"):
+        network_spec("resnet", classes=10)
+
+
+def test_torchvision_weights_give_torchvision_logits() -> None:
+    theirs = torchvision.models.alexnet(num_classes=4).eval()
+    ours = AlexNet(network_spec("torchvision", classes=4)).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+
+
+def test_weights_are_a_function_of_the_seed_and_leave_global_randomness_alone() -> None:
+    spec = NetworkSpec(classes=2, input_size=67, pooled=1, hidden=(8, 8))
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = build(spec, seed=3).state_dict()
+    assert torch.equal(torch.rand(1), expected)
+    again, other = build(spec, seed=3).state_dict(), build(spec, seed=4).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["features.0.weight"], other["features.0.weight"])
+
+
+def test_paper_initialisation_has_its_biases_and_deviation() -> None:
+    state = build(NetworkSpec(classes=2, hidden=(64, 64)), seed=0).state_dict()
+    convolutions = [key for key in state if key.startswith("features") and key.endswith("bias")]
+    assert [float(state[key].mean()) for key in convolutions] == [0, 1, 0, 1, 1]
+    assert float(state["features.4.weight"].std()) == pytest.approx(0.01, rel=0.02)
+    assert float(state["classifier.6.bias"].abs().max()) == 0
+
+
+def test_he_initialisation_begins_at_the_chance_loss() -> None:
+    spec = network_spec("small", classes=10)
+    logits = build(spec, seed=0)(70 * torch.randn(4, 3, spec.input_size, spec.input_size))
+    assert torch.equal(logits, torch.zeros(4, 10))

@@ -1,0 +1,87 @@
+"""Prediction on raw pictures agrees with the loader's evaluation of the same pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagenet_prep.artifacts import UsageError, quiet
+from trainer import config as configs
+from trainer.loader import eval_loader
+from trainer.predict import list_pictures, predict, prepare
+from trainer.run import train
+
+if TYPE_CHECKING:
+    from tests.trainer.conftest import Sample
+
+
+@pytest.mark.parametrize("out_px", [56, 40, 72])
+def test_input_is_what_the_loader_makes(small_beton: Sample, out_px: int) -> None:
+    with eval_loader(
+        small_beton.path, small_beton.stats, batch_size=25, crop_size=56, out_size=out_px, jobs=1
+    ) as batches:
+        images = next(iter(batches)).images.clone()
+    mean = torch.from_numpy(small_beton.stats.mean)
+    for place, pixels in enumerate(small_beton.pictures):
+        ours = prepare(torch.from_numpy(pixels), mean, 56, out_px)
+        assert torch.allclose(ours, images[place], atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    small_beton: Sample, tiny_network: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """best.pt of one epoch on the small beton."""
+    folder = tmp_path_factory.mktemp("run")
+    config = dataclasses.replace(
+        configs.preset("small"),
+        network=tiny_network,
+        epochs=1,
+        batch_size=8,
+        crop_size=56,
+        device="cpu",
+        jobs=1,
+    )
+    train(config, small_beton.path, folder, resume=False, report=lambda _: None, progress=quiet)
+    return folder / "best.pt"
+
+
+def test_every_format_gives_the_likeliest_classes(checkpoint: Path, tmp_path: Path) -> None:
+    import pillow_avif  # noqa: F401  (registers the format)
+
+    pixels = np.full((90, 120, 3), (200, 30, 60), np.uint8)
+    pixels[20:60, 30:80] = (10, 200, 90)
+    for suffix in ("jpg", "png", "webp", "avif"):
+        Image.fromarray(pixels).save(tmp_path / f"picture.{suffix}")
+    found = list(predict(checkpoint, list_pictures([tmp_path]), progress=quiet))
+    assert len(found) == 4
+    for one in found:
+        assert one.reason is None
+        probabilities = [guess.probability for guess in one.guesses]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
+        assert {guess.name for guess in one.guesses} == {"ant", "bee", "cat"}
+
+
+def test_a_broken_picture_is_a_reason_and_the_rest_goes_on(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_text("no picture")
+    Image.new("RGB", (70, 70), (5, 6, 7)).save(tmp_path / "b.png")
+    first, second = predict(checkpoint, list_pictures([tmp_path]), progress=quiet)
+    assert first.reason
+    assert not first.guesses
+    assert second.guesses
+
+
+def test_paths_that_hold_no_picture_are_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no pictures in this folder"):
+        list_pictures([tmp_path])
+    with pytest.raises(UsageError, match="no such picture"):
+        list_pictures([tmp_path / "lost.jpg"])

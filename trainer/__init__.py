@@ -1,0 +1,1 @@
+"""A beton -> a trained AlexNet."""

@@ -1,0 +1,314 @@
+"""Checkpoints: everything a run or a prediction needs, in one file that is safe to open.
+
+A checkpoint is a dict of tensors, strings, numbers, lists and dicts, so that
+``torch.load(path, weights_only=True)`` opens it; its ``model`` is the state dict.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagenet_prep.artifacts import (
+    Classes,
+    Stats,
+    ToolError,
+    UsageError,
+    file_digest,
+    publish,
+    save_stats,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+KIND = "imagenet-alexnet checkpoint"
+FORMAT = 1
+_STATS_SHAPES: dict[str, tuple[int, ...]] = {
+    "mean": (-1, -1, 3),
+    "sum": (-1, -1, 3),
+    "products": (3, 3),
+    "channel_mean": (3,),
+    "channel_std": (3,),
+    "covariance": (3, 3),
+    "eigenvalues": (3,),
+    "eigenstdev": (3,),
+    "eigenvectors": (3, 3),
+}
+_REMEDY = "name a last.pt or best.pt that trainer run wrote"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint as read from ``path``.
+
+    ``model`` and ``average`` are state dicts; ``stats`` are the training pictures'
+    statistics, whole, and ``stats_digest`` is the SHA-256 of their ``stats.npz``.
+    """
+
+    path: Path
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any] | None
+    average: dict[str, Tensor] | None
+    progress: dict[str, Any]
+    config: dict[str, Any]
+    classes: Classes
+    stats: Stats
+    stats_digest: str
+    environment: dict[str, Any]
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean image, (S, S, 3) float32, levels of 0-255, on the CPU."""
+        import torch
+
+        return torch.from_numpy(self.stats.mean)
+
+    @property
+    def stats_source(self) -> str:
+        """The digest of the pictures that the statistics are from."""
+        return self.stats.source
+
+    @property
+    def size_px(self) -> int:
+        """The side of the crops that the mean image belongs to."""
+        return self.stats.size_px
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    model: Mapping[str, Tensor],
+    optimizer: dict[str, Any] | None,
+    average: Mapping[str, Tensor] | None,
+    progress: dict[str, Any],
+    config: dict[str, Any],
+    classes: Classes,
+    stats: Stats,
+    environment: dict[str, Any],
+) -> None:
+    """Publishes a checkpoint at ``path``; the same values give the same bytes.
+
+    Tensors are stored from the CPU, NumPy arrays as tensors. Raises TypeError for
+    values that a safe load would refuse, ToolError when the file cannot be written.
+    """
+    import torch
+
+    payload = _plain(
+        {
+            "kind": KIND,
+            "format": FORMAT,
+            "model": model,
+            "optimizer": optimizer,
+            "average": average,
+            "progress": progress,
+            "config": config,
+            "classes": {"names": list(classes.names), "readable": dict(classes.readable)},
+            "stats": _stored_stats(stats),
+            "environment": environment,
+        },
+        "checkpoint",
+    )
+    try:
+        # Through a file object: given a name, torch writes the (temporary) name inside.
+        with publish(path) as temporary, temporary.open("wb") as file:
+            torch.save(payload, file)
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer reports a full disk as a RuntimeError.
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ToolError(
+            f"{path}: the checkpoint cannot be written ({reason}); make room or give another --out"
+        ) from error
+
+
+def _stored_stats(stats: Stats) -> dict[str, Any]:
+    """The statistics as a checkpoint holds them; ``_stats_of`` is the way back.
+
+    Unsigned sums are kept as the signed integers of the same bits: torch has hardly
+    any use for unsigned ones.
+    """
+    import numpy as np
+
+    arrays = {name: getattr(stats, name) for name in _STATS_SHAPES}
+    stored: dict[str, Any] = {
+        name: array.view(np.int64) if array.dtype == np.uint64 else array
+        for name, array in arrays.items()
+    }
+    scalars = {"size": stats.size_px, "count": stats.count, "source": stats.source}
+    return stored | scalars | {"digest": _stats_digest(stats)}
+
+
+def _stats_of(stored: dict[str, Any]) -> Stats:
+    """KeyError, TypeError or ValueError where the stored statistics are not whole."""
+    import numpy as np
+    import torch
+
+    size, arrays = stored["size"], {}
+    for name, form in _STATS_SHAPES.items():
+        shape = tuple(size if side < 0 else side for side in form)
+        if not isinstance(stored[name], torch.Tensor) or tuple(stored[name].shape) != shape:
+            raise ValueError(f"{name} has not the shape {shape}")
+        array = stored[name].cpu().numpy()
+        arrays[name] = array.view(np.uint64) if array.dtype == np.int64 else array
+    return Stats(**arrays, count=int(stored["count"]), source=str(stored["source"]))
+
+
+def _stats_digest(stats: Stats) -> str:
+    """The SHA-256 of the file that ``save_stats`` makes of ``stats``, as manifests have it."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "stats.npz"
+        save_stats(target, stats)
+        return file_digest(target)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """``value`` with nothing in it but what ``torch.load(weights_only=True)`` accepts."""
+    import numpy as np
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu()
+        # A view would take the whole storage behind it into the file.
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        return tensor if whole else tensor.clone()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(k, where): _plain(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_plain(item, where) for item in value)
+    if isinstance(value, list):
+        return [_plain(item, where) for item in value]
+    raise TypeError(f"{where}: a {type(value).__name__} has no place in a checkpoint")
+
+
+def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> Checkpoint:
+    """Reads a checkpoint without running any code that is in it.
+
+    Raises UsageError when there is no such file or device, ToolError when the file is
+    damaged, is something else or was written in another format.
+    """
+    import torch
+
+    if not path.exists():
+        raise UsageError(f"{path}: no such checkpoint; {_REMEDY}")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, not a checkpoint; {_REMEDY}")
+    if torch.device(map_location).type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"{path}: there is no CUDA device to load it onto; use --device cpu")
+    _check_archive(path)
+    try:
+        payload = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # any type may come out of a foreign or damaged archive
+        raise ToolError(
+            f"{path}: is not a checkpoint that can be opened safely; {_REMEDY}"
+        ) from error
+    _check_kind(path, payload)
+    try:
+        return _checkpoint_of(path, payload)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ToolError(f"{path}: the checkpoint is damaged ({reason}); {_REMEDY}") from error
+
+
+def _check_archive(path: Path) -> None:
+    """ToolError unless ``path`` is a whole zip archive, which every checkpoint is.
+
+    torch itself would try older formats next, and does not compare all checksums.
+    """
+    try:
+        with path.open("rb") as file:
+            begins = file.read(4) == b"PK\x03\x04"
+        if not begins:
+            raise ToolError(f"{path}: is not a checkpoint; {_REMEDY}")
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError as error:
+        raise ToolError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
+        raise ToolError(f"{path}: the checkpoint is cut short or damaged; {_REMEDY}") from error
+    if damaged is not None:
+        raise ToolError(f"{path}: the checkpoint is damaged (wrong checksum); {_REMEDY}")
+
+
+def _check_kind(path: Path, payload: object) -> None:
+    """ToolError unless ``payload`` says that it is a checkpoint in this format."""
+    import torch
+
+    if not isinstance(payload, dict) or payload.get("kind") != KIND:
+        bare = isinstance(payload, dict) and any(
+            isinstance(value, torch.Tensor) for value in payload.values()
+        )
+        what = (
+            "holds bare weights, no checkpoint" if bare else "is not a checkpoint of this trainer"
+        )
+        raise ToolError(f"{path}: {what}; {_REMEDY}")
+    found = payload.get("format")
+    if type(found) is not int or found != FORMAT:
+        age = "a newer" if type(found) is int and found > FORMAT else "an older"
+        raise ToolError(
+            f"{path}: was written by {age} version (format {found}, this one reads {FORMAT}); "
+            "use that version or train again"
+        )
+
+
+def _checkpoint_of(path: Path, payload: dict[str, Any]) -> Checkpoint:
+    """The fields, each checked; KeyError, TypeError or ValueError says what is wrong."""
+    names = payload["classes"]["names"]
+    average, optimizer = payload["average"], payload["optimizer"]
+    return Checkpoint(
+        path=path,
+        model=_state_dict(payload["model"], "model"),
+        optimizer=None if optimizer is None else _dictionary(optimizer, "optimizer"),
+        average=None if average is None else _state_dict(average, "average"),
+        progress=_dictionary(payload["progress"], "progress"),
+        config=_dictionary(payload["config"], "config"),
+        classes=Classes(
+            tuple(str(name) for name in names),
+            {str(k): str(v) for k, v in payload["classes"]["readable"].items()},
+        ),
+        stats=_stats_of(payload["stats"]),
+        stats_digest=str(payload["stats"]["digest"]),
+        environment=_dictionary(payload["environment"], "environment"),
+    )
+
+
+def _dictionary(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{what} is not a dict")
+    return value
+
+
+def _state_dict(value: Any, what: str) -> dict[str, Tensor]:
+    import torch
+
+    state = _dictionary(value, what)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise TypeError(f"{what} is not a state dict")
+    return state
+
+
+def check_classes(checkpoint: Checkpoint, classes: Classes) -> None:
+    """ToolError unless ``checkpoint`` was trained on ``classes``, in the same order."""
+    trained, given = checkpoint.classes.names, classes.names
+    remedy = "use the checkpoint with the beton's own classes, or train on this beton"
+    if len(trained) != len(given):
+        raise ToolError(
+            f"{checkpoint.path}: was trained on {len(trained)} classes and the beton has "
+            f"{len(given)}; {remedy}"
+        )
+    for label, (ours, theirs) in enumerate(zip(trained, given, strict=True)):
+        if ours != theirs:
+            raise ToolError(
+                f"{checkpoint.path}: was trained with class {label} being {ours}, and in the "
+                f"beton that is {theirs}; {remedy}"
+            )

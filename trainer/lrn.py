@@ -1,0 +1,96 @@
+"""Local response normalisation across channels, exact and fast.
+
+b = a · d^-β with d = k + α · Σ a² over the n channels around each one (Krizhevsky,
+Sutskever, Hinton 2012, section 3.3). The sum over neighbouring channels is a 1×1
+convolution with a banded matrix of ones, and for β = 0.75 the power is r·√r with
+r = rsqrt(d); PyTorch's own layer pools in three dimensions and calls pow instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def band_matrix(channels: int, size: int) -> Tensor:
+    """(C, C, 1, 1) float32: 1 where output channel i sums input channel j.
+
+    The window of channel i reaches from i - size//2 to i + (size-1)//2, cut at the
+    ends, as PyTorch's LocalResponseNorm places it (only odd sizes are symmetric).
+    """
+    index = torch.arange(channels)
+    offset = index[None, :] - index[:, None]
+    inside = (offset >= -(size // 2)) & (offset <= (size - 1) // 2)
+    return inside.to(torch.float32)[:, :, None, None]
+
+
+def _power(d: Tensor, beta: float) -> Tensor:
+    """d^-β; two cheap operations for the usual β."""
+    if beta == 0.75:
+        r = torch.rsqrt(d)
+        return r * torch.sqrt(r)
+    return d.pow(-beta)
+
+
+class _Normalise(torch.autograd.Function):
+    """Forward keeps only the input; d is cheap to compute again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> Tensor:
+        ctx.save_for_backward(x, band)
+        ctx.constants = (alpha, beta, k)
+        d = functional.conv2d(x * x, band).mul_(alpha).add_(k)
+        return _power(d, beta).mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        # db_i/da_j = δ_ij d_i^-β - 2αβ a_i a_j d_i^-(β+1) for j in the window of i
+        (gradient,) = gradients
+        x, band = ctx.saved_tensors
+        alpha, beta, k = ctx.constants
+        d = functional.conv2d(x * x, band).mul_(alpha).add_(k)
+        scaled = gradient * _power(d, beta)
+        spread = functional.conv2d(scaled * x / d, band.transpose(0, 1))
+        result = scaled.sub_(spread.mul_(x).mul_(2 * alpha * beta))
+        return result, None, None, None, None
+
+
+class LocalResponseNorm(nn.Module):
+    """(B, C, H, W) -> the same shape, normalised across channels.
+
+    ``alpha`` is the paper's: it multiplies the plain sum of squares. PyTorch and the
+    2012 code divide theirs by ``size`` first, so their alpha is ``size`` times ours.
+    The sums are taken in float32 whatever the input's dtype (float64 stays float64).
+    """
+
+    band: Tensor
+
+    def __init__(
+        self, channels: int, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+    ) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+        self.register_buffer("band", band_matrix(channels, size), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises ``x``; see the class."""
+        # Autocast would run the sum of squares in half precision; the meta device has none.
+        plain = (
+            contextlib.nullcontext()
+            if x.is_meta
+            else torch.autocast(device_type=x.device.type, enabled=False)
+        )
+        with plain:
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            y: Tensor = _Normalise.apply(
+                wide, self.band.to(wide.dtype), self.alpha, self.beta, self.k
+            )
+            return y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

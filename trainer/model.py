@@ -1,0 +1,259 @@
+"""The AlexNet family from one description: NetworkSpec -> nn.Module, and its layer table.
+
+Inputs are (B, C, S, S) in 0-255 levels minus the mean. A state dict has torchvision's
+names (``features.N``, ``classifier.N``), so torchvision's own weights fit `torchvision`.
+Parameter counts are those of Krizhevsky, Sutskever, Hinton 2012 and of the variants.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from imagenet_prep.artifacts import UsageError
+from trainer.lrn import LocalResponseNorm
+
+
+class NetworkError(UsageError):
+    """A description whose shapes do not work out."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One member of the family.
+
+    ``widths`` are the filters of the five convolutions, ``groups`` their groups;
+    ``stem_padding`` pads the 11×11 stride-4 convolution; ``norm`` is ``lrn`` (after
+    ReLU 1 and 2, before the pooling), ``batch`` (after every layer but the last, before
+    its ReLU) or ``none``; LRN constants follow the paper (α multiplies the plain sum);
+    ``init`` is ``paper`` (std 0.01, biases 1 in conv2, 4, 5 and the hidden layers) or
+    ``he`` (He-normal, zero biases, a last layer of zeros); ``input_scale`` multiplies
+    the input, so that a He-initialised network sees about unit variance.
+    """
+
+    classes: int = 1000
+    channels: int = 3
+    input_size: int = 227
+    widths: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
+    groups: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1)
+    hidden: tuple[int, int] = (4096, 4096)
+    stem_padding: int = 0
+    pooled: int = 6
+    norm: str = "lrn"
+    lrn_size: int = 5
+    lrn_alpha: float = 1e-4
+    lrn_beta: float = 0.75
+    lrn_k: float = 2.0
+    dropout: float = 0.5
+    init: str = "paper"
+    input_scale: float = 1.0
+
+
+NETWORKS: dict[str, NetworkSpec] = {
+    # One tower, the network of most reimplementations: 62,378,344 parameters.
+    "paper": NetworkSpec(),
+    # The paper's two towers as grouped convolutions: 60,965,224.
+    "paper-two-tower": NetworkSpec(groups=(1, 2, 1, 2, 2)),
+    # "One weird trick" widths without LRN; loads torchvision's weights: 61,100,840.
+    "torchvision": NetworkSpec(
+        input_size=224, widths=(64, 192, 384, 256, 256), stem_padding=2, norm="none", init="he"
+    ),
+    # For small grey pictures enlarged to 224 (FashionMNIST tutorials): flatten 6400.
+    "small-input": NetworkSpec(input_size=224, pooled=5, norm="none", init="he"),
+    # For thousands of pictures rather than millions: the paper's layers with batch
+    # normalisation in LRN's place, on pictures of 131 px (a third of the arithmetic).
+    "small": NetworkSpec(input_size=131, pooled=3, norm="batch", init="he", input_scale=1 / 64),
+}
+
+
+def network_spec(name: str, *, classes: int, channels: int = 3) -> NetworkSpec:
+    """The named description for that many classes and input channels."""
+    if name not in NETWORKS:
+        raise NetworkError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
+    if classes < 1 or channels < 1:
+        raise NetworkError(f"{classes} classes and {channels} channels; both must be at least 1")
+    return replace(NETWORKS[name], classes=classes, channels=channels)
+
+
+def feature_sides(spec: NetworkSpec) -> list[tuple[str, int]]:
+    """(layer, side of its output in pixels) through the feature layers.
+
+    NetworkError with the layer and the arithmetic where a kernel does not fit.
+    """
+    sides: list[tuple[str, int]] = []
+    side = spec.input_size
+    for layer, kernel, stride, padding in (
+        ("conv1", 11, 4, spec.stem_padding),
+        ("pool1", 3, 2, 0),
+        ("conv2", 5, 1, 2),
+        ("pool2", 3, 2, 0),
+        ("conv3", 3, 1, 1),
+        ("conv4", 3, 1, 1),
+        ("conv5", 3, 1, 1),
+        ("pool5", 3, 2, 0),
+    ):
+        room = side + 2 * padding - kernel
+        if room < 0:
+            raise NetworkError(
+                f"{layer}: its {kernel}×{kernel} kernel does not fit its input of {side} + "
+                f"2×{padding} px (input_size {spec.input_size}); use larger pictures"
+            )
+        side = room // stride + 1
+        sides.append((layer, side))
+    return sides
+
+
+class _Scale(nn.Module):
+    """x -> x · factor; without parameters."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class AlexNet(nn.Module):
+    """(B, C, S, S) levels minus the mean -> (B, classes) logits."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        side = feature_sides(spec)[-1][1]
+        self.spec = spec
+        self.scale = _Scale(spec.input_scale) if spec.input_scale != 1.0 else nn.Identity()
+        self.features = nn.Sequential(*_feature_layers(spec))
+        same = side == spec.pooled
+        self.avgpool = nn.Identity() if same else nn.AdaptiveAvgPool2d(spec.pooled)
+        self.classifier = nn.Sequential(*_classifier_layers(spec))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        x = self.avgpool(self.features(self.scale(x)))
+        # Channels first before flattening: the weights' order is torchvision's.
+        logits: Tensor = self.classifier(x.flatten(1))
+        return logits
+
+
+def _feature_layers(spec: NetworkSpec) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    inputs = spec.channels
+    kernels = ((11, 4, spec.stem_padding), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
+    for index, (kernel, stride, padding) in enumerate(kernels):
+        width, groups = spec.widths[index], spec.groups[index]
+        layers.append(nn.Conv2d(inputs, width, kernel, stride, padding, groups=groups))
+        if spec.norm == "batch":
+            layers.append(nn.BatchNorm2d(width))
+        layers.append(nn.ReLU(inplace=True))
+        if spec.norm == "lrn" and index < 2:
+            layers.append(
+                LocalResponseNorm(width, spec.lrn_size, spec.lrn_alpha, spec.lrn_beta, spec.lrn_k)
+            )
+        if index in (0, 1, 4):
+            layers.append(nn.MaxPool2d(3, 2))
+        inputs = width
+    return layers
+
+
+def _classifier_layers(spec: NetworkSpec) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    inputs = spec.widths[4] * spec.pooled**2
+    for width in spec.hidden:
+        layers += [nn.Dropout(spec.dropout), nn.Linear(inputs, width)]
+        if spec.norm == "batch":
+            layers.append(nn.BatchNorm1d(width))
+        layers.append(nn.ReLU(inplace=True))
+        inputs = width
+    layers.append(nn.Linear(inputs, spec.classes))
+    return layers
+
+
+def build(spec: NetworkSpec, seed: int) -> AlexNet:
+    """The network with weights that are a function of ``spec`` and ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AlexNet(spec)
+        _initialise(model, spec)
+    return model
+
+
+def _initialise(model: AlexNet, spec: NetworkSpec) -> None:
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for index, layer in enumerate(layers):
+        assert layer.bias is not None
+        last = index == len(layers) - 1
+        if spec.init == "paper":
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.constant_(layer.bias, 1.0 if index in (1, 3, 4, 5, 6) else 0.0)
+        elif spec.init == "he":
+            nn.init.zeros_(layer.bias)
+            if last:
+                nn.init.zeros_(layer.weight)
+            else:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        else:
+            raise NetworkError(f"no initialisation is called {spec.init!r}; there are paper and he")
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the layer table: output shape without the batch, parameters, MACs."""
+
+    layer: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The layer table with totals; memory in bytes, activations for one picture."""
+
+    rows: tuple[LayerRow, ...]
+    parameters: int
+    multiply_adds: int
+    weight_bytes: int
+    activation_bytes: int
+
+    def training_bytes(self, batch_size: int, *, moments: int = 2) -> int:
+        """Weights, gradients and ``moments`` optimiser buffers, plus twice the activations
+        of a batch (values kept for the backward pass and their gradients)."""
+        return self.weight_bytes * (2 + moments) + 2 * batch_size * self.activation_bytes
+
+
+def summarise(spec: NetworkSpec) -> Summary:
+    """The layer table of ``spec``, from shapes alone (no weights are allocated)."""
+    with torch.device("meta"):
+        model = AlexNet(spec)
+    rows: OrderedDict[str, LayerRow] = OrderedDict()
+    names = {module: name for name, module in model.named_modules()}
+
+    def note(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        parameters = sum(p.numel() for p in module.parameters())
+        shape = tuple(output.shape[1:])
+        macs = 0
+        if isinstance(module, nn.Conv2d):
+            macs = module.weight.numel() * shape[1] * shape[2]
+        elif isinstance(module, nn.Linear):
+            macs = module.weight.numel()
+        name, kind = names[module], type(module).__name__
+        rows[name] = LayerRow(name, kind, shape, parameters, macs)
+
+    leaves = [m for m in model.modules() if not list(m.children())]
+    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+    model.eval()
+    model(torch.empty(1, spec.channels, spec.input_size, spec.input_size, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    table = tuple(row for row in rows.values() if row.kind != "Identity")
+    parameters = sum(p.numel() for p in model.parameters())
+    # In-place ReLU and dropout in evaluation make no new array.
+    kept = [row for row in table if row.kind not in ("ReLU", "Dropout")]
+    activation = sum(torch.Size(row.output).numel() for row in kept) * 4
+    return Summary(
+        table, parameters, sum(row.multiply_adds for row in table), parameters * 4, activation
+    )

@@ -1,0 +1,143 @@
+"""Raw pictures and a checkpoint -> the likeliest classes, through the same crop as training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from imagenet_prep.artifacts import Progress, ToolError, UsageError
+from imagenet_prep.crop import PictureError, crop_pixels
+from trainer import loop
+from trainer.checkpoint import load_checkpoint
+from trainer.run import choose_device, model_of
+
+NOT_PICTURES = {".json", ".jsonl", ".txt", ".csv", ".md", ".npz", ".beton", ".pt", ".html"}
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class (folder name and name for people) with its probability, 0 to 1."""
+
+    name: str
+    title: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one picture, best first; or the reason why there are none."""
+
+    path: Path
+    guesses: tuple[Guess, ...]
+    reason: str | None = None
+
+
+def list_pictures(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as all the pictures in them, sorted; UsageError if none."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = (p for p in sorted(path.rglob("*")) if p.is_file())
+            pictures = [
+                p
+                for p in inside
+                if p.suffix.lower() not in NOT_PICTURES and not p.name.startswith(".")
+            ]
+            if not pictures:
+                raise UsageError(f"{path}: no pictures in this folder; name another, or files")
+            found += pictures
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UsageError(f"{path}: no such picture or folder; check the spelling")
+    return found
+
+
+def prepare(pixels: Tensor, mean: Tensor, crop_size: int, out_size: int) -> Tensor:
+    """(S, S, 3) uint8 -> (3, out, out) float32: the centre crop of picture minus mean.
+
+    Resampled to the network's size as the loader does it: antialiased, bilinear.
+    """
+    start = (mean.shape[0] - crop_size) // 2
+    window = slice(start, start + crop_size)
+    levels = (pixels.to(torch.float32) - mean)[window, window].permute(2, 0, 1)
+    if out_size == crop_size:
+        return levels
+    resampled = functional.interpolate(
+        levels[None], size=(out_size, out_size), mode="bilinear", antialias=True
+    )
+    return resampled[0]
+
+
+def predict(
+    checkpoint_path: Path,
+    pictures: Sequence[Path],
+    *,
+    top: int = 5,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress,
+) -> Iterator[Prediction]:
+    """The ``top`` likeliest classes of each picture, in order.
+
+    A picture that cannot be read gives a Prediction with its reason; ToolError only for
+    the checkpoint.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    place = choose_device(device)
+    model, config = model_of(checkpoint, place)
+    chosen = loop.Precision(place, loop.choose_precision(precision, place))
+    mean = checkpoint.mean.to(torch.float32)
+    classes = checkpoint.classes
+    top = min(top, len(classes))
+    for start in range(0, len(pictures), batch_size):
+        some = pictures[start : start + batch_size]
+        inputs: list[Tensor] = []
+        reasons: dict[Path, str] = {}
+        for path in some:
+            try:
+                pixels = crop_pixels(path.read_bytes(), checkpoint.size_px)
+            except (PictureError, OSError) as error:
+                reasons[path] = getattr(error, "strerror", None) or str(error)
+                continue
+            image = torch.tensor(pixels)
+            inputs.append(prepare(image, mean, config.crop_size, model.spec.input_size))
+        rows = iter(_guess(model, inputs, chosen, place, top))
+        for path in some:
+            if path in reasons:
+                yield Prediction(path, (), reasons[path])
+                continue
+            guesses = tuple(
+                Guess(classes.names[label], classes.title(label), probability)
+                for label, probability in next(rows)
+            )
+            yield Prediction(path, guesses)
+        progress("predict", min(start + batch_size, len(pictures)), len(pictures))
+
+
+@torch.inference_mode()
+def _guess(
+    model: torch.nn.Module,
+    inputs: list[Tensor],
+    precision: loop.Precision,
+    device: torch.device,
+    top: int,
+) -> list[list[tuple[int, float]]]:
+    if not inputs:
+        return []
+    batch = torch.stack(inputs).to(device, memory_format=torch.channels_last)
+    with precision.context():
+        logits = model(batch)
+    values, labels = logits.float().softmax(dim=1).topk(top, dim=1)
+    if not torch.isfinite(values).all():
+        raise ToolError("the network gives no numbers for these pictures; train it again")
+    return [
+        list(zip(row, probabilities, strict=True))
+        for row, probabilities in zip(labels.tolist(), values.tolist(), strict=True)
+    ]
