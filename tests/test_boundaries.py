@@ -1,0 +1,294 @@
+"""Who may import whom, held by parsing: the table of the design, as a test.
+
+Every module has a line in MAY_IMPORT; a new module needs one. An import anywhere in a
+file counts, inside functions and under TYPE_CHECKING too, except where a rule is about
+what a module loads when it is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("imagenet_prep", "trainer")
+EVERYTHING = "everything in its package"
+
+MAY_IMPORT: dict[str, str] = {
+    # Workshop: values in, values out.
+    "imagenet_prep.crop": "",
+    "imagenet_prep.scenes": "",
+    "imagenet_prep.stats": "artifacts",
+    # Dock: paths, verification, renaming.
+    "imagenet_prep.artifacts": "",
+    "imagenet_prep.parallel": "",
+    "imagenet_prep.sources": "artifacts parallel",
+    "imagenet_prep.pictures": "artifacts parallel",
+    "imagenet_prep.sample": "artifacts parallel scenes",
+    "imagenet_prep.beton_format": "artifacts",
+    "imagenet_prep.beton": "artifacts parallel beton_format",
+    "imagenet_prep.crop_stage": "artifacts parallel sources crop",
+    "imagenet_prep.stats_stage": "artifacts parallel sources stats crop_stage",
+    # Reporting: what the doorway says of it all, and how.
+    "imagenet_prep.terminal": "artifacts",
+    "imagenet_prep.outcome": "artifacts crop_stage",
+    "imagenet_prep.describe": "artifacts parallel pictures beton crop_stage outcome",
+    # Doorway.
+    "imagenet_prep.cli": EVERYTHING,
+    # Workshop.
+    "trainer.schedule": "",
+    "trainer.config": "",
+    "trainer.lrn": "",
+    "trainer.model": "lrn",
+    "trainer.draws": "",
+    "trainer.charts": "",
+    # Engine.
+    "trainer.ops": "draws",
+    "trainer.augment": "draws",
+    "trainer.engine": "ops draws",
+    "trainer.loader": "ops augment engine draws",
+    "trainer.loop": "",
+    # Dock.
+    "trainer.checkpoint": "",
+    "trainer.record": "",
+    "trainer.report": "charts",
+    "trainer.interrupt": "",
+    "trainer.run": "checkpoint config loader loop model record report schedule",
+    "trainer.predict": "checkpoint loop run",
+    # Doorway.
+    "trainer.cli": EVERYTHING,
+}
+ACROSS = {
+    "imagenet_prep": "",
+    "trainer": "imagenet_prep.artifacts imagenet_prep.crop",
+    "trainer.cli": "imagenet_prep.terminal",
+}
+"""What a package, and a module besides, may import of the other one."""
+
+SPEAKING = ("cli", "terminal")
+"""The modules that import click and write on the terminal."""
+
+GALLERY = ("tools", "tests")
+"""What no module of the packages imports."""
+
+HEAVY_TEXT = "torch torchvision ffcv numba numpy PIL joblib matplotlib tensorboard tqdm"
+HEAVY = frozenset(HEAVY_TEXT.split())
+LIGHT = ("imagenet_prep.artifacts", "imagenet_prep.cli", "trainer.cli")
+"""These load nothing HEAVY when they are imported, also not through what they import."""
+
+WORKSHOP_TEXT = """
+    imagenet_prep.crop imagenet_prep.scenes imagenet_prep.stats
+    trainer.schedule trainer.config trainer.lrn trainer.model trainer.draws
+"""
+WORKSHOP = frozenset(WORKSHOP_TEXT.split())
+OUTSIDE_TEXT = "os pathlib tempfile shutil subprocess socket time random click"
+OUTSIDE_WORLD = frozenset(OUTSIDE_TEXT.split())
+"""What no module of the workshop imports: disk, clock, terminal, global randomness."""
+
+
+def imported(node: ast.AST, package: str) -> Iterator[str]:
+    """The dotted names that an import statement may load; nothing for other nodes."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            base = f"{package}.{base}".rstrip(".")
+        if base in PACKAGES:
+            # `from package import name`: a module of it, or something of its __init__.
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        else:
+            yield base
+
+
+def all_imports(tree: ast.Module, package: str) -> set[str]:
+    """Every name that the file imports, anywhere."""
+    return {name for node in ast.walk(tree) for name in imported(node, package)}
+
+
+def loaded_at_once(tree: ast.Module, package: str) -> set[str]:
+    """What importing the file loads: not inside functions, not under TYPE_CHECKING."""
+
+    def visit(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            yield from imported(child, package)
+            yield from visit(child)
+
+    return set(visit(tree))
+
+
+def own_module(name: str) -> str:
+    """``imagenet_prep.crop.decode`` -> ``imagenet_prep.crop``; "" for foreign names."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] in PACKAGES and len(parts) > 1 else ""
+
+
+def violations(module: str, source: str) -> list[str]:
+    """Each broken rule of one module (``package.name``), as a sentence."""
+    package, _, name = module.partition(".")
+    tree = ast.parse(source)
+    names = all_imports(tree, package)
+    found = [f"{module} imports {n}" for n in sorted(names) if n.split(".")[0] in GALLERY]
+    if not ast.get_docstring(tree):
+        found.append(f"{module} has no docstring")
+    if name == "__init__":
+        return found + [f"{module} imports {n}" for n in sorted(names) if own_module(n)]
+    if module not in MAY_IMPORT:
+        return [*found, f"{module} has no line in MAY_IMPORT of tests/test_boundaries.py"]
+    found += _siblings(module, package, names)
+    if name not in SPEAKING:
+        if "click" in {n.split(".")[0] for n in names}:
+            found.append(f"{module} imports click; only cli does")
+        calls = (n.func for n in ast.walk(tree) if isinstance(n, ast.Call))
+        spoken = {f.id for f in calls if isinstance(f, ast.Name)} & {"print", "input"}
+        found += [f"{module} calls {call}(); only cli speaks" for call in sorted(spoken)]
+    if module in WORKSHOP:
+        outside = {n.split(".")[0] for n in names} & OUTSIDE_WORLD
+        found += [f"{module} is pure and imports {n}" for n in sorted(outside)]
+    return found
+
+
+def _siblings(module: str, package: str, names: set[str]) -> list[str]:
+    allowed = MAY_IMPORT[module]
+    siblings = {f"{package}.{name}" for name in allowed.split()}
+    siblings |= set(f"{ACROSS[package]} {ACROSS.get(module, '')}".split())
+    found = []
+    for name in sorted({own_module(n) for n in names} - {"", module}):
+        if name not in MAY_IMPORT and name.startswith(f"{package}."):
+            continue  # not a module: something of the package's __init__
+        inside = name.startswith(f"{package}.")
+        if name not in siblings and not (inside and allowed == EVERYTHING):
+            found.append(f"{module} imports {name}")
+    return found
+
+
+def heavy_chains(module: str, sources: dict[str, str]) -> list[str]:
+    """Each way in which importing ``module`` loads something HEAVY: ``a > b > numpy``."""
+    found: list[str] = []
+    seen: set[str] = {module}
+    waiting: list[tuple[str, ...]] = [(module,)]
+    while waiting:
+        chain = waiting.pop()
+        here = chain[-1]
+        package = here.split(".")[0]
+        for name in sorted(loaded_at_once(ast.parse(sources[here]), package)):
+            if name.split(".")[0] in HEAVY:
+                found.append(" > ".join((*chain, name)))
+            following = own_module(name)
+            if following in sources and following not in seen:
+                seen.add(following)
+                waiting.append((*chain, following))
+    return found
+
+
+def package_sources() -> dict[str, str]:
+    """``package.name`` -> source text of every module of both packages."""
+    return {
+        f"{package}.{path.stem}": path.read_text(encoding="utf-8")
+        for package in PACKAGES
+        for path in sorted((REPOSITORY / package).glob("*.py"))
+    }
+
+
+@pytest.mark.parametrize("module", sorted(package_sources()))
+def test_a_module_keeps_to_its_room(module: str) -> None:
+    assert violations(module, package_sources()[module]) == []
+
+
+def test_the_packages_have_no_folders_that_the_table_does_not_see() -> None:
+    below = [
+        path.relative_to(REPOSITORY).as_posix()
+        for package in PACKAGES
+        for path in (REPOSITORY / package).glob("*/**/*.py")
+    ]
+    assert below == []
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_the_doorways_and_the_contract_load_nothing_heavy(module: str) -> None:
+    sources = package_sources()
+    if module not in sources:
+        pytest.fail(f"{module} is missing")
+    assert heavy_chains(module, sources) == []
+
+
+def test_no_tool_imports_the_tests() -> None:
+    for path in (REPOSITORY / "tools").glob("*.py"):
+        names = all_imports(ast.parse(path.read_text(encoding="utf-8")), "tools")
+        assert not [name for name in names if name.split(".")[0] == "tests"], path.name
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("imagenet_prep.crop", "from imagenet_prep.sources import scan", "imports imagenet_prep"),
+        ("imagenet_prep.crop", "from imagenet_prep import artifacts", "imports imagenet_prep"),
+        ("imagenet_prep.crop", "from . import artifacts", "imports imagenet_prep.artifacts"),
+        ("imagenet_prep.crop", "def f():\n    import imagenet_prep.beton", "prep.beton"),
+        ("imagenet_prep.crop", "from pathlib import Path", "is pure and imports pathlib"),
+        ("imagenet_prep.cli", "import trainer.model", "imports trainer.model"),
+        ("imagenet_prep.beton", "from trainer import loader", "imports trainer.loader"),
+        ("imagenet_prep.beton", "from tools.demo import main", "imports tools.demo"),
+        ("imagenet_prep.beton", "import click", "only cli does"),
+        ("imagenet_prep.beton", "print('done')", "only cli speaks"),
+        ("trainer.cli", "from imagenet_prep.sources import scan", "imports imagenet_prep.sources"),
+        ("trainer.schedule", "from trainer.config import RunConfig", "imports trainer.config"),
+        ("trainer.schedule", "import time", "is pure and imports time"),
+        ("trainer.newcomer", "import math", "no line in MAY_IMPORT"),
+        ("trainer.__init__", "from trainer.model import x", "imports trainer.model"),
+    ],
+)
+def test_a_broken_rule_is_named(module: str, source: str, complaint: str) -> None:
+    found = violations(module, f'"""A docstring."""\n{source}\n')
+    assert len(found) == 1
+    assert complaint in found[0]
+
+
+def test_a_module_without_docstring_is_named() -> None:
+    assert violations("trainer.schedule", "import math\n") == ["trainer.schedule has no docstring"]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("imagenet_prep.cli", "from imagenet_prep import __version__, crop\nimport click"),
+        ("imagenet_prep.cli", "print('hello')"),
+        ("imagenet_prep.sample", "from imagenet_prep.artifacts import publish\nimport os"),
+        ("trainer.model", "from trainer import lrn\nimport torch"),
+        ("trainer.predict", "from imagenet_prep.crop import crop_pixels"),
+        (
+            "trainer.loader",
+            "from trainer.ops import cut\nfrom imagenet_prep.artifacts import Stats",
+        ),
+    ],
+)
+def test_what_the_table_allows_is_not_complained_about(module: str, source: str) -> None:
+    assert violations(module, f'"""A docstring."""\n{source}\n') == []
+
+
+def test_a_heavy_import_is_found_through_other_modules() -> None:
+    sources = {
+        "trainer.cli": "from trainer import record\nfrom trainer.config import x",
+        "trainer.record": "try:\n    import numpy\nexcept ImportError:\n    pass",
+        "trainer.config": "import math",
+    }
+    assert heavy_chains("trainer.cli", sources) == ["trainer.cli > trainer.record > numpy"]
+
+
+def test_imports_in_functions_and_for_types_do_not_count_as_loading() -> None:
+    sources = {
+        "trainer.cli": (
+            "from typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    import torch\n"
+            "def run():\n    import torch\n    from trainer.model import x\n"
+        ),
+        "trainer.model": "import torch",
+    }
+    assert heavy_chains("trainer.cli", sources) == []

@@ -1,0 +1,280 @@
+"""The whole way, as a person would type it: raw pictures -> crops -> ... -> predictions.
+
+Each stage is a process of the console scripts; what it prints on stderr is shown, the
+JSON on its stdout goes into one table at the end. A stage that fails ends the demo with
+that stage's status. Stages skip what an earlier demo has finished.
+
+Example: python tools/demo.py --src my-pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
+MODULES = {"imagenet-prep": "imagenet_prep.cli", "trainer": "trainer.cli"}
+SMALL = {"train": 300, "val": 100, "epochs": 1}
+
+
+class StageError(Exception):
+    """A stage that failed: its status, and a sentence where the stage itself gave none."""
+
+    def __init__(self, status: int, sentence: str = "") -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the closing table; ``images`` 0 and ``rate`` 0 are left empty."""
+
+    stage: str
+    images: int
+    seconds: float
+    rate: float
+    result: str
+
+
+def command_line(words: list[str]) -> list[str]:
+    """``imagenet-prep ...`` -> the same of this environment, installed or not."""
+    script = Path(sys.executable).with_name(words[0])
+    start = [str(script)] if script.exists() else [sys.executable, "-m", MODULES[words[0]]]
+    return start + words[1:]
+
+
+@contextlib.contextmanager
+def child(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Runs a command; however the block ends, the process is gone afterwards."""
+    process = subprocess.Popen(command_line(words), stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    except BaseException:
+        # From a terminal, Ctrl-C has reached the stage too: let it end by itself first.
+        for seconds, signal_number in ((0.3, signal.SIGINT), (1.2, signal.SIGKILL)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+                break
+            process.send_signal(signal_number)
+        process.wait()
+        raise
+
+
+def run_stage(words: list[str]) -> tuple[dict[str, Any], float]:
+    """Shows and runs a stage -> the JSON object that it printed, and its seconds."""
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    started = time.perf_counter()
+    with child(words) as process:
+        output, _ = process.communicate()
+    seconds = time.perf_counter() - started
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise StageError(
+            128 - process.returncode,
+            f"{shlex.join(words[:2])} was ended by {name}; the same demo continues from there",
+        )
+    if process.returncode:
+        raise StageError(process.returncode)
+    try:
+        value = json.loads(output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        value = None
+    if not isinstance(value, dict):
+        raise StageError(1, f"{shlex.join(words[:2])} printed no JSON object with --json")
+    return value, seconds
+
+
+def three_pictures(folder: Path) -> list[str]:
+    """One picture of the first, the middle and the last class folder."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    chosen = {0, len(classes) // 2, len(classes) - 1} if classes else set()
+    found = []
+    for place in sorted(chosen):
+        pictures = sorted(
+            path
+            for path in classes[place].rglob("*")
+            if path.is_file() and not path.name.startswith((".", "broken-"))
+        )
+        found += [str(picture) for picture in pictures[:1]]
+    return found
+
+
+def sample_row(raw: Path, small: bool) -> Row:
+    """Makes the procedural data set."""
+    words = ["imagenet-prep", "sample", "--dst", str(raw), "--json"]
+    if small:
+        words += ["--train", str(SMALL["train"]), "--val", str(SMALL["val"])]
+    value, seconds = run_stage(words)
+    images = int(value["images"])
+    result = f"{raw}, with {value['broken']} broken files among them"
+    return Row("sample", images, seconds, images / seconds, result)
+
+
+def crop_row(raw: Path, cropped: Path) -> Row:
+    """Crops the pictures."""
+    words = ["imagenet-prep", "crop", "--src", str(raw), "--dst", str(cropped), "--json"]
+    value, seconds = run_stage(words)
+    ok, failed, skipped = (int(value[name]) for name in ("ok", "failed", "skipped"))
+    parts = [f"{ok} cropped"] if ok or not skipped else []
+    parts += [f"{skipped} were there"] if skipped else []
+    parts += [f"{failed} failed, see {cropped / 'crop.jsonl'}"] if failed else []
+    rate = float(value["images_per_second"]) if ok else 0.0
+    return Row("crop", ok + skipped, seconds, rate, ", ".join(parts))
+
+
+def stats_row(cropped: Path) -> Row:
+    """Computes the statistics of the training crops."""
+    picture = cropped.with_name("stats.png")
+    words = ["imagenet-prep", "stats", "--src", str(cropped), "--picture", str(picture), "--json"]
+    value, seconds = run_stage(words)
+    images = int(value.get("count", value.get("images", 0)))
+    mean = value.get("channel_mean")
+    colour = f", mean colour {' '.join(f'{level:.0f}' for level in mean)}" if mean else ""
+    return Row("stats", images, seconds, images / seconds, f"{cropped / 'stats.npz'}{colour}")
+
+
+def build_row(cropped: Path, root: Path) -> Row:
+    """Builds the betons."""
+    words = ["imagenet-prep", "build", "--src", str(cropped), "--dst", str(root), "--json"]
+    value, seconds = run_stage(words)
+    names = [name for name in ("train.beton", "val.beton") if (root / name).exists()]
+    images = _count_samples(value)
+    rate = images / seconds
+    return Row("build", images, seconds, rate, ", ".join(str(root / name) for name in names))
+
+
+def _count_samples(value: Any) -> int:
+    """The sum of every ``samples`` in the description of one or more betons."""
+    if isinstance(value, dict):
+        own = value.get("samples")
+        return own if isinstance(own, int) else sum(_count_samples(v) for v in value.values())
+    return sum(_count_samples(v) for v in value) if isinstance(value, list) else 0
+
+
+def train_row(root: Path, run: Path, small: bool) -> Row:
+    """Trains a network from scratch."""
+    words = ["trainer", "run", "--beton", str(root / "train.beton"), "--preset", "demo"]
+    words += ["--out", str(run), "--overwrite", "--json"]
+    if small:
+        words += ["--epochs", str(SMALL["epochs"])]
+    value, seconds = run_stage(words)
+    best = value["best"]
+    images = int(json.loads((root / "train.beton.json").read_text(encoding="utf-8"))["samples"])
+    rate = float(best.get("images_per_second", 0.0))
+    result = f"best after epoch {best['epoch']}, {run / 'best.pt'}"
+    return Row("train", images, seconds, rate, result)
+
+
+def eval_row(checkpoint: Path, beton: Path) -> Row:
+    """Evaluates the best checkpoint on pictures that it was not trained on."""
+    words = ["trainer", "eval", "--checkpoint", str(checkpoint), "--beton", str(beton), "--json"]
+    value, seconds = run_stage(words)
+    top1, top5 = 100 - float(value["top1_error"]), 100 - float(value["top5_error"])
+    images = int(value["images"])
+    result = f"top-1 accuracy {top1:.1f} %, top-5 {top5:.1f} %"
+    return Row("eval", images, seconds, images / seconds, result)
+
+
+def predict_row(checkpoint: Path, pictures: list[str]) -> Row:
+    """Predicts a few pictures, and shows what the network takes them for."""
+    words = ["trainer", "predict", "--checkpoint", str(checkpoint), *pictures, "--json"]
+    value, seconds = run_stage(words)
+    right = 0
+    for one in value["predictions"]:
+        first = one["classes"][0] if one.get("classes") else None
+        if first is None:
+            continue
+        right += first["class"] in Path(one["path"]).parts
+        print(f"  {one['path']}: {first['name']}, {100 * first['probability']:.1f} %")
+    result = f"{right} of {len(pictures)} right"
+    return Row("predict", len(pictures), seconds, 0.0, result)
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text with a head."""
+    lines = [f"{'stage':<8}{'images':>8}{'seconds':>10}{'images/s':>10}  result"]
+    for row in rows:
+        images = f"{row.images:,}" if row.images else ""
+        rate = f"{row.rate:,.0f}" if row.rate else ""
+        lines.append(f"{row.stage:<8}{images:>8}{row.seconds:>10.1f}{rate:>10}  {row.result}")
+    total = sum(row.seconds for row in rows)
+    lines.append(f"{'in all':<8}{'':>8}{total:>10.1f}")
+    return "\n".join(lines)
+
+
+def begin(root: Path, source: str) -> None:
+    """Clears what an earlier demo made of another source, so that nothing is mixed."""
+    mark = root / ".source"
+    if mark.exists() and mark.read_text(encoding="utf-8") != source:
+        shutil.rmtree(root / "cropped", ignore_errors=True)
+        shutil.rmtree(root / "runs" / "demo", ignore_errors=True)
+        for split in ("train", "val", "test"):
+            for suffix in (".beton", ".beton.json", ".stats.npz"):
+                (root / (split + suffix)).unlink(missing_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
+    mark.write_text(source, encoding="utf-8")
+
+
+def demo(dst: Path, src: Path | None, small: bool) -> None:
+    """Runs every stage, then prints the table and where to look. Raises StageError."""
+    root = dst / "small" if small else dst
+    begin(root, "the procedural sample" if src is None else str(src.resolve()))
+    cropped, run = root / "cropped", root / "runs" / "demo"
+    rows = []
+    if src is None:
+        rows.append(sample_row(root / "raw", small))
+    raw = src or root / "raw"
+    rows += [crop_row(raw, cropped), stats_row(cropped), build_row(cropped, root)]
+    rows.append(train_row(root, run, small))
+    checkpoint = run / "best.pt"
+    validated = (root / "val.beton").exists()
+    if validated:
+        rows.append(eval_row(checkpoint, root / "val.beton"))
+    folder = (root / "raw" if src is None else cropped) / ("val" if validated else "train")
+    rows.append(predict_row(checkpoint, three_pictures(folder)))
+    print(f"\n{table(rows)}\n")
+    print(f"curves and first-layer kernels:  {run / 'report.html'}")
+    print(f"mean picture, colour directions: {root / 'stats.png'}")
+    print(f"crops and what became of each:   {cropped}, {cropped / 'crop.jsonl'}")
+    print(f"try it on a picture of yours:    trainer predict --checkpoint {checkpoint} PICTURE")
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SystemExit(TERMINATED)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Options in, exit status out."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--src", type=Path, help="your pictures instead of made-up ones")
+    parser.add_argument("--dst", type=Path, default=Path("demo"), help="default: demo")
+    parser.add_argument("--small", action="store_true", help="few pictures, one epoch")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        demo(options.dst, options.src, options.small)
+    except StageError as error:
+        if str(error):
+            print(f"demo: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
