@@ -80,8 +80,9 @@ _preset(
     "demo",
     "the procedural sample in a few minutes; a short `small`",
     network="small",
-    epochs=8,
-    average=0.98,
+    epochs=5,
+    warmup_epochs=1.0,
+    average=0.95,
     scale_min=0.5,
     lighting=0.0,
 )
