@@ -80,10 +80,12 @@ _preset(
     "demo",
     "the procedural sample in a few minutes; a short `small`",
     network="small",
-    epochs=5,
+    epochs=8,
+    batch_size=32,
+    lr=4e-4,
     warmup_epochs=1.0,
-    average=0.95,
-    scale_min=0.5,
+    average=0.98,
+    scale_min=0.7,
     lighting=0.0,
 )
 _preset(
