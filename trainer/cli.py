@@ -43,7 +43,7 @@ JOBS = click.option(
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
-FAREWELL = "interrupted; `trainer run --resume` continues a run"
+FAREWELL = "interrupted; a run continues with --resume, other commands begin again"
 
 _guard: InterruptGuard | None = None
 
@@ -299,7 +299,7 @@ def _run_folder(config: RunConfig, out: Path | None, *, resume: bool, overwrite:
         return folder
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, not a folder; give another --out")
-    if (out / "config.json").exists() and not overwrite:
+    if (out / "last.pt").exists() and not overwrite:
         raise UsageError(
             f"{out}: already holds a run; continue it with --resume, replace it with "
             "--overwrite, or give another --out"
