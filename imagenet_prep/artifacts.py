@@ -272,12 +272,12 @@ def load_stats(path: Path) -> Stats:
         if int(values["format"]) != STATS_FORMAT:
             raise ValueError(f"format {int(values['format'])}, this version reads {STATS_FORMAT}")
         stats = Stats(
-            **{name: values[name] for name in Stats.__dataclass_fields__ if name in _ARRAYS},
+            **{name: values[name] for name in Stats.__dataclass_fields__ if name in STATS_SHAPES},
             count=int(values["count"]),
             source=str(values["source"]),
         )
         size = int(values["size"])
-        for name, shape in _ARRAYS.items():
+        for name, shape in STATS_SHAPES.items():
             array = getattr(stats, name)
             if array.shape != tuple(size if n < 0 else n for n in shape):
                 raise ValueError(f"{name} has shape {array.shape}")
@@ -301,7 +301,7 @@ _DAMAGED_ARCHIVE = (
     *(zipfile.BadZipFile, zlib.error),
 )
 
-_ARRAYS: dict[str, tuple[int, ...]] = {
+STATS_SHAPES: dict[str, tuple[int, ...]] = {
     "mean": (-1, -1, 3),
     "sum": (-1, -1, 3),
     "products": (3, 3),
@@ -312,6 +312,7 @@ _ARRAYS: dict[str, tuple[int, ...]] = {
     "eigenstdev": (3,),
     "eigenvectors": (3, 3),
 }
+"""The arrays of :class:`Stats` with their shapes; -1 is the side of the pictures."""
 
 
 def save_manifest(beton: Path, manifest: Manifest) -> None:

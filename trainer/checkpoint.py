@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_prep.artifacts import (
+    STATS_SHAPES,
     Classes,
     Stats,
     ToolError,
@@ -29,17 +30,6 @@ if TYPE_CHECKING:
 
 KIND = "imagenet-alexnet checkpoint"
 FORMAT = 1
-_STATS_SHAPES: dict[str, tuple[int, ...]] = {
-    "mean": (-1, -1, 3),
-    "sum": (-1, -1, 3),
-    "products": (3, 3),
-    "channel_mean": (3,),
-    "channel_std": (3,),
-    "covariance": (3, 3),
-    "eigenvalues": (3,),
-    "eigenstdev": (3,),
-    "eigenvectors": (3, 3),
-}
 _REMEDY = "name a last.pt or best.pt that trainer run wrote"
 
 
@@ -134,7 +124,7 @@ def _stored_stats(stats: Stats) -> dict[str, Any]:
     """
     import numpy as np
 
-    arrays = {name: getattr(stats, name) for name in _STATS_SHAPES}
+    arrays = {name: getattr(stats, name) for name in STATS_SHAPES}
     stored: dict[str, Any] = {
         name: array.view(np.int64) if array.dtype == np.uint64 else array
         for name, array in arrays.items()
@@ -149,7 +139,7 @@ def _stats_of(stored: dict[str, Any]) -> Stats:
     import torch
 
     size, arrays = stored["size"], {}
-    for name, form in _STATS_SHAPES.items():
+    for name, form in STATS_SHAPES.items():
         shape = tuple(size if side < 0 else side for side in form)
         if not isinstance(stored[name], torch.Tensor) or tuple(stored[name].shape) != shape:
             raise ValueError(f"{name} has not the shape {shape}")

@@ -220,6 +220,7 @@ def test_closing_twice_is_harmless(tmp_path: Path) -> None:
     recorder = RunRecorder(tmp_path, append=False)
     recorder.close()
     recorder.close()
+    assert read_metrics(tmp_path) == []
 
 
 def test_each_kernel_fills_the_range_around_grey() -> None:
