@@ -33,6 +33,7 @@ from imagenet_prep.artifacts import (
 )
 from imagenet_prep.crop import CropSettings, PictureError, crop_picture
 from imagenet_prep.parallel import Failed, Ok, map_ordered, resolve_jobs
+from imagenet_prep.places import Place
 from imagenet_prep.sources import Collection, Source, scan
 
 UNFINISHED_NAME = ".crop.unfinished"
@@ -88,7 +89,7 @@ class _Task:
     """What a worker is told about one picture."""
 
     key: str
-    source: str
+    place: Place
     target: str
     bytes: int
     settings: CropSettings
@@ -272,7 +273,7 @@ def _plan(dst: Path, collection: Collection, settings: str) -> _Plan:
     plan = _Plan()
     entries = read_journal(dst / JOURNAL_NAME)
     for source in collection.sources:
-        size, mtime_ns = _size_and_time(source.path)
+        size, mtime_ns = source.place.stamp()
         entry = entries.pop(source.key, None)
         if entry is None:
             plan.todo.append((source, size, mtime_ns))
@@ -284,14 +285,6 @@ def _plan(dst: Path, collection: Collection, settings: str) -> _Plan:
             plan.kept.append(replace(entry, label=source.label))
     plan.stale.extend(entry.crop for entry in entries.values())
     return plan
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return -1, -1  # it fails when it is read, with the reason
-    return status.st_size, status.st_mtime_ns
 
 
 def _is_current(dst: Path, entry: Entry, source: Source, now: tuple[int, int, str]) -> bool:
@@ -339,7 +332,7 @@ def _run(
     progress("crop", len(plan.kept), total)
     _make_folders(dst, (source for source, _, _ in plan.todo))
     tasks = (
-        _Task(source.key, str(source.path), str(dst / source.crop), size, settings)
+        _Task(source.key, source.place, str(dst / source.crop), size, settings)
         for source, size, _ in plan.todo
     )
     digest = settings.digest()
@@ -412,7 +405,7 @@ def _crop_one(task: _Task) -> Ok[_Facts] | Failed:
     if task.bytes > MAX_SOURCE_BYTES:
         return Failed(task.key, "larger than 1 GiB")
     try:
-        data = Path(task.source).read_bytes()
+        data = task.place.read()
     except OSError as error:
         if error.errno in _FATAL:
             raise

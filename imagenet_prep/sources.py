@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_prep.artifacts import CROP_SUFFIX, Classes, ToolError, UsageError
+from imagenet_prep.places import Place
 
 _SPLIT_OF = {
     "train": "train",
@@ -45,7 +46,7 @@ class Source:
     key: str
     split: str
     label: int
-    path: Path
+    place: Place
     crop: str
 
 
@@ -89,7 +90,7 @@ def scan(src: Path) -> Collection:
     found.sort(key=lambda item: item.key)
     crops = _crop_names(found)
     sources = tuple(
-        Source(item.key, item.split, labels[item.class_name], item.path, crop)
+        Source(item.key, item.split, labels[item.class_name], Place(str(item.path)), crop)
         for item, crop in zip(found, crops, strict=True)
     )
     return Collection(Classes(tuple(labels), {}), sources)

@@ -25,12 +25,13 @@ MAY_IMPORT: dict[str, str] = {
     # Dock: paths, verification, renaming.
     "imagenet_prep.artifacts": "",
     "imagenet_prep.parallel": "",
-    "imagenet_prep.sources": "artifacts parallel",
+    "imagenet_prep.places": "",
+    "imagenet_prep.sources": "artifacts parallel places",
     "imagenet_prep.pictures": "artifacts parallel",
     "imagenet_prep.sample": "artifacts parallel scenes",
     "imagenet_prep.beton_format": "artifacts",
     "imagenet_prep.beton": "artifacts parallel beton_format",
-    "imagenet_prep.crop_stage": "artifacts parallel sources crop",
+    "imagenet_prep.crop_stage": "artifacts parallel places sources crop",
     "imagenet_prep.stats_stage": "artifacts parallel sources stats crop_stage",
     # Reporting: what the doorway says of it all, and how.
     "imagenet_prep.terminal": "artifacts",
@@ -38,6 +39,9 @@ MAY_IMPORT: dict[str, str] = {
     "imagenet_prep.describe": "artifacts parallel pictures beton crop_stage outcome",
     # Doorway.
     "imagenet_prep.cli": EVERYTHING,
+    "imagenet_prep.cli_common": "artifacts describe terminal",
+    "imagenet_prep.cli_stats": EVERYTHING,
+    "imagenet_prep.cli_beton": EVERYTHING,
     # Workshop.
     "trainer.schedule": "",
     "trainer.config": "",
@@ -68,7 +72,7 @@ ACROSS = {
 }
 """What a package, and a module besides, may import of the other one."""
 
-SPEAKING = ("cli", "terminal")
+SPEAKING = ("cli", "cli_common", "cli_stats", "cli_beton", "terminal")
 """The modules that import click and write on the terminal."""
 
 GALLERY = ("tools", "tests")

@@ -32,7 +32,7 @@ def test_class_folders_alone_are_one_split_named_train(tmp_path: Path) -> None:
         ("bee/1.jpeg", "train", 1, "train/bee/1.JPEG"),
         ("bee/2.png", "train", 1, "train/bee/2.JPEG"),
     ]
-    assert collection.sources[0].path == src / "ant" / "x y.jpg"
+    assert collection.sources[0].place.file == str(src / "ant" / "x y.jpg")
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
@@ -122,7 +122,7 @@ def test_names_that_are_not_text_become_text(tmp_path: Path) -> None:
         pytest.skip("this file system takes names in UTF-8 only")
     (source,) = scan(tmp_path / "raw").sources
     assert source.key == "ant/caf\\xe9.jpg"
-    assert source.path.read_bytes() == b"x"
+    assert source.place.read() == b"x"
 
 
 def test_unicode_names_are_kept(tmp_path: Path) -> None:
