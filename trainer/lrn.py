@@ -36,14 +36,24 @@ def _power(d: Tensor, beta: float) -> Tensor:
     return d.pow(-beta)
 
 
+def _neighbours(x: Tensor, band: Tensor) -> Tensor:
+    """Σ over the neighbours that ``band`` holds, at every place; outside the picture is 0."""
+    groups = x.shape[1] // band.shape[1]
+    return functional.conv2d(x, band, padding=band.shape[-1] // 2, groups=groups)
+
+
 class _Normalise(torch.autograd.Function):
-    """Forward keeps only the input; d is cheap to compute again."""
+    """Forward keeps only the input; d is cheap to compute again.
+
+    ``band`` is the kernel of a convolution that adds up the neighbours: (C, C, 1, 1) across
+    channels, (C, 1, n, n) within each.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> Tensor:
         ctx.save_for_backward(x, band)
         ctx.constants = (alpha, beta, k)
-        d = functional.conv2d(x * x, band).mul_(alpha).add_(k)
+        d = _neighbours(x * x, band).mul_(alpha).add_(k)
         return _power(d, beta).mul_(x)
 
     @staticmethod
@@ -52,29 +62,25 @@ class _Normalise(torch.autograd.Function):
         (gradient,) = gradients
         x, band = ctx.saved_tensors
         alpha, beta, k = ctx.constants
-        d = functional.conv2d(x * x, band).mul_(alpha).add_(k)
+        d = _neighbours(x * x, band).mul_(alpha).add_(k)
         scaled = gradient * _power(d, beta)
-        spread = functional.conv2d(scaled * x / d, band.transpose(0, 1))
+        # The neighbours of the neighbours: the transposed band (the square one is its own).
+        back = band.transpose(0, 1) if band.shape[1] > 1 else band
+        spread = _neighbours(scaled * x / d, back)
         result = scaled.sub_(spread.mul_(x).mul_(2 * alpha * beta))
         return result, None, None, None, None
 
 
-class LocalResponseNorm(nn.Module):
-    """(B, C, H, W) -> the same shape, normalised across channels.
-
-    ``alpha`` is the paper's: it multiplies the plain sum of squares. PyTorch and the
-    2012 code divide theirs by ``size`` first, so their alpha is ``size`` times ours.
-    The sums are taken in float32 whatever the input's dtype (float64 stays float64).
-    """
+class _ResponseNorm(nn.Module):
+    """b = a · (k + α · Σ a² over the neighbours in ``band``)^-β, summed in float32 whatever
+    the input's dtype (float64 stays float64)."""
 
     band: Tensor
 
-    def __init__(
-        self, channels: int, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
-    ) -> None:
+    def __init__(self, band: Tensor, size: int, alpha: float, beta: float, k: float) -> None:
         super().__init__()
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
-        self.register_buffer("band", band_matrix(channels, size), persistent=False)
+        self.register_buffer("band", band, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``x``; see the class."""
@@ -94,3 +100,29 @@ class LocalResponseNorm(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class LocalResponseNorm(_ResponseNorm):
+    """(B, C, H, W) -> the same shape, normalised across channels.
+
+    ``alpha`` is the paper's: it multiplies the plain sum of squares. PyTorch and the
+    2012 code divide theirs by ``size`` first, so their alpha is ``size`` times ours.
+    """
+
+    def __init__(
+        self, channels: int, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+    ) -> None:
+        super().__init__(band_matrix(channels, size), size, alpha, beta, k)
+
+
+class SpatialResponseNorm(_ResponseNorm):
+    """(B, C, H, W) -> the same shape, each map normalised over its own ``size``² neighbours.
+
+    The 2012 code has one in its second layer (5×5, 0.001); ``alpha`` multiplies the plain
+    sum, where the code divides its constant by ``size``² first. ``size`` is odd.
+    """
+
+    def __init__(
+        self, channels: int, size: int = 5, alpha: float = 4e-5, beta: float = 0.75, k: float = 2.0
+    ) -> None:
+        super().__init__(torch.ones(channels, 1, size, size), size, alpha, beta, k)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from imagenet_prep.artifacts import UsageError
-from trainer.lrn import LocalResponseNorm
+from trainer.lrn import LocalResponseNorm, SpatialResponseNorm
 
 
 class NetworkError(UsageError):
@@ -26,12 +26,14 @@ class NetworkSpec:
     """One member of the family.
 
     ``widths`` are the filters of the five convolutions, ``groups`` their groups;
-    ``stem_padding`` pads the 11×11 stride-4 convolution; ``norm`` is ``lrn`` (after
-    ReLU 1 and 2, before the pooling), ``batch`` (after every layer but the last, before
-    its ReLU) or ``none``; LRN constants follow the paper (α multiplies the plain sum);
-    ``init`` is ``paper`` (std 0.01, biases 1 in conv2, 4, 5 and the hidden layers) or
-    ``he`` (He-normal, zero biases, a last layer of zeros); ``input_scale`` multiplies
-    the input, so that a He-initialised network sees about unit variance.
+    ``stem_padding`` pads the 11×11 stride-4 convolution; ``orders`` is what follows the
+    first and the second convolution, in order: ``relu``, ``norm``, ``spatial`` (a second
+    normalisation over 5×5 neighbours in the same map), ``pool``. ``norm`` is ``lrn`` (where
+    ``orders`` has it), ``batch`` (after every layer but the last, before its ReLU) or
+    ``none``; LRN constants follow the paper (α multiplies the plain sum). ``init`` is
+    ``normal`` (``weight_std`` and ``biases`` of the five convolutions and three dense
+    layers) or ``he`` (He-normal, zero biases, a last layer of zeros); ``input_scale``
+    multiplies the input, so that a He-initialised network sees about unit variance.
     """
 
     classes: int = 1000
@@ -43,12 +45,15 @@ class NetworkSpec:
     stem_padding: int = 0
     pooled: int = 6
     norm: str = "lrn"
+    orders: tuple[str, str] = ("relu norm pool", "relu norm pool")
     lrn_size: int = 5
     lrn_alpha: float = 1e-4
     lrn_beta: float = 0.75
     lrn_k: float = 2.0
     dropout: float = 0.5
-    init: str = "paper"
+    init: str = "normal"
+    weight_std: tuple[float, ...] = (0.01,) * 8
+    biases: tuple[float, ...] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
     input_scale: float = 1.0
 
 
@@ -57,6 +62,29 @@ NETWORKS: dict[str, NetworkSpec] = {
     "paper": NetworkSpec(),
     # The paper's two towers as grouped convolutions: 60,965,224.
     "paper-two-tower": NetworkSpec(groups=(1, 2, 1, 2, 2)),
+    # What the 2012 code (layers-145) runs: LRN on the first convolution's sums, ReLU last;
+    # α divided by the size; a spatial normalisation in layer 2; 0.03 in conv3 to conv5.
+    "original-2012": NetworkSpec(
+        groups=(1, 2, 1, 2, 2),
+        orders=("norm pool relu", "relu norm spatial pool"),
+        lrn_alpha=1e-4 / 5,
+        weight_std=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
+    ),
+    # BVLC's reference: k = 1, α divided by the size, biases 0.1, dense layers from 0.005.
+    "caffe": NetworkSpec(
+        groups=(1, 2, 1, 2, 2),
+        lrn_alpha=1e-4 / 5,
+        lrn_k=1.0,
+        weight_std=(0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01),
+        biases=(0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0),
+    ),
+    # Krizhevsky 2014 (arXiv 1404.5997), as his cuda-convnet2 describes it for one GPU: LRN
+    # before the first ReLU.
+    "one-weird-trick": NetworkSpec(
+        widths=(64, 192, 384, 256, 256),
+        orders=("norm pool relu", "relu norm pool"),
+        lrn_alpha=1e-4 / 5,
+    ),
     # "One weird trick" widths without LRN; loads torchvision's weights: 61,100,840.
     "torchvision": NetworkSpec(
         input_size=224, widths=(64, 192, 384, 256, 256), stem_padding=2, norm="none", init="he"
@@ -147,15 +175,25 @@ def _feature_layers(spec: NetworkSpec) -> list[nn.Module]:
         layers.append(nn.Conv2d(inputs, width, kernel, stride, padding, groups=groups))
         if spec.norm == "batch":
             layers.append(nn.BatchNorm2d(width))
-        layers.append(nn.ReLU(inplace=True))
-        if spec.norm == "lrn" and index < 2:
-            layers.append(
-                LocalResponseNorm(width, spec.lrn_size, spec.lrn_alpha, spec.lrn_beta, spec.lrn_k)
-            )
-        if index in (0, 1, 4):
-            layers.append(nn.MaxPool2d(3, 2))
+        order = (*spec.orders, "relu", "relu", "relu pool")[index]
+        layers += [layer for word in order.split() for layer in _following(word, width, spec)]
         inputs = width
     return layers
+
+
+def _following(word: str, width: int, spec: NetworkSpec) -> list[nn.Module]:
+    """What a word of ``spec.orders`` stands for after a convolution of ``width`` filters."""
+    if word == "relu":
+        return [nn.ReLU(inplace=True)]
+    if word == "pool":
+        return [nn.MaxPool2d(3, 2)]
+    if word not in ("norm", "spatial"):
+        raise NetworkError(f"orders: {word!r} is not one of relu, norm, spatial and pool")
+    if spec.norm != "lrn":
+        return []
+    if word == "spatial":
+        return [SpatialResponseNorm(width, alpha=0.001 / 25, k=spec.lrn_k)]
+    return [LocalResponseNorm(width, spec.lrn_size, spec.lrn_alpha, spec.lrn_beta, spec.lrn_k)]
 
 
 def _classifier_layers(spec: NetworkSpec) -> list[nn.Module]:
@@ -185,9 +223,9 @@ def _initialise(model: AlexNet, spec: NetworkSpec) -> None:
     for index, layer in enumerate(layers):
         assert layer.bias is not None
         last = index == len(layers) - 1
-        if spec.init == "paper":
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.constant_(layer.bias, 1.0 if index in (1, 3, 4, 5, 6) else 0.0)
+        if spec.init == "normal":
+            nn.init.normal_(layer.weight, std=spec.weight_std[index])
+            nn.init.constant_(layer.bias, spec.biases[index])
         elif spec.init == "he":
             nn.init.zeros_(layer.bias)
             if last:
@@ -195,7 +233,9 @@ def _initialise(model: AlexNet, spec: NetworkSpec) -> None:
             else:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         else:
-            raise NetworkError(f"no initialisation is called {spec.init!r}; there are paper and he")
+            raise NetworkError(
+                f"no initialisation is called {spec.init!r}; there are normal and he"
+            )
 
 
 @dataclass(frozen=True)

@@ -390,7 +390,7 @@ def model_of(checkpoint: Checkpoint, device: torch.device) -> tuple[AlexNet, con
     """The network that ``checkpoint`` was evaluated with, in evaluation mode."""
     try:
         values = dict(checkpoint.config["network"])
-        for name in ("widths", "groups", "hidden"):
+        for name in ("widths", "groups", "hidden", "orders", "weight_std", "biases"):
             values[name] = tuple(values[name])
         spec = NetworkSpec(**values)
         config = configs.from_dict(checkpoint.config["run"])

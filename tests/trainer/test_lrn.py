@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.lrn import LocalResponseNorm
+from trainer.lrn import LocalResponseNorm, SpatialResponseNorm
 
 
 def plain(a: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
@@ -55,3 +55,21 @@ def test_channels_last_stays_channels_last() -> None:
     a = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last)
     out = LocalResponseNorm(8)(a)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def plain_spatial(a: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """Each map over its own neighbours, written as loops over places."""
+    out = torch.empty_like(a)
+    half = size // 2
+    for y in range(a.shape[2]):
+        for x in range(a.shape[3]):
+            part = a[:, :, max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+            out[:, :, y, x] = a[:, :, y, x] / (k + alpha * (part**2).sum((2, 3))) ** beta
+    return out
+
+
+def test_the_spatial_norm_equals_its_definition_and_its_gradient_is_exact() -> None:
+    a = (20 * torch.randn(2, 3, 6, 7, dtype=torch.float64)).requires_grad_()
+    layer = SpatialResponseNorm(3, 5, 1e-3, 0.75, 2.0)
+    assert torch.allclose(layer(a), plain_spatial(a, 5, 1e-3, 0.75, 2.0), rtol=1e-12)
+    assert torch.autograd.gradcheck(layer, (a,))

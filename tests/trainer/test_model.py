@@ -23,6 +23,9 @@ from trainer.model import (
     [
         ("paper", 1000, 3, 62_378_344),
         ("paper-two-tower", 1000, 3, 60_965_224),
+        ("original-2012", 1000, 3, 60_965_224),
+        ("caffe", 1000, 3, 60_965_224),
+        ("one-weird-trick", 1000, 3, 61_100_840),
         ("torchvision", 1000, 3, 61_100_840),
         ("torchvision", 2, 3, 57_012_034),
         # The tutorial adds up to 47,686,346 because it takes 256·5·5·4096 + 4096 for
@@ -108,3 +111,32 @@ def test_he_initialisation_begins_at_the_chance_loss() -> None:
     spec = network_spec("small", classes=10)
     logits = build(spec, seed=0)(70 * torch.randn(4, 3, spec.input_size, spec.input_size))
     assert torch.equal(logits, torch.zeros(4, 10))
+
+
+def kinds(name: str) -> list[str]:
+    features = AlexNet(network_spec(name, classes=2)).features
+    return [type(layer).__name__ for layer in features]
+
+
+def test_the_original_code_normalises_before_the_first_relu_and_twice_in_layer_two() -> None:
+    assert kinds("original-2012")[:9] == [
+        *("Conv2d", "LocalResponseNorm", "MaxPool2d", "ReLU"),
+        *("Conv2d", "ReLU", "LocalResponseNorm", "SpatialResponseNorm", "MaxPool2d"),
+    ]
+    assert kinds("paper")[:4] == ["Conv2d", "ReLU", "LocalResponseNorm", "MaxPool2d"]
+
+
+def test_variants_have_their_own_initialisation() -> None:
+    original = build(network_spec("original-2012", classes=2), seed=0).state_dict()
+    weights = [key for key in original if key.endswith("weight")]
+    deviations = [round(float(original[key].std()), 3) for key in weights[:7]]
+    assert deviations == [0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01]
+    caffe = build(network_spec("caffe", classes=2), seed=0).state_dict()
+    biases = [round(float(caffe[key].mean()), 3) for key in caffe if key.endswith("bias")]
+    assert biases == [0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0]
+    assert round(float(caffe["classifier.1.weight"].std()), 4) == 0.005
+
+
+def test_an_unknown_word_in_the_order_is_refused() -> None:
+    with pytest.raises(UsageError, match="orders: 'softmax'"):
+        AlexNet(NetworkSpec(orders=("relu softmax pool", "relu norm pool")))
