@@ -50,18 +50,26 @@ MAY_IMPORT: dict[str, str] = {
     "trainer.draws": "",
     "trainer.charts": "",
     # Engine.
-    "trainer.ops": "draws",
-    "trainer.augment": "draws",
-    "trainer.engine": "ops draws",
-    "trainer.loader": "ops augment engine draws",
+    "trainer.primitives": "",
+    "trainer.ops": "primitives",
+    "trainer.augment": "",
+    "trainer.engine": "ops augment draws",
+    "trainer.epoch": "engine",
+    "trainer.order": "draws",
+    "trainer.beton_tables": "engine",
+    "trainer.pipelines": "beton_tables draws engine",
+    "trainer.loader": "beton_tables draws epoch order pipelines",
     "trainer.loop": "",
+    "trainer.optim": "",
     # Dock.
     "trainer.checkpoint": "",
     "trainer.record": "",
     "trainer.report": "charts",
     "trainer.interrupt": "",
-    "trainer.run": "checkpoint config loader loop model record report schedule",
-    "trainer.predict": "checkpoint loop run",
+    "trainer.session": "checkpoint config loop model optim record",
+    "trainer.evaluation": "checkpoint config loader loop model session",
+    "trainer.run": "checkpoint config evaluation loader loop record report schedule session",
+    "trainer.predict": "checkpoint evaluation loop session",
     # Doorway.
     "trainer.cli": EVERYTHING,
 }
@@ -269,7 +277,7 @@ def test_a_module_without_docstring_is_named() -> None:
         ("trainer.predict", "from imagenet_prep.crop import crop_pixels"),
         (
             "trainer.loader",
-            "from trainer.ops import cut\nfrom imagenet_prep.artifacts import Stats",
+            "from trainer.order import ORDERS\nfrom imagenet_prep.artifacts import Stats",
         ),
     ],
 )

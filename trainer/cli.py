@@ -144,7 +144,7 @@ def evaluate(
     \b
     Example: trainer eval --checkpoint runs/small/best.pt --beton val.beton
     """
-    from trainer.run import evaluate_beton
+    from trainer.evaluation import evaluate_beton
 
     bar = Bar()
     started = time.perf_counter()

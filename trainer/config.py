@@ -8,8 +8,8 @@ from typing import Any
 
 from imagenet_prep.artifacts import UsageError
 
-SCHEDULES = ("constant", "linear", "cosine", "step")
-OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "linear", "cosine", "step", "drops", "plateau")
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -22,14 +22,23 @@ class ConfigError(UsageError):
 class RunConfig:
     """Everything that decides the result of a run.
 
-    ``lr`` is the peak learning rate for pixels of 0-255 levels; ``warmup_epochs`` rise
-    to it linearly; ``clip_norm`` 0 switches clipping off; ``average`` is the decay of
-    the running average of the weights that is evaluated and kept (0: the weights
-    themselves); ``lighting`` is the standard deviation of the colour noise in units of
-    the data set's own along each direction; ``crop_size`` is the random crop's side in
-    pixels; ``scale_min`` below 1 draws instead crops of that share of the picture's
-    area or more, with sides in ratio 3:4 to 4:3, as other models' recipes do; crops are
-    resampled to the network's input size where that differs.
+    Learning: ``lr`` is the peak learning rate for pixels of 0-255 levels; ``warmup_epochs``
+    rise to it linearly; ``schedule`` is one of SCHEDULES: ``step`` divides by ten every
+    ``drop_epochs``, ``drops`` at the epochs in ``drops``, ``plateau`` when the validation
+    error has not fallen for ``plateau_patience`` epochs, three times at most. Biases learn
+    ``bias_rate`` times as fast and do not decay unless ``decay_biases``. ``accumulate``
+    batches make one step. ``clip_norm`` 0 switches clipping off; ``average`` is the decay
+    of the running average of the weights that is evaluated and kept (0: the weights
+    themselves). ``freeze`` names layers (``features.0``) that stop learning from epoch
+    ``freeze_epoch`` on; ``patience`` above 0 ends the run when the validation error has
+    not fallen for that many epochs.
+
+    Pictures: ``crop_size`` is the random crop's side in pixels; ``scale_min`` below 1 draws
+    instead crops of that share of the picture's area or more, with sides in ratio 3:4 to
+    4:3, as other models' recipes do; crops are resampled to the network's input size where
+    that differs. ``lighting`` is the standard deviation of the colour noise in units of the
+    data set's own along each direction; it is off from epoch ``lighting_epochs`` on (0:
+    never off).
     """
 
     preset: str = "small"
@@ -43,6 +52,14 @@ class RunConfig:
     schedule: str = "linear"
     warmup_epochs: float = 2.0
     drop_epochs: int = 30
+    drops: tuple[int, ...] = ()
+    plateau_patience: int = 5
+    bias_rate: float = 1.0
+    decay_biases: bool = False
+    accumulate: int = 1
+    freeze: tuple[str, ...] = ()
+    freeze_epoch: int = 0
+    patience: int = 0
     label_smoothing: float = 0.1
     clip_norm: float = 1.0
     average: float = 0.0
@@ -50,6 +67,7 @@ class RunConfig:
     scale_min: float = 1.0
     mirror: bool = True
     lighting: float = 0.1
+    lighting_epochs: int = 0
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -123,11 +141,17 @@ def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
 
 def validate(config: RunConfig) -> None:
     """ConfigError naming the first setting that cannot be."""
-    positive = ("epochs", "batch_size", "lr", "crop_size", "scale_min", "drop_epochs")
+    positive = (
+        *("epochs", "batch_size", "lr", "crop_size", "scale_min", "drop_epochs"),
+        *("plateau_patience", "accumulate", "bias_rate"),
+    )
     for name in positive:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be above 0")
-    for name in ("weight_decay", "warmup_epochs", "clip_norm", "lighting"):
+    for name in (
+        *("weight_decay", "warmup_epochs", "clip_norm", "lighting"),
+        *("lighting_epochs", "freeze_epoch", "patience"),
+    ):
         if not getattr(config, name) >= 0:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 0")
     for name in ("momentum", "average", "label_smoothing"):
@@ -160,4 +184,5 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(
             f"the stored configuration has other settings than this version: {sorted(strange)}"
         )
-    return RunConfig(**values)
+    lists = {name: tuple(values[name]) for name in ("drops", "freeze")}
+    return RunConfig(**{**values, **lists})

@@ -21,39 +21,81 @@ _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 # The numbers of a sample's draws. A change of any of them changes every run's pixels.
 _Y, _X, _MIRROR, _NORMAL, _ORDER, _SHARE, _RATIO = 0, 1, 2, 3, 7, 8, 9
-# Sides of a crop of drawn area are in ratio 3:4 to 4:3.
-_LOG_RATIO = float(np.log(4 / 3))
+# The places of the five crops of a 256 px picture as fractions of the room that a crop leaves
+# free: the order of the 2012 code. Ten views are these and then their mirror images.
+_FIVE = ((0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0))
+
+KINDS = ("random", "resized", "centre", "five", "ten")
+MEANS = ("image", "centre", "channel", "none")
+LIGHTINGS = ("deviation", "variance", "image", "off")
+DTYPES = ("float32", "bfloat16", "float16", "uint8")
 
 
 @dataclass(frozen=True)
 class Views:
-    """What is made of a picture: a window, at a random place or in the centre, resampled.
+    """What is made of a picture: one of KINDS of windows, and what happens to its pixels.
 
-    The window is a square of ``crop_px``; with ``random`` and ``scale_min`` below 1 it has
-    instead a drawn share of the picture's area, from ``scale_min`` to 1. It is resampled
-    to ``out_px`` where it is not that size. ``lighting`` is the standard deviation of the
-    colour noise in units of the data set's own along each of its colour directions; 0 is
-    none. ``seed`` counts modulo 2⁶⁴.
+    Windows: a square of ``crop_px`` anywhere (``random``), in the ``centre``, in the four
+    corners and the centre (``five``), these and their mirror images (``ten``); ``resized``
+    windows have a drawn share of the picture's area, within ``scale``, and a drawn ratio of
+    width to height, within ``ratio``. A window is resampled to ``out_px`` where it is not
+    that size. ``mirror``: every other drawn window is turned from left to right.
+
+    Pixels (0-255 levels): (window - mean + shift) · gain. ``mean`` is one of MEANS: the mean
+    image at the window's own place, its ``centre`` wherever the window is (the 2012 code),
+    its average per channel, or none. ``shift`` is the picture's colour noise by one of
+    LIGHTINGS, ``lighting`` times: the data set's ``deviation`` along each of its colour
+    directions (the 2012 code), the ``variance`` (the paper's formula to the letter: far too
+    much on this scale), ``image``: the picture's own variance on the scale 0-1 (a tutorial).
+    With ``scaled``, gain is one over the channel's standard deviation, else 1.
+    ``dtype`` uint8 leaves the window's pixels as they are. ``seed`` counts modulo 2⁶⁴.
     """
 
     crop_px: int
     out_px: int
-    random: bool
-    scale_min: float = 1.0
+    kind: str = "random"
+    scale: tuple[float, float] = (1.0, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     mirror: bool = False
+    mean: str = "image"
     lighting: float = 0.0
+    lighting_mode: str = "deviation"
+    scaled: bool = False
+    dtype: str = "float32"
     seed: int = 0
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the windows are drawn and differ from epoch to epoch."""
+        return self.kind in ("random", "resized")
 
     @property
     def resamples(self) -> bool:
         """Whether windows are anything else than copied."""
-        return self.out_px != self.crop_px or (self.random and self.scale_min < 1)
+        return self.out_px != self.crop_px or self.kind == "resized"
+
+    @property
+    def count(self) -> int:
+        """Views of each picture."""
+        return {"five": 5, "ten": 10}.get(self.kind, 1)
+
+    def places(self, side_px: int) -> NDArray[np.int64]:
+        """(V, 3) int64: y, x and mirror of the windows that are not drawn."""
+        room = side_px - self.crop_px
+        if self.count == 1:
+            return np.array([[room // 2, room // 2, 0]], np.int64)
+        corners = [(int(room * y), int(room * x)) for y, x in _FIVE]
+        turns = (0, 1) if self.kind == "ten" else (0,)
+        return np.array([(y, x, turn) for turn in turns for y, x in corners], np.int64)
 
 
 @dataclass(frozen=True)
 class Draws:
     """The random part of B samples: y, x, height, width int64 (B,), the window in pixels;
-    mirror bool (B,); normals float64 (B, 3), one per colour direction."""
+    mirror bool (B,); normals float64 (B, 3), one per colour direction.
+
+    Of views that are not drawn, B counts samples times views, and the normals are zeros.
+    """
 
     y: NDArray[np.int64]
     x: NDArray[np.int64]
@@ -93,23 +135,25 @@ def _below(word: NDArray[np.uint64], bound: NDArray[np.int64]) -> NDArray[np.int
 def draws(views: Views, epoch: int, indices: NDArray[Any], side_px: int) -> Draws:
     """(seed, epoch, sample indices (B,)) -> Draws for square pictures of ``side_px``.
 
-    Windows lie anywhere where they fit, uniformly. A drawn window has an area uniform
-    between ``scale_min`` and 1 of the picture's, and a ratio of sides that is
-    log-uniform over what fits and lies between 3:4 and 4:3. The normals are Box and
-    Muller's. Without ``views.random``: the centre, not mirrored, no colour.
+    Windows lie anywhere where they fit, uniformly. A resized window has an area uniform
+    within ``views.scale`` of the picture's, and a ratio of width to height that is
+    log-uniform over what fits and lies within ``views.ratio``. The normals are Box and
+    Muller's.
     """
-    count = len(indices)
-    height = width = np.full(count, views.crop_px)
-    if not views.random:
-        place = (side_px - height) // 2
-        return Draws(
-            place, place, height, width, np.zeros(count, np.bool_), np.zeros((count, 3))
-        )  # fmt: skip
+    if not views.drawn:
+        place = np.tile(views.places(side_px), (len(indices), 1))
+        count = len(place)
+        side = np.full(count, views.crop_px)
+        turned = place[:, 2].astype(np.bool_)
+        return Draws(place[:, 0], place[:, 1], side, side, turned, np.zeros((count, 3)))
+    height = width = np.full(len(indices), views.crop_px)
     word = [words(views.seed, epoch, indices, number) for number in range(_RATIO + 1)]
-    if views.scale_min < 1:
-        share = views.scale_min + (1 - views.scale_min) * _unit(word[_SHARE])
-        reach = np.minimum(_LOG_RATIO, -np.log(share))
-        ratio = np.exp(reach * (2 * _unit(word[_RATIO]) - 1))
+    if views.kind == "resized":
+        least, most = views.scale
+        share = least + (most - least) * _unit(word[_SHARE])
+        low = np.maximum(np.log(views.ratio[0]), np.log(share))
+        high = np.minimum(np.log(views.ratio[1]), -np.log(share))
+        ratio = np.exp(low + (high - low) * _unit(word[_RATIO]))
         height = _sides(side_px * np.sqrt(share / ratio), side_px)
         width = _sides(side_px * np.sqrt(share * ratio), side_px)
     y = _below(word[_Y], side_px - height + 1)
@@ -136,14 +180,45 @@ def epoch_order(seed: int, epoch: int, samples: int) -> NDArray[np.uint64]:
 
 
 def colour_basis(
-    eigenvectors: NDArray[np.float64], eigenstdev: NDArray[np.float64], lighting: float
+    eigenvectors: NDArray[np.float64], eigenstdev: NDArray[np.float64], views: Views
 ) -> NDArray[np.float64]:
-    """Columns: a colour direction times its standard deviation times ``lighting`` (levels).
+    """(3, 3): ``basis @ normals`` is a picture's colour shift, in levels.
 
-    ``basis @ normals`` is a picture's colour shift. The 2012 code uses the standard
-    deviation; the paper's formula, read on variances, gives shifts of 1,483 levels.
+    Columns: a colour direction times its standard deviation, or its variance, times
+    ``views.lighting``. Zeros for lighting that is off, and for the picture's own.
     """
-    return np.ascontiguousarray(eigenvectors * eigenstdev * lighting)
+    if views.lighting_mode in ("off", "image"):
+        return np.zeros((3, 3))
+    power = 2 if views.lighting_mode == "variance" else 1
+    return np.ascontiguousarray(eigenvectors * eigenstdev**power * views.lighting)
+
+
+def picture_basis(picture: NDArray[np.uint8], views: Views) -> NDArray[np.float64]:
+    """Picture (H, W, 3), its covariance C -> the basis of ``lighting_mode`` image: l · C / 255.
+
+    A tutorial adds V (α λ) with α ~ N(0, l) to a picture on the scale 0-1, where V and λ are
+    the eigenvectors and eigenvalues of the picture's own covariance. V λ n and V λ Vᵀ n = C n
+    are distributed alike for normal n, and C needs no eigenvectors; 255 is the scale.
+    """
+    pixels = picture.reshape(-1, 3).astype(np.float64)
+    return np.asarray(np.cov(pixels.T, bias=True) * (views.lighting / 255))
+
+
+def mean_of(views: Views, mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean image (S, S, 3) -> what ``views.mean`` subtracts, where the window is drawn."""
+    if views.dtype == "uint8" or views.mean == "none":
+        return np.zeros_like(mean)
+    if views.mean == "channel":
+        average = mean.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+        return np.broadcast_to(average, mean.shape).copy()
+    return mean
+
+
+def gain_of(views: Views, channel_std: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(3,) float32: what pixels are multiplied with. A channel without any spread keeps 1."""
+    if not views.scaled or views.dtype == "uint8":
+        return np.ones(3, np.float32)
+    return np.asarray(1 / np.where(channel_std > 0, channel_std, 1), np.float32)
 
 
 def cut(picture: NDArray[Any], drawn: Draws, index: int) -> NDArray[Any]:
@@ -171,15 +246,32 @@ def numpy_sample(
     picture: NDArray[np.uint8],
     mean: NDArray[np.float32],
     basis: NDArray[np.float64],
+    gain: NDArray[np.float32],
     views: Views,
     drawn: Draws,
     index: int,
 ) -> NDArray[np.float64]:
-    """The definition of a sample: its window of (picture - mean), mirrored with it,
-    resampled, plus its colour shift -> (out, out, 3) in levels."""
-    window = cut(picture.astype(np.float64) - mean, drawn, index)
+    """The definition of a view, float64 (out, out, 3) in levels times ``gain``.
+
+    The window of (picture - mean), mirrored with it, resampled, plus the colour shift, times
+    the gain. ``mean`` is ``mean_of``'s; the centre of it is never mirrored. For uint8 the
+    result is rounded to whole levels, ties to even.
+    """
+    y, x = drawn.y[index], drawn.x[index]
+    height, width = drawn.height[index], drawn.width[index]
+    window = cut(picture.astype(np.float64), drawn, index)
+    if views.mean == "centre":
+        top, left = (mean.shape[0] - height) // 2, (mean.shape[1] - width) // 2
+        window = window - mean[top : top + height, left : left + width]
+    else:
+        own = mean[y : y + height, x : x + width]
+        window = window - (own[:, ::-1] if drawn.mirror[index] else own)
     if views.resamples:
         rows = resampling(window.shape[0], views.out_px)
         columns = resampling(window.shape[1], views.out_px)
         window = np.einsum("ih,hwc,jw->ijc", rows, window, columns, optimize=True)
-    return np.asarray(window + basis @ drawn.normals[index])
+    if views.dtype == "uint8":
+        return np.asarray(np.clip(np.rint(window), 0, 255))
+    if views.lighting_mode == "image":
+        basis = picture_basis(picture, views)
+    return np.asarray((window + basis @ drawn.normals[index]) * gain)

@@ -1,6 +1,8 @@
 """A beton -> batches for training or evaluation: the same pixels every time, or a sentence.
 
-    with train_loader(Path("train.beton"), load_stats(Path("train.stats.npz"))) as batches:
+For any training script; nothing else of the trainer is needed:
+
+    with train_loader(Path("train.beton"), crop_size=224, batch_size=256) as batches:
         for epoch in range(90):
             batches.set_epoch(epoch)
             for batch in batches:
@@ -12,11 +14,10 @@ before the first read, samples that do not decode are named, threads are watched
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,28 +26,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagenet_prep.artifacts import Manifest, Stats, ToolError, UsageError, load_manifest
-from trainer import augment
-from trainer.draws import Views, colour_basis
-from trainer.engine import (
-    MOST_THREADS,
-    CropDecoder,
-    DeviceAugment,
-    Epoch,
-    EpochOrder,
-    ffcv,
-    make_loader,
+from imagenet_prep.artifacts import (
+    Stats,
+    ToolError,
+    UsageError,
+    load_manifest,
+    load_stats,
+    stats_beside,
 )
-
-BATCHES_AHEAD = 3
-_REBUILD = "build it again with imagenet-prep build"
+from trainer.beton_tables import REBUILD, inspect_beton, stamp_of
+from trainer.draws import Views
+from trainer.epoch import Epoch, make_loader
+from trainer.order import ORDERS, rank_batches, sample_order, step_ends
+from trainer.pipelines import (
+    check_fit,
+    check_views,
+    make_pipelines,
+    usable_device,
+    usable_threads,
+)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images float32 (B, 3, S, S), channels-last, 0-255 levels minus the mean image;
-    labels int64 (B,), both on the loader's device; indices int64 (B,), the samples' places
-    in the beton, on the CPU.
+    """images (B, 3, S, S) of the loader's dtype, or (B, V, 3, S, S) with all V views of a
+    picture in its row, and labels int64 (B,), both on the loader's device; indices int64
+    (B,), the samples' places in the beton, on the CPU.
 
     The tensors are views into a ring of buffers. They are yours until you ask for the next
     batch; clone what you keep for longer.
@@ -57,258 +62,302 @@ class Batch:
     indices: torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class BetonInfo:
-    """What a beton's own tables say, checked: ``samples`` square pictures of ``side_px``.
+@dataclass(frozen=True)
+class Reading:
+    """How a beton is read, whatever is made of its pictures; see ``train_loader``."""
 
-    fields: their names in file order; extents int64 (samples, 3): offset and size in
-    bytes, FFCV's mode (0 JPEG, 1 raw); labels int64 (samples,), none negative; stamp: the
-    file's size, time and identity.
-    """
-
-    samples: int
-    side_px: int
-    label_max: int
-    fields: tuple[str, ...]
-    extents: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    stamp: tuple[int, ...]
-
-
-def inspect_beton(path: Path) -> BetonInfo:
-    """Reads and checks a beton's header and tables, not its pictures.
-
-    ToolError (one sentence) when the file is missing, is something else, is cut short,
-    points outside itself, or has pictures that are not squares of one size. FFCV checks
-    none of that: it would read foreign memory.
-    """
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name the .beton file in it")
-    try:
-        with path.open("rb") as file:
-            stamp = _stamp(path)
-            metadata, names, table = _read_tables(file, stamp[0])
-        return _checked(metadata, names, table, stamp)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; {_REBUILD}, or name the right one") from None
-    except OSError as error:
-        raise ToolError(f"{path}: cannot be read ({error.strerror}); {_REBUILD}") from None
-    except ValueError as error:
-        raise ToolError(f"{path}: not a usable beton ({error}); {_REBUILD}") from None
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _read(file: Any, dtype: np.dtype[Any], count: int, total: int, what: str) -> NDArray[Any]:
-    """``count`` items of ``dtype`` from the file's position; ValueError if they are not there."""
-    if count < 0 or count * dtype.itemsize > total - file.tell():
-        raise ValueError(f"the file ends within its {what}")
-    return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
-
-
-def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], list[str], NDArray[Any]]:
-    """-> (metadata of the samples, names of the fields, allocation table)."""
-    header = _read(file, ffcv.HeaderType, 1, total, "header")[0]
-    fields, samples, page = (
-        int(header[name]) for name in ("num_fields", "num_samples", "page_size")
-    )
-    if header["version"] != ffcv.CURRENT_VERSION or not 0 < fields < 100 or page & (page - 1):
-        raise ValueError("it does not begin as FFCV's files do")
-    if samples < 1 or page < 1:
-        raise ValueError("it has no samples")
-    described = _read(file, ffcv.FieldDescType, fields, total, "list of fields")
-    try:
-        handlers = ffcv.get_handlers(described)
-        names = [bytes(row["name"]).split(b"\0")[0].decode("ascii") for row in described]
-        kinds = {name: type(handler) for name, handler in zip(names, handlers, strict=True)}
-    except (KeyError, UnicodeDecodeError):
-        raise ValueError("its fields are unknown to FFCV") from None
-    if kinds.get("image") is not ffcv.RGBImageField or kinds.get("label") is not ffcv.IntField:
-        raise ValueError("it lacks the fields image (RGB pictures) and label (whole numbers)")
-    if None in handlers:
-        raise ValueError("it has a field of a type of its own")
-    metadata = _read(file, ffcv.get_metadata_type(handlers), samples, total, "table of samples")
-    start = int(header["alloc_table_ptr"])
-    length, rest = divmod(total - start, ffcv.ALLOC_TABLE_TYPE.itemsize)
-    if start < file.tell() or length < samples or rest:
-        raise ValueError("it was cut short: the table at its end is not whole")
-    file.seek(start)
-    return metadata, names, _read(file, ffcv.ALLOC_TABLE_TYPE, length, total, "last table")
-
-
-def _checked(
-    metadata: NDArray[Any], names: list[str], table: NDArray[Any], stamp: tuple[int, ...]
-) -> BetonInfo:
-    images = metadata[f"f{names.index('image')}"]
-    labels = metadata[f"f{names.index('label')}"].astype(np.int64)
-    side = int(images["height"][0])
-    if side < 1 or (images["height"] != side).any() or (images["width"] != side).any():
-        raise ValueError("its pictures are not squares of one size")
-    if int(labels.min()) < 0:
-        raise ValueError(f"sample {int(labels.argmin())} has a negative label")
-    table = table[np.argsort(table["ptr"], kind="stable")]
-    offsets = images["data_ptr"]
-    place = np.minimum(np.searchsorted(table["ptr"], offsets), len(table) - 1)
-    sizes, total = table["size"][place], np.uint64(stamp[0])
-    # Compared so that no sum of two large numbers can wrap around.
-    lost = (table["ptr"][place] != offsets) | (sizes > total) | (offsets > total - sizes)
-    lost |= (images["mode"] == 1) & (sizes != 3 * side * side)
-    lost |= (images["mode"] > 1) | (sizes < 1)
-    if lost.any():
-        raise ValueError(f"the place of sample {int(lost.argmax())} is not within the file")
-    extents = np.stack([offsets, sizes, images["mode"].astype(np.uint64)], axis=1)
-    return BetonInfo(
-        samples=len(images),
-        side_px=side,
-        label_max=int(labels.max()),
-        fields=tuple(names),
-        extents=extents.astype(np.int64),
-        labels=labels,
-        stamp=stamp,
-    )
+    batch_size: int = 128
+    order: str = "shuffle"
+    pages_at_once: int = 16
+    rank: int = 0
+    ranks: int = 1
+    jobs: int | None = None
+    device: str = "cpu"
+    channels_last: bool = True
+    batches_ahead: int = 3
 
 
 def train_loader(
     beton: Path,
-    stats: Stats,
+    stats: Stats | None = None,
     *,
     batch_size: int = 128,
+    view: str = "random",
     crop_size: int = 227,
     out_size: int | None = None,
-    scale_min: float = 1.0,
-    seed: int = 0,
-    lighting: float = 0.1,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
     mirror: bool = True,
+    mean: str = "image",
+    lighting: float = 0.1,
+    lighting_mode: str = "deviation",
+    scaled: bool = False,
+    dtype: str = "float32",
+    channels_last: bool = True,
+    order: str = "shuffle",
+    pages_at_once: int = 16,
+    seed: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
     jobs: int | None = None,
     device: str = "cpu",
+    batches_ahead: int = 3,
 ) -> BetonLoader:
-    """Random windows of all samples in a seeded order, mirrored half the time, with the
-    colour noise of the data set, the mean image subtracted.
+    """Drawn windows of all samples in a seeded order; pixels are a function of (seed, epoch,
+    sample) alone, whatever the number of ``jobs`` (threads; None: one per core), of ranks,
+    and wherever the epoch was taken up.
 
-    The window is ``crop_size`` square, or with ``scale_min`` < 1 a drawn share of the
-    picture's area; it is resampled to ``out_size`` (None: ``crop_size``). ``jobs`` threads
-    (None: one per core that this process may use) give the same pixels as one. Every
-    sample comes once per epoch: the last batch is the smaller one, never dropped.
+    ``stats`` None takes those beside the beton. ``view`` "random" is a square of
+    ``crop_size`` anywhere; "resized" a window with a share of the area within ``scale`` and a
+    width to height within ``ratio``; both are resampled to ``out_size`` (None:
+    ``crop_size``) where they are not that size, and ``mirror`` turns half of them.
+    ``mean``, ``lighting``, ``lighting_mode``, ``scaled`` and ``dtype`` say what happens to
+    the pixels (see ``draws.Views``); "uint8" leaves them as they are. ``channels_last``
+    is the memory layout on the CPU.
+
+    ``order`` is "shuffle", "pages" (shuffled ``pages_at_once`` pages at a time, for files
+    beyond memory) or "sequential". ``rank`` of ``ranks`` processes takes its part of the
+    one order (see ``order.rank_batches``): every sample comes once per epoch, the last
+    batch is the smaller one, never dropped.
     Raises ToolError or UsageError with one sentence; see ``BetonLoader``.
     """
-    out = crop_size if out_size is None else out_size
-    views = Views(crop_size, out, True, scale_min, mirror, lighting, seed)
-    return BetonLoader(beton, stats, views, batch_size=batch_size, jobs=jobs, device=device)
+    views = Views(
+        crop_size, crop_size if out_size is None else out_size, view, scale, ratio, mirror, mean,
+        lighting, lighting_mode, scaled, dtype, seed,
+    )  # fmt: skip
+    if not views.drawn:
+        raise UsageError(f"view is {view!r}; training draws its views: random or resized")
+    reading = Reading(
+        batch_size, order, pages_at_once, rank, ranks, jobs, device, channels_last, batches_ahead
+    )
+    return BetonLoader(beton, stats, views, reading)
 
 
 def eval_loader(
     beton: Path,
-    stats: Stats,
+    stats: Stats | None = None,
     *,
     batch_size: int = 128,
+    view: str = "centre",
     crop_size: int = 227,
     out_size: int | None = None,
+    mean: str = "image",
+    scaled: bool = False,
+    dtype: str = "float32",
+    channels_last: bool = True,
+    rank: int = 0,
+    ranks: int = 1,
     jobs: int | None = None,
     device: str = "cpu",
+    batches_ahead: int = 3,
 ) -> BetonLoader:
-    """The centre crops of all samples in file order, the mean image subtracted, resampled
-    to ``out_size`` (None: ``crop_size``); the last batch is the smaller one, never dropped."""
-    out = crop_size if out_size is None else out_size
-    views = Views(crop_size, out, False)
-    return BetonLoader(beton, stats, views, batch_size=batch_size, jobs=jobs, device=device)
+    """Fixed windows of all samples in file order: "centre", "five" (the corners and the
+    centre) or "ten" (these and their mirror images), the same in every epoch.
+
+    Options are those of ``train_loader``. The last batch is the smaller one, never dropped.
+    """
+    views = Views(
+        crop_size, crop_size if out_size is None else out_size, view, mean=mean, scaled=scaled,
+        lighting_mode="off", dtype=dtype,
+    )  # fmt: skip
+    if views.drawn:
+        raise UsageError(f"view is {view!r}; evaluation has fixed ones: centre, five or ten")
+    reading = Reading(
+        batch_size, "sequential", 1, rank, ranks, jobs, device, channels_last, batches_ahead
+    )
+    return BetonLoader(beton, stats, views, reading)
 
 
 class BetonLoader:
     """Iterates over the batches of an epoch; made by ``train_loader`` or ``eval_loader``.
 
-    An epoch's order and pixels depend on (seed, epoch) alone. Iterating takes the epoch
-    that ``set_epoch`` named, or else the one after the last. One epoch is under way at a
-    time: beginning another ends the one before. ToolError when a sample does not decode
-    (with the file, the sample and its source key) or the file changes between epochs.
+    Iterating takes the epoch that ``set_epoch`` named, or else the one after the last. One
+    epoch is under way at a time: beginning another ends the one before. ToolError when a
+    sample does not decode (with the file, the sample and its source key), when the file ends
+    before it, or when it is changed or replaced while it is read.
     """
 
     samples: int
-    """Pictures in an epoch."""
+    """Pictures in an epoch, of all ranks."""
     wait_s: float
     """Seconds that the consumer has waited for batches in the current epoch."""
 
-    def __init__(
-        self,
-        beton: Path,
-        stats: Stats,
-        views: Views,
-        *,
-        batch_size: int,
-        jobs: int | None,
-        device: str,
-    ) -> None:
-        place = _device(device)
-        threads = _threads(jobs)
-        _check_numbers(views, batch_size)
-        self.beton, self.device, self.batch_size = beton, place, batch_size
+    def __init__(self, beton: Path, stats: Stats | None, views: Views, reading: Reading) -> None:
+        if views.dtype == "uint8":  # pixels as they are
+            views = replace(views, mean="none", lighting_mode="off", scaled=False)
+        place = usable_device(reading.device)
+        threads = usable_threads(reading.jobs)
+        check_views(views)
+        _check_reading(reading)
+        self.beton, self.device, self.views, self.reading = beton, place, views, reading
         self.info = inspect_beton(beton)
         self.manifest = load_manifest(beton)
-        _check_fit(beton, self.info, self.manifest, stats, views)
+        stats = load_stats(stats_beside(beton)) if stats is None else stats
+        check_fit(beton, self.info, self.manifest, stats, views)
         self.samples = self.info.samples
         self.wait_s = 0.0
-        self._next_epoch = 0
+        self._epoch, self._position, self._begun = 0, 0, False
         self._live: Epoch | None = None
-        pipelines, self._decoder = _pipelines(
-            self.info, stats, views, batch_size=batch_size, jobs=threads, device=place
-        )
-        order = EpochOrder(views.seed, views.random)
+        pipelines, self._decoder, self._channels_in_front = make_pipelines(
+            self.info, stats, views, batch_size=reading.batch_size, jobs=threads, device=place,
+            planes=not reading.channels_last,
+        )  # fmt: skip
         self._loader = make_loader(
-            str(beton), batch_size, threads, order, batches_ahead=BATCHES_AHEAD,
+            str(beton), reading.batch_size, threads, batches_ahead=reading.batches_ahead,
             pipelines={**dict.fromkeys(self.info.fields), **pipelines},
         )  # fmt: skip
+        # Also says at once when there are too few samples for the ranks.
+        self._ends = step_ends(self.samples, reading.batch_size, reading.ranks)
         # Compiled now, in this thread, where Ctrl-C works.
-        Epoch(self._loader, order.sample_order(0)[:1], self._check).compile()
+        Epoch(self._loader, [], self._check, self._named).compile()
 
     def __len__(self) -> int:
-        """Batches in an epoch, the smaller last one included."""
-        return math.ceil(self.samples / self.batch_size)
+        """Batches of this rank in a whole epoch, the smaller last one included."""
+        return len(self._ends)
+
+    @property
+    def lighting(self) -> float:
+        """How strong the colour noise is; may be set between epochs."""
+        return self._decoder.lighting
+
+    @lighting.setter
+    def lighting(self, value: float) -> None:
+        check_views(replace(self.views, lighting=value))
+        self._decoder.lighting = value
 
     def set_epoch(self, epoch: int) -> None:
-        """Names the epoch (0, 1, ...) that the next iteration goes through."""
+        """Names the epoch (0, 1, ...) that the next iteration goes through, from its start,
+        or from where ``load_state_dict`` has put it if that was in this epoch."""
         if epoch < 0:
             raise UsageError(f"epoch {epoch}: epochs count from 0")
-        self._next_epoch = epoch
+        if self._begun or epoch != self._epoch:
+            self._epoch, self._position, self._begun = epoch, 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch is: the batches that were handed out are behind it.
+
+        Plain values. ``position`` counts samples of all ranks, so that the epoch may go on
+        with other batches, ranks or jobs and the same pixels.
+        """
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "seed": self.views.seed,
+            "order": self.reading.order,
+            "pages_at_once": self.reading.pages_at_once,
+            "samples": self.samples,
+            "beton": self.manifest.digest,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iteration goes on where ``state_dict`` was taken.
+
+        ToolError when that was in another beton or another order.
+        """
+        ours = self.state_dict()
+        for name in ("beton", "samples", "seed", "order", "pages_at_once"):
+            if name not in state or state[name] != ours[name]:
+                raise ToolError(
+                    f"{self.beton}: the stored position is of another loader ({name} "
+                    f"{state.get(name)} there, {ours[name]} here); use what it was made with"
+                )
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if epoch < 0 or not 0 <= position <= self.samples:
+            raise ToolError(f"{self.beton}: the stored position {epoch}/{position} cannot be")
+        self.close()
+        if position == self.samples:  # taken after the last batch
+            epoch, position = epoch + 1, 0
+        self._epoch, self._position, self._begun = epoch, position, False
+
+    def _batches(self) -> tuple[list[NDArray[np.uint64]], list[int]]:
+        """The batches that are left of the epoch, and the position after each."""
+        reading = self.reading
+        # The header has a page of its own: data pages begin at whole ones.
+        pages = self.info.extents[:, 0] // self.info.page_size_bytes
+        order = sample_order(
+            reading.order, self.views.seed, self._epoch, pages, reading.pages_at_once
+        )[self._position :]
+        batches = rank_batches(order, reading.batch_size, reading.rank, reading.ranks)
+        ends = step_ends(len(order), reading.batch_size, reading.ranks)
+        return batches, [self._position + end for end in ends]
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the epoch; leaving early ends FFCV's thread."""
+        """The batches of the epoch, or what is left of it; leaving early ends FFCV's thread."""
         self.close()
-        if not self.beton.exists() or _stamp(self.beton) != self.info.stamp:
-            raise ToolError(f"{self.beton}: was replaced or changed while in use; start again")
-        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        self._decoder.epoch = epoch
+        if self._begun:
+            self.set_epoch(self._epoch + 1)
+        self._begun = True
+        batches, ends = self._batches()
+        self._decoder.epoch = self._epoch
         self.wait_s = 0.0
-        live = Epoch(self._loader, self._loader.traversal_order.sample_order(epoch), self._check)
-        self._live = live
         outputs = [name for name in self.info.fields if name in ("image", "label")]
-        live.begin()
+        with self._open():
+            live = Epoch(self._loader, batches, self._check, self._named)
+            self._live = live
+            live.begin()
+            try:
+                for end in ends:
+                    asked = time.perf_counter()
+                    taken = live.take()
+                    self.wait_s += time.perf_counter() - asked
+                    if taken is None:
+                        return
+                    indices, results = taken
+                    found = dict(zip(outputs, results, strict=True))
+                    places = torch.from_numpy(indices.astype(np.int64))
+                    self._position = end
+                    yield Batch(self._images(found["image"]), found["label"], places)
+            finally:
+                live.stop()
+                if self._live is live:
+                    self._live = None
+
+    def _images(self, made: torch.Tensor) -> torch.Tensor:
+        """What the pipeline made -> (B, [V,] 3, S, S) of the dtype asked for, without a copy."""
+        if made.dtype == torch.uint16:  # as NumPy holds the halves
+            made = made.view(getattr(torch, self.views.dtype))
+        return made if self._channels_in_front else made.movedim(-1, -3)
+
+    def _open(self) -> _OpenFile:
         try:
-            while True:
-                asked = time.perf_counter()
-                taken = live.take()
-                self.wait_s += time.perf_counter() - asked
-                if taken is None:
-                    return
-                indices, results = taken
-                found = dict(zip(outputs, results, strict=True))
-                places = torch.from_numpy(indices.astype(np.int64))
-                yield Batch(found["image"], found["label"], places)
-        finally:
-            live.stop()
-            if self._live is live:
-                self._live = None
+            return _OpenFile(self)
+        except FileNotFoundError:
+            raise ToolError(f"{self.beton}: has gone; {REBUILD}") from None
+        except OSError as error:
+            raise ToolError(f"{self.beton}: cannot be read ({error.strerror})") from None
 
     def _check(self, indices: NDArray[Any]) -> None:
+        """Called after each batch, in the loader's thread: raises if it is not to be used."""
         fault = self._decoder.fault(len(indices))
+        try:
+            changed = stamp_of(self.beton) != self.info.stamp
+        except OSError:
+            changed = True
+        if changed:
+            raise ToolError(f"{self.beton}: was replaced or changed while in use; start again")
         if fault is None:
             return
         index = int(indices[fault[0]])
         raise ToolError(
             f"{self.beton}: sample {index}, {self.manifest.keys[index]}, does not decode "
-            f"({fault[1]}); {_REBUILD}"
+            f"({fault[1]}); {REBUILD}"
         )
+
+    def _named(self, error: BaseException | None, indices: NDArray[Any]) -> BaseException:
+        """What ended the loader's thread while it made a batch -> what the consumer gets."""
+        if isinstance(error, ToolError):
+            return error
+        where = ""
+        if len(indices):
+            first = int(indices[0])
+            where = (
+                f" while it made the batch of {len(indices)} that begins with sample {first}, "
+                f"{self.manifest.keys[first]}"
+            )
+        reason = "without a word" if error is None else f"by {type(error).__name__}: {error}"
+        ended = RuntimeError(f"{self.beton}: the loader's thread was ended{where} {reason}")
+        ended.__cause__ = error
+        return ended
 
     def close(self) -> None:
         """Ends the epoch that is under way, if there is one, and its thread."""
@@ -328,93 +377,32 @@ class BetonLoader:
         self.close()
 
 
-def _pipelines(
-    info: BetonInfo, stats: Stats, views: Views, *, batch_size: int, jobs: int, device: torch.device
-) -> tuple[dict[str, list[Any]], CropDecoder]:
-    """FFCV's pipelines for one device, and the decoder, which holds the epoch.
+class _OpenFile:
+    """The beton, open for one epoch: what the kernels read is the file that was checked."""
 
-    On the CPU everything happens in the decoder's one pass. To another device travel uint8
-    crops, and the rest happens there; resampled windows are made on the CPU always.
-    """
-    mean = stats.mean
-    basis = colour_basis(stats.eigenvectors, stats.eigenstdev, views.lighting)
-    whole = _on_host(device) or views.resamples
-    decoder = CropDecoder(
-        views, info.extents, info.side_px, batch_size=batch_size, jobs=jobs,
-        mean=mean if whole else None, basis=basis if whole else None,
-    )  # fmt: skip
-    image: list[Any]
-    if _on_host(device):
-        image = [decoder, ffcv.ToTensor(), ffcv.ToTorchImage(channels_last=True)]
-        label = [ffcv.IntDecoder(), ffcv.ToTensor(), ffcv.Squeeze(1)]
-    elif whole:
-        image = [decoder, ffcv.ToTensor(), ffcv.ToDevice(device), ffcv.ToTorchImage()]
-        label = [ffcv.IntDecoder(), ffcv.ToTensor(), ffcv.ToDevice(device), ffcv.Squeeze(1)]
-    else:
-        rest = DeviceAugment(decoder, augment.normalise, mean, basis, device)
-        image = [decoder, ffcv.ToTensor(), ffcv.ToDevice(device), rest]
-        label = [ffcv.IntDecoder(), ffcv.ToTensor(), ffcv.ToDevice(device), ffcv.Squeeze(1)]
-    return {"image": image, "label": label}, decoder
+    def __init__(self, loader: BetonLoader) -> None:
+        self.decoder = loader._decoder
+        self.descriptor = os.open(loader.beton, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        if stamp_of(self.descriptor) != loader.info.stamp:
+            os.close(self.descriptor)
+            raise ToolError(f"{loader.beton}: was replaced or changed while in use; start again")
+
+    def __enter__(self) -> None:
+        self.decoder.file = self.descriptor
+
+    def __exit__(self, *_: object) -> None:
+        if self.decoder.file == self.descriptor:
+            self.decoder.file = -1
+        os.close(self.descriptor)
 
 
-def _on_host(device: torch.device) -> bool:
-    return device.type == "cpu"
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device {name!r}: unknown; it is cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r}: batches can be made for cpu and cuda only")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: this machine has no usable CUDA device; use cpu")
-    return device
-
-
-def _threads(jobs: int | None) -> int:
-    """The threads to use; numba raises above the cores that this process may use."""
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs is {jobs}; it must be at least 1")
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    most = min(cores, MOST_THREADS)
-    return most if jobs is None else min(jobs, most)
-
-
-def _check_numbers(views: Views, batch_size: int) -> None:
-    sizes = {"batch_size": batch_size, "crop_size": views.crop_px, "out_size": views.out_px}
-    for name, value in sizes.items():
+def _check_reading(reading: Reading) -> None:
+    """UsageError naming the first option that cannot be."""
+    for name in ("batch_size", "pages_at_once", "ranks", "batches_ahead"):
+        value = getattr(reading, name)
         if value < 1:
             raise UsageError(f"{name} is {value}; it must be at least 1")
-    if not 0 < views.scale_min <= 1:
-        raise UsageError(f"scale_min is {views.scale_min}; it is a share: above 0, at most 1")
-    if not 0 <= views.lighting < math.inf:
-        raise UsageError(f"lighting is {views.lighting}; it must be at least 0")
-
-
-def _check_fit(
-    beton: Path, info: BetonInfo, manifest: Manifest, stats: Stats, views: Views
-) -> None:
-    """The beton, its manifest, the statistics and the crop size belong together, or a sentence."""
-    if (manifest.samples, manifest.size_px) != (info.samples, info.side_px):
-        raise ToolError(
-            f"{beton}: has {info.samples} pictures of {info.side_px} px where its manifest says "
-            f"{manifest.samples} of {manifest.size_px} px; {_REBUILD}"
-        )
-    if info.label_max >= len(manifest.classes):
-        raise ToolError(
-            f"{beton}: has label {info.label_max} where its manifest names "
-            f"{len(manifest.classes)} classes; {_REBUILD}"
-        )
-    if stats.mean.shape[:2] != (info.side_px, info.side_px):
-        raise ToolError(
-            f"{beton}: has pictures of {info.side_px} px where the statistics are of pictures "
-            f"of {stats.size_px} px; use the statistics that were made from its crops"
-        )
-    if views.crop_px > info.side_px:
-        raise UsageError(
-            f"crop_size is {views.crop_px} where the pictures of {beton} have {info.side_px} px; "
-            "choose a smaller one"
-        )
+    if not 0 <= reading.rank < reading.ranks:
+        raise UsageError(f"rank is {reading.rank}; it counts from 0 to {reading.ranks - 1}")
+    if reading.order not in ORDERS:
+        raise UsageError(f"order is {reading.order!r}; it is one of {', '.join(ORDERS)}")

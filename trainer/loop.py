@@ -117,58 +117,82 @@ class _Sums:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a step needs of the configuration."""
+    """What a step needs of the configuration. ``accumulate`` batches make one step."""
 
     classes: int
     label_smoothing: float
-    clip_norm: float
     least_batch: int
+    accumulate: int = 1
+
+
+class Stepper:
+    """The optimiser's half of a step: learning rate, unscaling, clipping, averaging."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average | None,
+        precision: Precision,
+        clip_norm: float,
+        rate: Callable[[int], float],
+        first_step: int,
+    ) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer, self.average, self.scaler = optimizer, average, precision.scaler
+        self.rate, self.step = rate, first_step
+        self.clip = clip_norm if clip_norm > 0 else None
+
+    def __call__(self) -> None:
+        """Moves the weights along the gradients that have been collected, and clears them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step) * group["lr_factor"]
+        self.scaler.unscale_(self.optimizer)
+        if self.clip is not None:  # the norm reads every gradient once more
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.step)
+        self.step += 1
 
 
 def train_epoch(
     model: nn.Module,
     batches: Iterable[BatchLike],
-    optimizer: torch.optim.Optimizer,
-    average: Average | None,
+    stepper: Stepper,
     precision: Precision,
     settings: StepSettings,
-    rate: Callable[[int], float],
-    first_step: int,
     device: torch.device,
     advance: Callable[[int], None],
 ) -> Result:
-    """Trains once over ``batches``; ``rate(step)`` is the learning rate of a step.
+    """Trains once over ``batches``; ``stepper`` moves the weights.
 
-    ``advance(n)`` is called after each step with its pictures. A last batch below
-    ``least_batch`` is left out (batch normalisation cannot train on one picture).
+    ``advance(n)`` is called after each batch with its pictures, when the weights have moved.
+    A last batch below ``least_batch`` is left out (batch normalisation cannot train on one
+    picture); a last group of fewer than ``accumulate`` batches makes a smaller step.
     """
     model.train()
     sums = _Sums(device, settings.classes)
-    parameters = list(model.parameters())
-    scaler = precision.scaler
-    step = first_step
-    clip = settings.clip_norm if settings.clip_norm > 0 else float("inf")
+    share, collected = 1.0 / settings.accumulate, 0
     for batch in batches:
         images, labels = batch.images, batch.labels
         if labels.shape[0] < settings.least_batch:
             continue
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step) * group["lr_factor"]
         with precision.context():
             logits = model(images)
         logits = logits.float()
         loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(scaler.scale(loss))
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(parameters, clip)
-        scaler.step(optimizer)
-        scaler.update()
-        if average is not None:
-            average.update(step)
+        torch.autograd.backward(precision.scaler.scale(loss * share))
+        collected += 1
+        if collected == settings.accumulate:
+            stepper()
+            collected = 0
         sums.add(loss, logits, labels)
-        step += 1
         advance(labels.shape[0])
+    if collected:
+        stepper()
     return sums.result()
 
 
@@ -196,18 +220,3 @@ def evaluate(
         confusion.scatter_add_(0, cells, one.expand_as(cells))
         advance(labels.shape[0])
     return sums.result(), confusion.reshape(classes, classes).cpu()
-
-
-def make_optimizer(
-    model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW, fused; biases and normalisation do not decay."""
-    decaying = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decaying, "weight_decay": weight_decay, "lr_factor": 1.0},
-        {"params": others, "weight_decay": 0.0, "lr_factor": 1.0},
-    ]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=True)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)

@@ -14,7 +14,8 @@ from imagenet_prep.artifacts import Progress, ToolError, UsageError
 from imagenet_prep.crop import PictureError, crop_pixels
 from trainer import loop
 from trainer.checkpoint import load_checkpoint
-from trainer.run import choose_device, model_of
+from trainer.evaluation import model_of
+from trainer.session import choose_device
 
 NOT_PICTURES = {".json", ".jsonl", ".txt", ".csv", ".md", ".npz", ".beton", ".pt", ".html"}
 

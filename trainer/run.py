@@ -9,49 +9,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from imagenet_prep.artifacts import (
-    Classes,
-    Manifest,
-    Progress,
-    Stats,
-    ToolError,
-    UsageError,
-    load_manifest,
-    load_stats,
-    stats_beside,
-    validation_beside,
-    write_json,
-)
+from imagenet_prep.artifacts import Progress, ToolError, write_json
 from trainer import config as configs
 from trainer import loop
-from trainer.checkpoint import Checkpoint, check_classes, load_checkpoint, save_checkpoint
-from trainer.loader import BetonLoader, eval_loader, train_loader
-from trainer.model import AlexNet, NetworkSpec, build, network_spec
-from trainer.record import RunRecorder, environment_stamp, kernel_grid, read_metrics
+from trainer.checkpoint import load_checkpoint
+from trainer.evaluation import counter, evaluation_batches
+from trainer.loader import BetonLoader, train_loader
+from trainer.record import RunRecorder, kernel_grid, read_metrics
 from trainer.report import write_report
-from trainer.schedule import learning_rate_factor
+from trainer.schedule import epochs_without_gain, learning_rate_factor, plateau_drops
+from trainer.session import Session, find_data
 
-# Settings that may differ between a run and its continuation: they change no result.
 STEPS_PER_RECORD = 10
-FREE_ON_RESUME = {"jobs", "device", "precision", "preset"}
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run reads: betons that belong together, their statistics and classes."""
-
-    train: Path
-    validation: Path | None
-    stats: Stats
-    classes: Classes
-    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -62,116 +38,6 @@ class RunResult:
     rows: list[dict[str, Any]]
     best: dict[str, Any]
     seconds: float
-
-
-def find_data(beton: Path) -> Data:
-    """The betons and statistics that belong to ``beton``; ToolError where they do not fit."""
-    manifest = load_manifest(beton)
-    stats = load_stats(stats_beside(beton))
-    if stats.size_px != manifest.size_px:
-        raise ToolError(
-            f"{stats_beside(beton)}: statistics of {stats.size_px} px pictures beside a beton "
-            f"of {manifest.size_px} px; make both again with imagenet-prep stats and build"
-        )
-    classes = Classes(manifest.classes, manifest.readable)
-    validation: Path | None = validation_beside(beton)
-    if validation == beton or not validation_beside(beton).exists():
-        validation = None
-    if validation is not None and load_manifest(validation).classes != manifest.classes:
-        raise ToolError(
-            f"{validation}: has other classes than {beton}; build both from one source, or "
-            "move one of them elsewhere"
-        )
-    return Data(beton, validation, stats, classes, manifest)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` -> CUDA where there is a device; UsageError for CUDA without one."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UsageError("--device cuda: this machine has no usable CUDA device; use --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
-
-
-class Session:
-    """The state of a run between epochs: model, average, optimiser, place in the schedule."""
-
-    def __init__(self, config: configs.RunConfig, data: Data) -> None:
-        self.config, self.data = config, data
-        self.device = choose_device(config.device)
-        self.precision = loop.Precision(
-            self.device, loop.choose_precision(config.precision, self.device)
-        )
-        self.spec = network_spec(config.network, classes=len(data.classes))
-        self.model = build(self.spec, config.seed)
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average: loop.Average | None = None
-        if config.average > 0:
-            copy = build(self.spec, config.seed)
-            copy.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.average = loop.Average(self.model, copy, config.average)
-        self.optimizer = loop.make_optimizer(
-            self.model,
-            config.optimizer,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
-        self.epochs_done = 0
-        self.step = 0
-        self.best: dict[str, Any] | None = None
-        self.environment = environment_stamp() | {"precision": self.precision.name}
-
-    @property
-    def evaluated(self) -> torch.nn.Module:
-        """The weights that count: the running average where there is one."""
-        return self.model if self.average is None else self.average.average
-
-    def stored_config(self) -> dict[str, Any]:
-        """What ``config.json`` and checkpoints hold: the recipe and the network."""
-        return {"run": configs.as_dict(self.config), "network": asdict(self.spec)}
-
-    def save(self, path: Path, *, whole: bool) -> None:
-        """A checkpoint: everything to continue (``whole``), or the evaluated weights."""
-        average = self.average.average.state_dict() if self.average and whole else None
-        save_checkpoint(
-            path,
-            model=(self.model if whole else self.evaluated).state_dict(),
-            optimizer=self.optimizer.state_dict() if whole else None,
-            average=average,
-            progress={"epochs_done": self.epochs_done, "step": self.step, "best": self.best},
-            config=self.stored_config(),
-            classes=self.data.classes,
-            stats=self.data.stats,
-            environment=self.environment,
-        )
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continues from ``checkpoint``; ToolError if it belongs to another run."""
-        check_classes(checkpoint, self.data.classes)
-        stored = configs.from_dict(checkpoint.config["run"])
-        ours, theirs = configs.as_dict(self.config), configs.as_dict(stored)
-        differ = [k for k in ours if ours[k] != theirs[k] and k not in FREE_ON_RESUME]
-        if differ:
-            what = ", ".join(f"{k} {theirs[k]} there and {ours[k]} here" for k in differ)
-            raise ToolError(
-                f"{checkpoint.path}: was trained with other settings ({what}); repeat the "
-                "run's own options, or start a new run with another --out"
-            )
-        if checkpoint.stats_source != self.data.stats.source:
-            raise ToolError(
-                f"{checkpoint.path}: was trained on other pictures than {self.data.train}; name "
-                "the run's own beton, or start a new run with another --out"
-            )
-        if checkpoint.optimizer is None:
-            raise ToolError(f"{checkpoint.path}: holds no optimiser state; resume from a last.pt")
-        self.model.load_state_dict(checkpoint.model)
-        if self.average is not None and checkpoint.average is not None:
-            self.average.average.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.epochs_done = int(checkpoint.progress["epochs_done"])
-        self.step = int(checkpoint.progress["step"])
-        self.best = checkpoint.progress["best"]
 
 
 def train(
@@ -203,7 +69,7 @@ def train(
     ):
         validation = _validation_batches(session)
         try:
-            while session.epochs_done < config.epochs:
+            while session.epochs_done < config.epochs and not _is_over(session):
                 row, confusion = _epoch(session, batches, validation, recorder, progress, folder)
                 recorder.epoch(row)
                 recorder.kernels(session.epochs_done, _kernels(session))
@@ -226,6 +92,12 @@ def train(
     return RunResult(folder, rows, best, time.perf_counter() - started)
 
 
+def _is_over(session: Session) -> bool:
+    """Whether the validation error has not fallen for ``patience`` epochs."""
+    patience = session.config.patience
+    return patience > 0 and epochs_without_gain(session.errors) >= patience
+
+
 def _training_batches(session: Session) -> BetonLoader:
     config = session.config
     return train_loader(
@@ -234,7 +106,8 @@ def _training_batches(session: Session) -> BetonLoader:
         batch_size=config.batch_size,
         crop_size=config.crop_size,
         out_size=session.spec.input_size,
-        scale_min=config.scale_min,
+        view="resized" if config.scale_min < 1 else "random",
+        scale=(config.scale_min, 1.0),
         seed=config.seed,
         lighting=config.lighting,
         mirror=config.mirror,
@@ -250,21 +123,6 @@ def _validation_batches(session: Session) -> BetonLoader | None:
     return evaluation_batches(session.data.validation, session.data.stats, session.spec, config)
 
 
-def evaluation_batches(
-    beton: Path, stats: Stats, spec: NetworkSpec, config: configs.RunConfig
-) -> BetonLoader:
-    """The centre crops of ``beton`` as the network sees them."""
-    return eval_loader(
-        beton,
-        stats,
-        batch_size=config.batch_size,
-        crop_size=config.crop_size,
-        out_size=spec.input_size,
-        jobs=config.jobs,
-        device=choose_device(config.device).type,
-    )
-
-
 def _epoch(
     session: Session,
     batches: BetonLoader,
@@ -278,24 +136,36 @@ def _epoch(
     # Dropout of an epoch is a function of seed and epoch, so that resuming repeats it.
     torch.manual_seed((config.seed << 32) + epoch)
     batches.set_epoch(epoch)
-    steps = len(batches)
+    batches.lighting = 0.0 if 0 < config.lighting_epochs <= epoch else config.lighting
+    session.freeze()
+    steps = math.ceil(len(batches) / config.accumulate)
+    drops = plateau_drops(session.errors, patience=config.plateau_patience)
+
+    def rate(step: int) -> float:
+        return config.lr * _factor(config, step, steps, drops)
+
     started = time.perf_counter()
     result = loop.train_epoch(
         session.model,
         batches,
-        session.optimizer,
-        session.average,
+        loop.Stepper(
+            session.model,
+            session.optimizer,
+            session.average,
+            session.precision,
+            config.clip_norm,
+            rate,
+            session.step,
+        ),
         session.precision,
         loop.StepSettings(
             classes=len(session.data.classes),
             label_smoothing=config.label_smoothing,
-            clip_norm=config.clip_norm,
             least_batch=2 if session.spec.norm == "batch" else 1,
+            accumulate=config.accumulate,
         ),
-        lambda step: config.lr * _factor(config, step, steps),
-        session.step,
         session.device,
-        _counter(progress, f"epoch {epoch + 1}/{config.epochs}", batches.samples),
+        counter(progress, f"epoch {epoch + 1}/{config.epochs}", batches.samples),
     )
     seconds = time.perf_counter() - started
     _check_finite(result, epoch, config, folder)
@@ -307,7 +177,7 @@ def _epoch(
         "train_loss": result.loss,
         "train_top1_error": result.top1_error,
         "train_top5_error": result.top5_error,
-        "lr": config.lr * _factor(config, session.step - 1, steps),
+        "lr": rate(session.step - 1),
         "seconds": seconds,
         "images_per_second": result.images / seconds,
         "wait_share": batches.wait_s / seconds,
@@ -320,7 +190,7 @@ def _epoch(
             session.precision,
             len(session.data.classes),
             session.device,
-            _counter(progress, "validation", validation.samples),
+            counter(progress, "validation", validation.samples),
         )
         confusion = matrix.numpy()
         row |= {
@@ -328,6 +198,7 @@ def _epoch(
             "val_top1_error": found.top1_error,
             "val_top5_error": found.top5_error,
         }
+        session.errors.append(found.top1_error)
     _keep_best(session, row, folder)
     return row, confusion
 
@@ -357,7 +228,7 @@ def _keep_best(session: Session, row: dict[str, Any], folder: Path) -> None:
         session.save(folder / "best.pt", whole=False)
 
 
-def _factor(config: configs.RunConfig, step: int, steps_per_epoch: int) -> float:
+def _factor(config: configs.RunConfig, step: int, steps_per_epoch: int, drops: int) -> float:
     return learning_rate_factor(
         config.schedule,
         step,
@@ -365,18 +236,9 @@ def _factor(config: configs.RunConfig, step: int, steps_per_epoch: int) -> float
         warmup_steps=round(config.warmup_epochs * steps_per_epoch),
         epoch=step // steps_per_epoch,
         drop_epochs=config.drop_epochs,
+        drops=config.drops,
+        plateau=drops,
     )
-
-
-def _counter(progress: Progress, what: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(what, done, total)
-
-    return advance
 
 
 def _kernels(session: Session) -> NDArray[Any]:
@@ -384,49 +246,3 @@ def _kernels(session: Session) -> NDArray[Any]:
     first = next(m for m in session.evaluated.modules() if isinstance(m, torch.nn.Conv2d))
     weights = first.weight.detach().float().cpu().numpy()
     return kernel_grid(weights, columns=min(16, math.ceil(math.sqrt(weights.shape[0] * 1.5))))
-
-
-def model_of(checkpoint: Checkpoint, device: torch.device) -> tuple[AlexNet, configs.RunConfig]:
-    """The network that ``checkpoint`` was evaluated with, in evaluation mode."""
-    try:
-        values = dict(checkpoint.config["network"])
-        for name in ("widths", "groups", "hidden", "orders", "weight_std", "biases"):
-            values[name] = tuple(values[name])
-        spec = NetworkSpec(**values)
-        config = configs.from_dict(checkpoint.config["run"])
-        model = AlexNet(spec)
-        model.load_state_dict(checkpoint.average or checkpoint.model)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ToolError(
-            f"{checkpoint.path}: its weights and its description do not belong together "
-            f"({reason}); train again or use the version that wrote it"
-        ) from error
-    model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model, config
-
-
-def evaluate_beton(
-    checkpoint_path: Path,
-    beton: Path,
-    *,
-    device: str,
-    batch_size: int | None,
-    precision: str,
-    jobs: int | None,
-    progress: Progress,
-) -> loop.Result:
-    """Loss and errors of a checkpoint over a beton, with the checkpoint's own mean image."""
-    checkpoint = load_checkpoint(checkpoint_path)
-    manifest = load_manifest(beton)
-    check_classes(checkpoint, Classes(manifest.classes, manifest.readable))
-    place = choose_device(device)
-    model, config = model_of(checkpoint, place)
-    config = replace(
-        config, device=place.type, jobs=jobs, batch_size=batch_size or config.batch_size
-    )
-    chosen = loop.Precision(place, loop.choose_precision(precision, place))
-    with evaluation_batches(beton, checkpoint.stats, model.spec, config) as batches:
-        count = _counter(progress, "evaluate", batches.samples)
-        result, _ = loop.evaluate(model, batches, chosen, len(checkpoint.classes), place, count)
-    return result

@@ -1,8 +1,9 @@
-"""Step -> learning-rate factor; pure functions of the step."""
+"""Step -> learning-rate factor; pure functions of the step and of earlier errors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def learning_rate_factor(
@@ -13,12 +14,16 @@ def learning_rate_factor(
     warmup_steps: int = 0,
     epoch: int = 0,
     drop_epochs: int = 30,
+    drops: Sequence[int] = (),
+    plateau: int = 0,
 ) -> float:
     """What the base learning rate is multiplied with at ``step`` (counted from 0).
 
-    ``linear`` falls to 0 over ``total_steps``, ``cosine`` along half a cosine,
-    ``step`` divides by ten after every ``drop_epochs`` epochs, ``constant`` stays.
-    The first ``warmup_steps`` steps rise linearly to that. ValueError for another name.
+    ``linear`` falls to 0 over ``total_steps``, ``cosine`` along half a cosine, ``step``
+    divides by ten after every ``drop_epochs`` epochs, ``drops`` at the epochs listed in
+    ``drops`` (an epoch listed twice divides twice), ``plateau`` as often as ``plateau``
+    says (see ``plateau_drops``), ``constant`` stays. The first ``warmup_steps`` steps rise
+    linearly to that. ValueError for another name.
     """
     progress = min(step / max(total_steps, 1), 1.0)
     if schedule == "linear":
@@ -27,6 +32,10 @@ def learning_rate_factor(
         factor = 0.5 * (1.0 + math.cos(math.pi * progress))
     elif schedule == "step":
         factor = 0.1 ** (epoch // drop_epochs)
+    elif schedule == "drops":
+        factor = 0.1 ** sum(epoch >= drop for drop in drops)
+    elif schedule == "plateau":
+        factor = 0.1**plateau
     elif schedule == "constant":
         factor = 1.0
     else:
@@ -34,3 +43,25 @@ def learning_rate_factor(
     if step < warmup_steps:
         factor *= (step + 1) / warmup_steps
     return factor
+
+
+def plateau_drops(errors: Sequence[float], *, patience: int, most: int = 3) -> int:
+    """Errors (percent) of the epochs so far -> how often the learning rate was divided by ten.
+
+    It is divided when the least error is ``patience`` epochs old, and then the wait begins
+    anew; at most ``most`` times, as Krizhevsky et al. (2012) did by hand, three times.
+    """
+    drops, best, age = 0, math.inf, 0
+    for error in errors:
+        if error < best:
+            best, age = error, 0
+        else:
+            age += 1
+        if age >= patience and drops < most:
+            drops, age = drops + 1, 0
+    return drops
+
+
+def epochs_without_gain(errors: Sequence[float]) -> int:
+    """Errors of the epochs so far -> how many epochs ago the least of them was (0: the last)."""
+    return len(errors) - 1 - errors.index(min(errors)) if errors else 0

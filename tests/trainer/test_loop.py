@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import loop
+from trainer.optim import LARS, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def ignore(_: int) -> None:
 
 
 def settings(**changes: float) -> loop.StepSettings:
-    values = {"classes": 4, "label_smoothing": 0.0, "clip_norm": 0.0, "least_batch": 1}
+    values = {"classes": 4, "label_smoothing": 0.0, "least_batch": 1}
     return loop.StepSettings(**(values | changes))  # type: ignore[arg-type]
 
 
@@ -43,11 +44,22 @@ def batches(count: int = 4, size: int = 8, seed: int = 0) -> list[Batch]:
 
 
 def train_once(model: nn.Module, data: list[Batch], lr: float = 0.5) -> loop.Result:
-    optimizer = loop.make_optimizer(model, "sgd", lr=lr, momentum=0.9, weight_decay=0.0)
+    optimizer = make_optimizer(model, "sgd", lr=lr, momentum=0.9, weight_decay=0.0)
     precision = loop.Precision(CPU, "float32")
-    return loop.train_epoch(
-        model, data, optimizer, None, precision, settings(), lambda _: lr, 0, CPU, ignore
-    )
+    return epoch(model, data, optimizer, precision, lr)
+
+
+def epoch(
+    model: nn.Module,
+    data: list[Batch],
+    optimizer: torch.optim.Optimizer,
+    precision: loop.Precision,
+    lr: float,
+    clip_norm: float = 0.0,
+    **changes: float,
+) -> loop.Result:
+    stepper = loop.Stepper(model, optimizer, None, precision, clip_norm, lambda _: lr, 0)
+    return loop.train_epoch(model, data, stepper, precision, settings(**changes), CPU, ignore)
 
 
 def test_training_lowers_the_loss() -> None:
@@ -86,13 +98,10 @@ def test_loss_is_the_mean_over_pictures_not_over_batches() -> None:
 
 def test_a_batch_below_the_least_is_left_out() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    optimizer = loop.make_optimizer(model, "adamw", lr=1e-3, momentum=0.9, weight_decay=0.1)
+    optimizer = make_optimizer(model, "adamw", lr=1e-3, momentum=0.9, weight_decay=0.1)
     precision = loop.Precision(CPU, "float32")
     data = batches(1, 8) + batches(1, 1)
-    result = loop.train_epoch(
-        model, data, optimizer, None, precision, settings(least_batch=2), lambda _: 1e-3, 0, CPU,
-        ignore,
-    )  # fmt: skip
+    result = epoch(model, data, optimizer, precision, 1e-3, least_batch=2)
     assert result.images == 8
 
 
@@ -107,23 +116,18 @@ def test_a_loss_that_is_no_number_shows_in_the_step_losses() -> None:
 def test_clipping_bounds_the_step() -> None:
     model = nn.Linear(4, 4)
     before = model.weight.detach().clone(), model.bias.detach().clone()
-    optimizer = loop.make_optimizer(model, "sgd", lr=1.0, momentum=0.0, weight_decay=0.0)
+    optimizer = make_optimizer(model, "sgd", lr=1.0, momentum=0.0, weight_decay=0.0)
     precision = loop.Precision(CPU, "float32")
     data = batches(1)
     data[0].images *= 1000
-    loop.train_epoch(
-        model, data, optimizer, None, precision, settings(clip_norm=0.25), lambda _: 1.0, 0, CPU,
-        ignore,
-    )  # fmt: skip
+    epoch(model, data, optimizer, precision, 1.0, clip_norm=0.25)
     moved = torch.cat([(model.weight - before[0]).flatten(), model.bias - before[1]])
     assert float(moved.detach().norm()) == pytest.approx(0.25, rel=1e-4)
 
 
 def test_biases_and_normalisation_do_not_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    groups = loop.make_optimizer(
-        model, "adamw", lr=1e-3, momentum=0.9, weight_decay=0.1
-    ).param_groups
+    groups = make_optimizer(model, "adamw", lr=1e-3, momentum=0.9, weight_decay=0.1).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert [p.ndim for p in groups[0]["params"]] == [2]
     assert len(groups[1]["params"]) == 3
@@ -145,17 +149,67 @@ def test_the_average_follows_the_weights_and_copies_statistics() -> None:
 def test_bfloat16_trains_too() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 4)
-    optimizer = loop.make_optimizer(model, "sgd", lr=0.5, momentum=0.9, weight_decay=0.0)
+    optimizer = make_optimizer(model, "sgd", lr=0.5, momentum=0.9, weight_decay=0.0)
     precision = loop.Precision(CPU, "bfloat16")
-    losses = [
-        loop.train_epoch(
-            model, batches(8), optimizer, None, precision, settings(), lambda _: 0.5, 0, CPU, ignore
-        ).loss
-        for _ in range(2)
-    ]
+    losses = [epoch(model, batches(8), optimizer, precision, 0.5).loss for _ in range(2)]
     assert losses[1] < losses[0]
 
 
 def test_precision_is_taken_from_the_hardware_only_under_auto() -> None:
     assert loop.choose_precision("bfloat16", CPU) == "bfloat16"
     assert loop.choose_precision("auto", CPU) in ("float32", "bfloat16")
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
+    data = batches(3, 8)
+    whole = Batch(torch.cat([b.images for b in data]), torch.cat([b.labels for b in data]))
+    precision = loop.Precision(CPU, "float32")
+    weights = []
+    for pieces, accumulate in ((data, 3), ([whole], 1)):
+        torch.manual_seed(3)
+        model = nn.Linear(4, 4)
+        optimizer = make_optimizer(model, "sgd", lr=0.5, momentum=0.9, weight_decay=0.0)
+        epoch(model, pieces, optimizer, precision, 0.5, accumulate=accumulate)
+        weights.append(model.weight.detach())
+    assert torch.allclose(*weights, atol=1e-6)
+
+
+def test_a_frozen_layer_stays_and_the_others_learn() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].requires_grad_(False)
+    before = [layer.weight.detach().clone() for layer in model]  # type: ignore[union-attr]
+    train_once(model, batches(2))
+    assert torch.equal(model[0].weight, before[0])
+    assert not torch.equal(model[1].weight, before[1])
+
+
+def test_lars_takes_the_published_step() -> None:
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    optimizer = LARS([{"params": [weight], "weight_decay": 0.1}], lr=2.0, momentum=0.9, trust=0.01)
+    weight.grad = torch.tensor([[0.0, 1.0]])
+    optimizer.step()
+    # trust 0.01 · ‖w‖ 5 / (‖g‖ 1 + 0.1 · 5) = 1/30, times lr 2, on g + 0.1 w = (0.3, 1.4)
+    assert weight.tolist()[0] == pytest.approx([3 - 0.3 / 15, 4 - 1.4 / 15])
+    weight.grad = None
+    optimizer.step()
+    assert weight.tolist()[0] == pytest.approx([3 - 0.3 / 15, 4 - 1.4 / 15])
+
+
+def test_lars_moves_a_weight_of_zeros_and_biases_plainly() -> None:
+    weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2))
+    groups = [{"params": [weight]}, {"params": [bias], "adapt": False}]
+    optimizer = LARS(groups, lr=0.5, momentum=0.0)
+    weight.grad, bias.grad = torch.ones(2, 2), torch.ones(2)
+    optimizer.step()
+    assert weight.tolist() == [[-0.5, -0.5]] * 2
+    assert bias.tolist() == [0.5, 0.5]
+
+
+def test_biases_learn_and_decay_as_they_are_told() -> None:
+    model = nn.Linear(3, 3)
+    groups = make_optimizer(
+        model, "sgd", lr=1.0, momentum=0.9, weight_decay=0.1, bias_rate=2.0, decay_biases=True
+    ).param_groups
+    assert [group["lr_factor"] for group in groups] == [1.0, 2.0]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.1]

@@ -14,8 +14,10 @@ import torch
 from imagenet_prep.artifacts import ToolError, UsageError, quiet, save_stats, stats_beside
 from trainer import config as configs
 from trainer.checkpoint import load_checkpoint
+from trainer.evaluation import evaluate_beton
 from trainer.record import read_metrics
-from trainer.run import evaluate_beton, find_data, train
+from trainer.run import train
+from trainer.session import find_data
 
 if TYPE_CHECKING:
     from tests.trainer.conftest import Sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.schedule import learning_rate_factor
+from trainer.schedule import epochs_without_gain, learning_rate_factor, plateau_drops
 
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 1.0), (25, 0.75), (50, 0.5), (99, 0.01)])
@@ -30,3 +30,24 @@ def test_warm_up_rises_linearly_and_ends() -> None:
 def test_unknown_schedule_is_an_error() -> None:
     with pytest.raises(ValueError, match="zigzag"):
         learning_rate_factor("zigzag", 0, 1)
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(24, 1.0), (25, 0.1), (51, 0.01), (79, 1e-3)])
+def test_drops_divide_at_the_epochs_of_the_2012_code(epoch: int, factor: float) -> None:
+    found = learning_rate_factor("drops", 7, 100, epoch=epoch, drops=(25, 51, 79))
+    assert found == pytest.approx(factor)
+
+
+def test_a_plateau_divides_after_patience_and_three_times_at_most() -> None:
+    errors = [50.0, 40.0, 41.0, 40.0, 39.0, 39.5, 39.5]
+    assert plateau_drops(errors[:3], patience=2) == 0
+    assert plateau_drops(errors[:4], patience=2) == 1
+    assert plateau_drops(errors[:6], patience=2) == 1
+    assert plateau_drops(errors, patience=2) == 2
+    assert plateau_drops([10.0] * 50, patience=2) == 3
+    assert learning_rate_factor("plateau", 0, 1, plateau=2) == pytest.approx(0.01)
+
+
+def test_epochs_without_gain_counts_from_the_least_error() -> None:
+    assert epochs_without_gain([]) == 0
+    assert epochs_without_gain([3.0, 2.0, 2.5, 2.0]) == 2
