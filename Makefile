@@ -1,7 +1,7 @@
 # `make demo` and `make test` work from nothing on a fresh machine; see README.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check fix bench-smoke clean
+.PHONY: help env demo test check fix bench bench-env bench-smoke clean
 BIN := .venv/bin
 
 help: ## What can be made
@@ -26,13 +26,22 @@ fix: env ## What ruff can mend by itself
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench-smoke: env ## Two seconds of each benchmark, so that none of them rots
+bench-env: env ## What the benchmarks race against, and stock Pillow in .bench
+	@tools/bench_env.sh
+
+bench: bench-env ## All benchmarks, with records in tools/records (BENCH=crop: that one)
+	@status=0; for bench in tools/bench_$(or $(BENCH),*).py; do \
+		name=$$(basename "$$bench" .py); \
+		echo "$$bench"; \
+		$(BIN)/python "$$bench" --json "tools/records/$${name/_/-}.json" || status=1; \
+	done; exit $$status
+
+bench-smoke: env ## A moment of each benchmark, so that none of them rots
 	@for bench in tools/bench_*.py; do \
-		[ -e "$$bench" ] || continue; \
 		echo "$$bench --smoke"; \
 		$(BIN)/python "$$bench" --smoke || exit 1; \
 	done
 
-clean: ## Removes caches, the demo and build leftovers; keeps .venv
-	@rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Removes caches, the demo and build leftovers; keeps .venv and the rivals
+	@rm -rf demo build dist .bench/work *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find imagenet_prep trainer tests tools -name __pycache__ -type d -exec rm -rf {} +

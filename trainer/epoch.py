@@ -158,7 +158,8 @@ class Epoch(ffcv.EpochIterator):  # type: ignore[misc]
             except queue.Empty:
                 if alive:
                     continue
-                raise self.error or self.named(None, self.making) from None
+                self.error = self.error or self.named(None, self.making)
+                item = None
             if item is None:
                 if self.error is not None:
                     raise self.error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -171,17 +172,17 @@ def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
         optimizer = make_optimizer(model, "sgd", lr=0.5, momentum=0.9, weight_decay=0.0)
         epoch(model, pieces, optimizer, precision, 0.5, accumulate=accumulate)
         weights.append(model.weight.detach())
-    assert torch.allclose(*weights, atol=1e-6)
+    assert torch.allclose(weights[0], weights[1], atol=1e-6)
 
 
 def test_a_frozen_layer_stays_and_the_others_learn() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[0].requires_grad_(False)
-    before = [layer.weight.detach().clone() for layer in model]  # type: ignore[union-attr]
-    train_once(model, batches(2))
-    assert torch.equal(model[0].weight, before[0])
-    assert not torch.equal(model[1].weight, before[1])
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    first.requires_grad_(False)
+    before = first.weight.clone(), second.weight.detach().clone()
+    train_once(nn.Sequential(first, second), batches(2))
+    assert torch.equal(first.weight, before[0])
+    assert not torch.equal(second.weight, before[1])
 
 
 def test_lars_takes_the_published_step() -> None:
@@ -198,7 +199,7 @@ def test_lars_takes_the_published_step() -> None:
 
 def test_lars_moves_a_weight_of_zeros_and_biases_plainly() -> None:
     weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2))
-    groups = [{"params": [weight]}, {"params": [bias], "adapt": False}]
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "adapt": False}]
     optimizer = LARS(groups, lr=0.5, momentum=0.0)
     weight.grad, bias.grad = torch.ones(2, 2), torch.ones(2)
     optimizer.step()

@@ -164,13 +164,13 @@ def test_halves_are_the_rounded_floats(
 def test_conversion_to_halves_is_torchs(values: list[float]) -> None:
     floats = np.array(values, np.float32)
     bits = floats.view(np.uint32)
-    for name, convert in (
-        ("float16", lambda i: primitives.float16_bits(bits[i], floats[i])),
-        ("bfloat16", lambda i: primitives.bfloat16_bits(bits[i])),
-    ):
-        got = [int(convert(i)) for i in range(len(floats))]
+    got = {
+        "float16": [int(primitives.float16_bits(b, f)) for b, f in zip(bits, floats, strict=True)],
+        "bfloat16": [int(primitives.bfloat16_bits(b)) for b in bits],
+    }
+    for name, halves in got.items():
         want = torch.from_numpy(floats).to(getattr(torch, name)).view(torch.uint16)
-        assert got == want.tolist()
+        assert halves == want.tolist()
 
 
 def test_the_five_and_ten_views_lie_where_the_2012_code_puts_them() -> None:
