@@ -58,7 +58,8 @@ MAY_IMPORT: dict[str, str] = {
     "trainer.order": "draws",
     "trainer.beton_tables": "engine",
     "trainer.pipelines": "beton_tables draws engine",
-    "trainer.loader": "beton_tables draws epoch order pipelines",
+    "trainer.read_ahead": "",
+    "trainer.loader": "beton_tables draws epoch order pipelines read_ahead",
     "trainer.loop": "",
     "trainer.optim": "",
     # Dock.

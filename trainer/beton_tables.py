@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_prep.artifacts import ToolError, UsageError
+from imagenet_prep.artifacts import Manifest, ToolError, UsageError
 from trainer.engine import ffcv
 
 REBUILD = "build it again with imagenet-prep build"
@@ -55,6 +56,18 @@ def inspect_beton(path: Path) -> BetonInfo:
         raise ToolError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from None
     except ValueError as error:
         raise ToolError(f"{path}: not a usable beton ({error}); {REBUILD}") from None
+
+
+def verify_pages(path: Path, manifest: Manifest) -> None:
+    """Reads the whole file; ToolError naming the first page that its manifest has otherwise."""
+    size = manifest.page_size_bytes
+    with path.open("rb") as file:
+        for index, expected in enumerate(manifest.pages):
+            if hashlib.sha256(file.read(size)).hexdigest() != expected:
+                raise ToolError(
+                    f"{path}: page {index} (from byte {index * size}) is not what was written; "
+                    f"{REBUILD}"
+                )
 
 
 def stamp_of(path: Path | int) -> tuple[int, ...]:

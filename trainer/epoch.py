@@ -8,7 +8,7 @@ import queue
 import sys
 import threading
 import unittest.mock
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -74,17 +74,17 @@ class Epoch(ffcv.EpochIterator):  # type: ignore[misc]
 
     ``take`` gives (sample indices, results) of the next batch, None at the end, or raises
     what happened in the thread. ``batches`` are the sample indices of each batch, none longer
-    than the loader's batch size. ``check(indices)`` is called in the thread after each
-    batch and raises if a sample failed. ``named(error, indices)`` turns what ended the thread
-    (None: nothing that it could say) while it made that batch into what ``take`` raises.
-    FFCV's own loop ends silently on any error, and waits for ever with a last word that
-    nobody takes.
+    than the loader's batch size; the thread asks for each when its turn has come.
+    ``check(indices)`` is called in the thread after each batch and raises if a sample failed.
+    ``named(error, indices)`` turns what ended the thread (None: nothing that it could say)
+    while it made that batch into what ``take`` raises. FFCV's own loop ends silently on any
+    error, and waits for ever with a last word that nobody takes.
     """
 
     def __init__(
         self,
         loader: Any,
-        batches: Sequence[NDArray[np.uint64]],
+        batches: Iterable[NDArray[np.uint64]],
         check: Callable[[NDArray[Any]], None],
         named: Callable[[BaseException | None, NDArray[Any]], BaseException],
     ) -> None:

@@ -2,11 +2,18 @@
 
 For any training script; nothing else of the trainer is needed:
 
-    with train_loader(Path("train.beton"), crop_size=224, batch_size=256) as batches:
+    import torch, torchvision
+    from trainer.loader import train_loader
+
+    model = torchvision.models.resnet50()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with train_loader("train.beton", batch_size=256, view="resized", crop_size=224,
+                      mean="channel", scaled=True, lighting=0.0) as batches:
         for epoch in range(90):
             batches.set_epoch(epoch)
             for batch in batches:
-                step(batch.images, batch.labels)
+                loss = torch.nn.functional.cross_entropy(model(batch.images), batch.labels)
+                optimizer.zero_grad(), loss.backward(), optimizer.step()
 
 FFCV's engine runs our compiled kernels; what it lets pass is caught here: files are checked
 before the first read, samples that do not decode are named, threads are watched.
@@ -14,6 +21,7 @@ before the first read, samples that do not decode are named, threads are watched
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -34,7 +42,7 @@ from imagenet_prep.artifacts import (
     load_stats,
     stats_beside,
 )
-from trainer.beton_tables import REBUILD, inspect_beton, stamp_of
+from trainer.beton_tables import REBUILD, inspect_beton, stamp_of, verify_pages
 from trainer.draws import Views
 from trainer.epoch import Epoch, make_loader
 from trainer.order import ORDERS, rank_batches, sample_order, step_ends
@@ -45,6 +53,7 @@ from trainer.pipelines import (
     usable_device,
     usable_threads,
 )
+from trainer.read_ahead import ReadAhead
 
 
 @dataclass(frozen=True)
@@ -75,10 +84,11 @@ class Reading:
     device: str = "cpu"
     channels_last: bool = True
     batches_ahead: int = 3
+    verify: bool = False
 
 
 def train_loader(
-    beton: Path,
+    beton: Path | str,
     stats: Stats | None = None,
     *,
     batch_size: int = 128,
@@ -102,6 +112,7 @@ def train_loader(
     jobs: int | None = None,
     device: str = "cpu",
     batches_ahead: int = 3,
+    verify: bool = False,
 ) -> BetonLoader:
     """Drawn windows of all samples in a seeded order; pixels are a function of (seed, epoch,
     sample) alone, whatever the number of ``jobs`` (threads; None: one per core), of ranks,
@@ -118,7 +129,9 @@ def train_loader(
     ``order`` is "shuffle", "pages" (shuffled ``pages_at_once`` pages at a time, for files
     beyond memory) or "sequential". ``rank`` of ``ranks`` processes takes its part of the
     one order (see ``order.rank_batches``): every sample comes once per epoch, the last
-    batch is the smaller one, never dropped.
+    batch is the smaller one, never dropped. ``batches_ahead`` batches wait ready, besides
+    the consumer's and the one that is being made. ``verify`` reads the whole file first and
+    compares its digests: damage that still decodes to some picture shows in no other way.
     Raises ToolError or UsageError with one sentence; see ``BetonLoader``.
     """
     views = Views(
@@ -128,13 +141,14 @@ def train_loader(
     if not views.drawn:
         raise UsageError(f"view is {view!r}; training draws its views: random or resized")
     reading = Reading(
-        batch_size, order, pages_at_once, rank, ranks, jobs, device, channels_last, batches_ahead
-    )
+        batch_size, order, pages_at_once, rank, ranks, jobs, device, channels_last,
+        batches_ahead, verify,
+    )  # fmt: skip
     return BetonLoader(beton, stats, views, reading)
 
 
 def eval_loader(
-    beton: Path,
+    beton: Path | str,
     stats: Stats | None = None,
     *,
     batch_size: int = 128,
@@ -150,6 +164,7 @@ def eval_loader(
     jobs: int | None = None,
     device: str = "cpu",
     batches_ahead: int = 3,
+    verify: bool = False,
 ) -> BetonLoader:
     """Fixed windows of all samples in file order: "centre", "five" (the corners and the
     centre) or "ten" (these and their mirror images), the same in every epoch.
@@ -163,8 +178,9 @@ def eval_loader(
     if views.drawn:
         raise UsageError(f"view is {view!r}; evaluation has fixed ones: centre, five or ten")
     reading = Reading(
-        batch_size, "sequential", 1, rank, ranks, jobs, device, channels_last, batches_ahead
-    )
+        batch_size, "sequential", 1, rank, ranks, jobs, device, channels_last, batches_ahead,
+        verify,
+    )  # fmt: skip
     return BetonLoader(beton, stats, views, reading)
 
 
@@ -182,7 +198,10 @@ class BetonLoader:
     wait_s: float
     """Seconds that the consumer has waited for batches in the current epoch."""
 
-    def __init__(self, beton: Path, stats: Stats | None, views: Views, reading: Reading) -> None:
+    def __init__(
+        self, beton: Path | str, stats: Stats | None, views: Views, reading: Reading
+    ) -> None:
+        beton = Path(beton)
         if views.dtype == "uint8":  # pixels as they are
             views = replace(views, mean="none", lighting_mode="off", scaled=False)
         place = usable_device(reading.device)
@@ -194,10 +213,13 @@ class BetonLoader:
         self.manifest = load_manifest(beton)
         stats = load_stats(stats_beside(beton)) if stats is None else stats
         check_fit(beton, self.info, self.manifest, stats, views)
+        if reading.verify:
+            verify_pages(beton, self.manifest)
         self.samples = self.info.samples
         self.wait_s = 0.0
         self._epoch, self._position, self._begun = 0, 0, False
         self._live: Epoch | None = None
+        self._ending = contextlib.ExitStack()
         pipelines, self._decoder, self._channels_in_front = make_pipelines(
             self.info, stats, views, batch_size=reading.batch_size, jobs=threads, device=place,
             planes=not reading.channels_last,
@@ -269,17 +291,24 @@ class BetonLoader:
             epoch, position = epoch + 1, 0
         self._epoch, self._position, self._begun = epoch, position, False
 
-    def _batches(self) -> tuple[list[NDArray[np.uint64]], list[int]]:
-        """The batches that are left of the epoch, and the position after each."""
+    def _order(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """(Sample indices, their pages in the file) of what is left of the epoch."""
         reading = self.reading
         # The header has a page of its own: data pages begin at whole ones.
         pages = self.info.extents[:, 0] // self.info.page_size_bytes
         order = sample_order(
             reading.order, self.views.seed, self._epoch, pages, reading.pages_at_once
         )[self._position :]
-        batches = rank_batches(order, reading.batch_size, reading.rank, reading.ranks)
-        ends = step_ends(len(order), reading.batch_size, reading.ranks)
-        return batches, [self._position + end for end in ends]
+        return order, pages[order]
+
+    def _announced(
+        self, batches: list[NDArray[np.uint64]], ends: list[int], ahead: ReadAhead
+    ) -> Iterator[NDArray[np.uint64]]:
+        """The batches, for the loader's thread; the system hears of each before it is made."""
+        for batch, end in zip(batches, ends, strict=True):
+            if self.reading.order != "shuffle":
+                ahead.reach(end)
+            yield batch
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the epoch, or what is left of it; leaving early ends FFCV's thread."""
@@ -287,30 +316,35 @@ class BetonLoader:
         if self._begun:
             self.set_epoch(self._epoch + 1)
         self._begun = True
-        batches, ends = self._batches()
+        reading, done = self.reading, self._position
+        order, pages = self._order()
+        ends = step_ends(len(order), reading.batch_size, reading.ranks)
+        batches = rank_batches(order, reading.batch_size, reading.rank, reading.ranks)
         self._decoder.epoch = self._epoch
         self.wait_s = 0.0
         outputs = [name for name in self.info.fields if name in ("image", "label")]
-        with self._open():
-            live = Epoch(self._loader, batches, self._check, self._named)
-            self._live = live
+        with contextlib.ExitStack() as self._ending:
+            file = self._open()
+            ahead = ReadAhead(file, pages, self.info.page_size_bytes, reading.pages_at_once)
+            announced = self._announced(batches, ends, ahead)
+            live = self._live = Epoch(self._loader, announced, self._check, self._named)
+            self._ending.callback(self._end, live)
             live.begin()
-            try:
-                for end in ends:
-                    asked = time.perf_counter()
-                    taken = live.take()
-                    self.wait_s += time.perf_counter() - asked
-                    if taken is None:
-                        return
-                    indices, results = taken
-                    found = dict(zip(outputs, results, strict=True))
-                    places = torch.from_numpy(indices.astype(np.int64))
-                    self._position = end
-                    yield Batch(self._images(found["image"]), found["label"], places)
-            finally:
-                live.stop()
-                if self._live is live:
-                    self._live = None
+            for end in ends:
+                asked = time.perf_counter()
+                taken = live.take()
+                self.wait_s += time.perf_counter() - asked
+                if taken is None:
+                    return
+                indices, results = taken
+                found = dict(zip(outputs, results, strict=True))
+                places = torch.from_numpy(indices.astype(np.int64))
+                self._position = done + end
+                yield Batch(self._images(found["image"]), found["label"], places)
+
+    def _end(self, live: Epoch) -> None:
+        live.stop()
+        self._live = None
 
     def _images(self, made: torch.Tensor) -> torch.Tensor:
         """What the pipeline made -> (B, [V,] 3, S, S) of the dtype asked for, without a copy."""
@@ -318,13 +352,19 @@ class BetonLoader:
             made = made.view(getattr(torch, self.views.dtype))
         return made if self._channels_in_front else made.movedim(-1, -3)
 
-    def _open(self) -> _OpenFile:
+    def _open(self) -> int:
+        """Opens the beton until the epoch ends: what the kernels read is what was checked."""
         try:
-            return _OpenFile(self)
+            file = os.open(self.beton, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
             raise ToolError(f"{self.beton}: has gone; {REBUILD}") from None
         except OSError as error:
             raise ToolError(f"{self.beton}: cannot be read ({error.strerror})") from None
+        self._ending.callback(os.close, file)
+        if stamp_of(file) != self.info.stamp:
+            raise ToolError(f"{self.beton}: was replaced or changed while in use; start again")
+        self._decoder.file = file
+        return file
 
     def _check(self, indices: NDArray[Any]) -> None:
         """Called after each batch, in the loader's thread: raises if it is not to be used."""
@@ -360,10 +400,8 @@ class BetonLoader:
         return ended
 
     def close(self) -> None:
-        """Ends the epoch that is under way, if there is one, and its thread."""
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
+        """Ends the epoch that is under way, if there is one, with its thread and its file."""
+        self._ending.close()
 
     def __enter__(self) -> BetonLoader:
         return self
@@ -375,25 +413,6 @@ class BetonLoader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class _OpenFile:
-    """The beton, open for one epoch: what the kernels read is the file that was checked."""
-
-    def __init__(self, loader: BetonLoader) -> None:
-        self.decoder = loader._decoder
-        self.descriptor = os.open(loader.beton, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        if stamp_of(self.descriptor) != loader.info.stamp:
-            os.close(self.descriptor)
-            raise ToolError(f"{loader.beton}: was replaced or changed while in use; start again")
-
-    def __enter__(self) -> None:
-        self.decoder.file = self.descriptor
-
-    def __exit__(self, *_: object) -> None:
-        if self.decoder.file == self.descriptor:
-            self.decoder.file = -1
-        os.close(self.descriptor)
 
 
 def _check_reading(reading: Reading) -> None:

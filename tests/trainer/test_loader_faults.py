@@ -3,7 +3,6 @@ unnoticed, nothing left behind."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import threading
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from imagenet_prep.artifacts import ToolError, UsageError, manifest_beside
-from trainer import engine, epoch
+from trainer import engine
 from trainer.beton_tables import inspect_beton
 from trainer.draws import epoch_order
 from trainer.loader import eval_loader, train_loader
@@ -224,29 +223,11 @@ def test_an_exception_in_the_thread_is_raised_in_the_consumer(
         assert len(kept(batches)) == 4
 
 
-def test_a_thread_that_dies_without_a_word_is_noticed(
-    small_beton: Sample, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with train(small_beton) as batches:
-        monkeypatch.setattr(epoch.Epoch, "run", lambda self: None)
-        with pytest.raises(RuntimeError, match="ended"):
-            next(iter(batches))
-
-
 @pytest.fixture
 def no_new_threads() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before
-
-
-def test_leaving_epochs_early_leaves_no_thread(small_beton: Sample, no_new_threads: None) -> None:
-    with train(small_beton, batch_size=2) as batches:
-        for round_ in range(200):
-            for number, _ in enumerate(batches):
-                if number == round_ % 5:
-                    break
-            assert batches._live is None
 
 
 def test_an_interrupted_epoch_leaves_no_thread(small_beton: Sample, no_new_threads: None) -> None:
@@ -341,21 +322,3 @@ def test_a_file_that_is_replaced_in_the_middle_of_an_epoch_is_noticed(damaged: D
         for _ in batches:
             other.write_bytes(b"something else")
             other.replace(copy.path)
-
-
-def test_leaving_epochs_early_leaves_no_open_file(small_beton: Sample) -> None:
-    def files() -> list[str]:
-        names = []
-        for entry in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # the listing's own
-                names.append(str(entry.readlink()))
-        return [name for name in names if name.endswith(".beton")]
-
-    before = len(files())
-    with train(small_beton, batch_size=2) as batches:
-        mapped = len(files())
-        for _ in range(20):
-            for _ in batches:
-                break
-            assert len(files()) == mapped
-    assert mapped - before <= 1

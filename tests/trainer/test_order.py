@@ -18,8 +18,8 @@ SIZES = st.integers(1, 20)
 SEEDS = st.integers(0, 2**63)
 # A change of the hash or of the rule changes every run's batches: a decision, not an accident.
 PINNED = {
-    "shuffle": [10, 5, 8, 1, 9, 0, 2, 11, 6, 3, 7, 4],
-    "pages": [5, 9, 3, 10, 11, 4, 8, 1, 0, 2, 6, 7],
+    "shuffle": [10, 5, 4, 2, 1, 6, 0, 7, 11, 3, 9, 8],
+    "pages": [5, 4, 6, 7, 3, 8, 10, 2, 1, 0, 11, 9],
 }
 
 
