@@ -8,6 +8,8 @@ Pixels are uint8 RGB, 0-255, height x width x channel; statistics are in the sam
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DEFAULT_SIZE_PX = 256
-DEFAULT_QUALITY = 90
 SPLITS = ("train", "val", "test")
 CLASSES_NAME = "classes.json"
 JOURNAL_NAME = "crop.jsonl"
@@ -151,21 +151,49 @@ def publish(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``target``; renames it onto ``target`` on success.
 
     After an exception (KeyboardInterrupt included) the temporary file is gone and
-    ``target`` is as it was.
+    ``target`` is as it was. What a killed process left half-written is removed first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    temporary.chmod(0o666 & ~_umask())
+    _remove_abandoned(target)
+    handle, temporary = _locked_temporary(target)
     try:
+        os.fchmod(handle, 0o666 & ~_umask())
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        os.fsync(handle)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
+
+
+def _locked_temporary(target: Path) -> tuple[int, Path]:
+    """(descriptor, path) of a new file beside ``target``, locked while its writer lives."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Another process may have taken it for abandoned before it was locked.
+        if Path(name).exists():
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Deletes temporary files of ``target`` that no living process has locked."""
+    for temporary in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        try:
+            handle = os.open(temporary, os.O_RDWR)
+        except OSError:
+            continue  # somebody else's, or just renamed
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # in use, or a file system where that cannot be told
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

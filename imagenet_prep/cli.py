@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from imagenet_prep import __version__, outcome
-from imagenet_prep.artifacts import DEFAULT_QUALITY, STATS_NAME
+from imagenet_prep.artifacts import STATS_NAME
 from imagenet_prep.cli_beton import build, info, make_betons
 from imagenet_prep.cli_common import (
     FOLDER,
@@ -23,14 +23,11 @@ from imagenet_prep.cli_common import (
     jobs_option,
     json_option,
     print_result,
-    size_option,
     warn_stock_pillow,
 )
+from imagenet_prep.cli_crop import crop, crop_options, failures, make_crops, source_options
 from imagenet_prep.cli_stats import make_stats, stats
 from imagenet_prep.terminal import Bar, run_command, say
-
-if TYPE_CHECKING:
-    from imagenet_prep.crop_stage import CropReport
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -83,67 +80,23 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
 
 
 @cli.command()
-@click.option("--src", type=FOLDER, required=True, help="Folder with the raw pictures.")
-@click.option("--dst", type=FOLDER, required=True, help="Folder for the crops.")
-@size_option
-@click.option(
-    "--quality",
-    type=click.IntRange(min=1, max=100),
-    default=DEFAULT_QUALITY,
-    show_default=True,
-    help="JPEG quality of the crops.",
-)
-@jobs_option
-@click.option(
-    "--max-failures",
-    type=click.IntRange(min=0),
-    help="Stop when more pictures than this fail.  [default: never]",
-)
-@json_option
-def crop(
-    src: Path,
-    dst: Path,
-    size: int,
-    quality: int,
-    jobs: int | None,
-    max_failures: int | None,
-    as_json: bool,
-) -> None:
-    """Makes a square crop of every picture: short side to --size, then the centre.
-
-    Does only what is missing or changed, so an interrupted run goes on where it was.
-
-    \b
-    Example: imagenet-prep crop --src raw --dst cropped
-    """
-    warn_stock_pillow()
-    report = _crop(src, dst, size, quality, jobs, max_failures)
-    print_result(as_json, outcome.crop_value(report), outcome.crop_lines(report, dst))
-
-
-def _crop(
-    src: Path, dst: Path, size: int, quality: int, jobs: int | None, max_failures: int | None
-) -> CropReport:
-    from imagenet_prep.crop import CropSettings
-    from imagenet_prep.crop_stage import run_crop
-
-    bar = Bar()
-    try:
-        settings = CropSettings(size=size, quality=quality)
-        return run_crop(src, dst, settings, jobs=jobs, max_failures=max_failures, progress=bar)
-    finally:
-        bar.close()
-
-
-@cli.command()
-@click.option("--src", type=FOLDER, required=True, help="Folder with the raw pictures.")
+@source_options
 @click.option(
     "--dst", type=FOLDER, default=Path(), show_default=".", help="Folder for everything made."
 )
-@size_option
+@crop_options
 @jobs_option
 @json_option
-def prepare(src: Path, dst: Path, size: int, jobs: int | None, as_json: bool) -> None:
+def prepare(
+    src: Path,
+    dst: Path,
+    layout: str | None,
+    classes: Path | None,
+    jobs: int | None,
+    max_failures: int | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Does it all: --dst gets cropped/, stats.npz, and train.beton, val.beton, ...
 
     \b
@@ -152,7 +105,10 @@ def prepare(src: Path, dst: Path, size: int, jobs: int | None, as_json: bool) ->
     warn_stock_pillow()
     start = time.perf_counter()
     cropped = dst / "cropped"
-    report = _crop(src, cropped, size, DEFAULT_QUALITY, jobs, None)
+    report = make_crops(
+        src, cropped, layout=layout, classes=classes, jobs=jobs, max_failures=max_failures,
+        **settings,
+    )  # fmt: skip
     statistics, _ = make_stats(cropped, dst / STATS_NAME, jobs)
     built = make_betons(cropped, dst, dst / STATS_NAME, jobs)
     seconds = time.perf_counter() - start
@@ -172,6 +128,8 @@ def prepare(src: Path, dst: Path, size: int, jobs: int | None, as_json: bool) ->
     print_result(as_json, value, lines)
 
 
+cli.add_command(crop)
+cli.add_command(failures)
 cli.add_command(stats)
 cli.add_command(build)
 cli.add_command(info)

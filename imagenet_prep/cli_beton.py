@@ -47,7 +47,7 @@ def build(src: Path, dst: Path, stats_file: Path | None, jobs: int | None, as_js
 def make_betons(src: Path, dst: Path, stats_file: Path, jobs: int | None) -> dict[str, Any]:
     from imagenet_prep import artifacts
     from imagenet_prep.beton import build_beton
-    from imagenet_prep.crop_stage import list_crops, list_splits, settings_digest
+    from imagenet_prep.journal import list_crops, list_splits, settings_text
 
     start = time.perf_counter()
     crops = {split: list_crops(src, split) for split in list_splits(src) or ("train",)}
@@ -67,7 +67,7 @@ def make_betons(src: Path, dst: Path, stats_file: Path, jobs: int | None) -> dic
                 stats_digest=digest,
                 classes=classes,
                 crops=pairs,
-                crop_settings=settings_digest(src),
+                crop_settings=settings_text(src),
                 jobs=jobs,
                 progress=bar,
             )

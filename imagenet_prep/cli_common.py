@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from imagenet_prep.artifacts import DEFAULT_SIZE_PX
+from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.terminal import say
 
 PROGRAM = "imagenet-prep"
@@ -22,7 +22,7 @@ jobs_option = click.option(
 size_option = click.option(
     "--size",
     type=click.IntRange(min=1, max=4096),
-    default=DEFAULT_SIZE_PX,
+    default=CropSettings.size,
     show_default=True,
     help="Side of the crops in pixels.",
 )

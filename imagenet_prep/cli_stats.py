@@ -64,10 +64,11 @@ def make_stats(src: Path, out: Path, jobs: int | None) -> tuple[dict[str, Any], 
 def _draw_stats(result: Stats, src: Path, picture: Path) -> None:
     from imagenet_prep.artifacts import publish
     from imagenet_prep.crop import crop_pixels
-    from imagenet_prep.crop_stage import list_crops
+    from imagenet_prep.crop_settings import CropSettings
+    from imagenet_prep.journal import list_crops
     from imagenet_prep.pictures import stats_picture
 
     first = src / list_crops(src, "train")[0][0]
-    png = stats_picture(result, crop_pixels(first.read_bytes(), result.size_px))
+    png = stats_picture(result, crop_pixels(first.read_bytes(), CropSettings(result.size_px)))
     with publish(picture) as temporary:
         temporary.write_bytes(png)

@@ -1,7 +1,8 @@
 """A picture's bytes -> its upright, centred, square RGB crop. Pure: no disk, no terminal.
 
-The crop is defined as short side to ``size`` (antialiased bilinear), then the centre
-``size`` x ``size``: what torchvision's ``Resize`` and ``CenterCrop`` make of a PIL image.
+The crop is defined as short side to ``size`` (antialiased), then the centre ``size`` x
+``size``: what torchvision's ``Resize`` and ``CenterCrop`` make of a PIL image; or as the
+whole picture squashed into that square.
 Only the box that is kept is resized, and a JPEG much larger than its crop is decoded at
 a fraction of its size, never below three times the crop: that changes a pixel by 0.01
 levels on average and 0.3 in the worst real picture seen, where twice the crop changes
@@ -15,10 +16,8 @@ and none of those that run programs (EPS) or guess (TGA) are ever asked.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import io
-import json
 import logging
 import re
 import struct
@@ -26,21 +25,27 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, ImageFile, features
+
+from imagenet_prep.crop_settings import CropSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 178_956_970  # Pillow's own refusal: half a gigabyte as 24-bit RGB
 _DRAFT_FACTOR = 3
 _WHITE = (255, 255, 255)
 _ORIENTATION_TAG = 0x0112
-_ALGORITHM = 1  # counts the versions of this module that give other pixels
+_FILTERS = {
+    "bilinear": (Image.Resampling.BILINEAR, 1.0),
+    "area": (Image.Resampling.BOX, 0.5),
+    "bicubic": (Image.Resampling.BICUBIC, 2.0),
+    "lanczos": (Image.Resampling.LANCZOS, 3.0),
+}  # name -> (Pillow's filter, how many pixels of the crop it reaches to each side)
 
 # What opening and decoding a damaged file really raises, by plugin: OSError and its
 # UnidentifiedImageError everywhere, SyntaxError for damaged headers (PNG, TIFF),
@@ -72,26 +77,17 @@ class PictureError(Exception):
 
 
 @dataclass(frozen=True)
-class CropSettings:
-    """What a crop is made with: the side in pixels and the JPEG quality."""
-
-    size: int = 256
-    quality: int = 90
-
-    def digest(self) -> str:
-        """A short name of these settings and of the algorithm: equal where crops are."""
-        text = json.dumps({**asdict(self), "algorithm": _ALGORITHM}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
 class Cropped:
-    """A crop as JPEG, with the size and the mode of the picture it came from, as stored."""
+    """A crop as JPEG, with the size and the mode of the picture it came from, as stored.
+
+    ``remark`` says what was let pass; it is empty for a sound picture.
+    """
 
     jpeg: bytes
     width: int
     height: int
     mode: str
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,13 +134,12 @@ def decode(data: bytes) -> Image.Image:
         return _turn(_to_rgb(_to_8_bits(image)), orientation)
 
 
-def crop_pixels(data: bytes, size: int) -> NDArray[np.uint8]:
+def crop_pixels(data: bytes, settings: CropSettings) -> NDArray[np.uint8]:
     """A picture file's bytes -> its crop, (size, size, 3) uint8 RGB.
 
     Takes and raises what ``decode`` does.
     """
-    with _reasons(data):
-        return np.asarray(_crop(_open(data), size))
+    return np.asarray(_crop_somehow(data, settings)[1])
 
 
 def crop_picture(data: bytes, settings: CropSettings) -> Cropped:
@@ -152,24 +147,55 @@ def crop_picture(data: bytes, settings: CropSettings) -> Cropped:
 
     Takes and raises what ``decode`` does.
     """
-    with _reasons(data):
-        image = _open(data)
-        width, height = image.size
-        mode = image.mode
-        crop = _crop(image, settings.size)
+    (width, height, mode), crop, remark = _crop_somehow(data, settings)
     crop.info = {}  # Pillow would write a comment that it finds there
     buffer = io.BytesIO()
     crop.save(buffer, "JPEG", quality=settings.quality, subsampling="4:2:0")
-    return Cropped(buffer.getvalue(), width, height, mode)
+    return Cropped(buffer.getvalue(), width, height, mode, remark)
 
 
-def _crop(image: ImageFile, size: int) -> Image.Image:
+def _crop_somehow(
+    data: bytes, settings: CropSettings
+) -> tuple[tuple[int, int, str], Image.Image, str]:
+    """(width, height, mode of the picture, its crop, a remark); incomplete ones if allowed."""
+    try:
+        return *_crop_whole(data, settings), ""
+    except PictureError as error:
+        if settings.truncated != "keep" or not str(error).startswith("truncated"):
+            raise
+        reason = str(error)
+    with _incomplete_allowed():
+        return *_crop_whole(data, settings), f"{reason}, kept"
+
+
+def _crop_whole(data: bytes, settings: CropSettings) -> tuple[tuple[int, int, str], Image.Image]:
+    with _reasons(data):
+        image = _open(data)
+        facts = (*image.size, image.mode)
+        return facts, _crop(image, settings)
+
+
+@contextmanager
+def _incomplete_allowed() -> Iterator[None]:
+    """Pillow decodes what is there of a file; one switch for the process, which has one thread."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _crop(image: ImageFile.ImageFile, settings: CropSettings) -> Image.Image:
     """An opened, undecoded picture -> its crop, mode RGB, upright."""
     width, height = image.size
-    orientation = _orientation(image)
-    across = orientation >= 5  # a quarter turn: the upright picture has its sides swapped
-    upright = crop_box(height, width, size) if across else crop_box(width, height, size)
-    box = _before_turning(upright, width, height, orientation)
+    size, (resampling, reach) = settings.size, _FILTERS[settings.filter]
+    orientation = _orientation(image) if settings.exif == "apply" else 1
+    if settings.fit == "squash":
+        box = Box(0.0, 0.0, float(width), float(height))
+    else:
+        across = orientation >= 5  # a quarter turn: the upright picture has its sides swapped
+        upright = crop_box(height, width, size) if across else crop_box(width, height, size)
+        box = _before_turning(upright, width, height, orientation)
     if image.format == "JPEG":
         target = size * _DRAFT_FACTOR
         drafted = image.draft(None, (target, target))
@@ -180,7 +206,7 @@ def _crop(image: ImageFile, size: int) -> Image.Image:
     if pixels.mode != "RGB" or pixels.has_transparency_data:
         # Only the box is converted, with a margin as wide as the filter, so that the
         # pixels at the edge of the crop have the same neighbours as in the whole picture.
-        left, top, right, bottom = _region(pixels, box, size)
+        left, top, right, bottom = _region(pixels, box, size, reach)
         pixels = _to_rgb(pixels.crop((left, top, right, bottom)))
         box = Box(box.left - left, box.top - top, box.right - left, box.bottom - top)
     within = (
@@ -189,13 +215,13 @@ def _crop(image: ImageFile, size: int) -> Image.Image:
         min(box.right, float(pixels.width)),
         min(box.bottom, float(pixels.height)),
     )
-    crop = pixels.resize((size, size), Image.Resampling.BILINEAR, box=within)
+    crop = pixels.resize((size, size), resampling, box=within)
     return _turn(crop, orientation)
 
 
-def _region(image: Image.Image, box: Box, size: int) -> tuple[int, int, int, int]:
-    x = max((box.right - box.left) / size, 1) + 1
-    y = max((box.bottom - box.top) / size, 1) + 1
+def _region(image: Image.Image, box: Box, size: int, reach: float) -> tuple[int, int, int, int]:
+    x = reach * max((box.right - box.left) / size, 1) + 1
+    y = reach * max((box.bottom - box.top) / size, 1) + 1
     return (
         max(int(box.left - x), 0),
         max(int(box.top - y), 0),
@@ -232,7 +258,7 @@ def _before_turning(box: Box, width: int, height: int, orientation: int) -> Box:
     return Box(left, top, right, bottom)
 
 
-def _orientation(image: ImageFile) -> int:
+def _orientation(image: ImageFile.ImageFile) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or its field is damaged."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -241,7 +267,7 @@ def _orientation(image: ImageFile) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_8_bits(image: ImageFile) -> Image.Image:
+def _to_8_bits(image: ImageFile.ImageFile) -> Image.Image:
     """16- and 32-bit grey -> mode L; every other mode as it is.
 
     Whole numbers map linearly, white (below) to 255; floats are taken as 0-1 or as 0-255
@@ -332,7 +358,7 @@ def _recognise(data: bytes) -> str:
     return next((name for magic, name in _MAGIC if head.startswith(magic)), "")
 
 
-def _open(data: bytes) -> ImageFile:
+def _open(data: bytes) -> ImageFile.ImageFile:
     """A picture file's bytes -> the opened, undecoded picture, of a size that is allowed."""
     if not data:
         raise PictureError("empty file")
@@ -340,7 +366,7 @@ def _open(data: bytes) -> ImageFile:
     if name in ("", "HEIC", "JPEG XL"):
         what = f"{name} is not supported" if name else "not a picture of a known format"
         raise PictureError(what)
-    image: ImageFile = _plugin(name)(io.BytesIO(data))
+    image: ImageFile.ImageFile = _plugin(name)(io.BytesIO(data))
     width, height = image.size
     if width < 1 or height < 1:
         raise PictureError(f"damaged {name} (it has no pixels)")

@@ -1,4 +1,4 @@
-"""The file layer of ``crop``: raw folders -> ``cropped/``, restartable at any moment.
+"""The file layer of ``crop``: raw pictures -> ``cropped/``, restartable at any moment.
 
 ``crop.jsonl`` in the destination is a journal with one line per source, written as the
 results arrive. Its last line about a source is believed as long as the source has the
@@ -13,14 +13,12 @@ import contextlib
 import errno
 import fcntl
 import itertools
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from imagenet_prep.artifacts import (
     JOURNAL_NAME,
@@ -29,37 +27,20 @@ from imagenet_prep.artifacts import (
     ToolError,
     UsageError,
     publish,
+    quiet,
     save_classes,
 )
-from imagenet_prep.crop import CropSettings, PictureError, crop_picture
+from imagenet_prep.crop import PictureError, crop_picture
+from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.journal import UNFINISHED_NAME, Entry, Journal, end_line, line_of
 from imagenet_prep.parallel import Failed, Ok, map_ordered, resolve_jobs
 from imagenet_prep.places import Place
 from imagenet_prep.sources import Collection, Source, scan
 
-UNFINISHED_NAME = ".crop.unfinished"
 MAX_SOURCE_BYTES = 1 << 30
 _FAILURES_LISTED = 1000
-_Facts = tuple[int, int, str, int]  # of a crop: the source's width, height, mode; its bytes
 # These say something about this machine and not about one picture.
 _FATAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of the journal; ``bytes``, ``mtime_ns``, the size and ``mode`` are the source's."""
-
-    key: str
-    crop: str
-    label: int
-    status: str
-    reason: str
-    bytes: int
-    mtime_ns: int
-    settings: str
-    width: int = 0
-    height: int = 0
-    mode: str = ""
-    crop_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,8 @@ class CropReport:
     """The outcome of a run; ``ok + failed + skipped`` is the number of sources.
 
     ``ok`` were cropped now, ``skipped`` earlier, ``failed`` now or earlier; ``reasons``
-    counts the failures, commonest first, ``failures`` lists the first 1000.
+    counts the failures, commonest first, ``failures`` lists the first 1000; ``remarks``
+    counts what was let pass, among all crops.
     """
 
     ok: int
@@ -76,6 +58,7 @@ class CropReport:
     seconds: float
     reasons: dict[str, int]
     failures: list[tuple[str, str]]
+    remarks: dict[str, int]
     tried: int
 
     @property
@@ -95,11 +78,24 @@ class _Task:
     settings: CropSettings
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a worker says of a crop: its source's size and mode, its bytes, a remark."""
+
+    width: int
+    height: int
+    mode: str
+    bytes: int
+    remark: str
+
+
 @dataclass
-class _Plan:
-    """What an earlier run left: entries to keep; sources to do, with size and time; old crops."""
+class Plan:
+    """What an earlier run left: entries to keep, their checksums added up, sources to do with
+    size and time, crops that go, and whether the journal says all that already."""
 
     kept: list[Entry] = field(default_factory=list)
+    sum: int = 0
     todo: list[tuple[Source, int, int]] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     rewrite: bool = False
@@ -110,23 +106,26 @@ def run_crop(
     dst: Path,
     settings: CropSettings,
     *,
-    jobs: int | None,
-    max_failures: int | None,
-    progress: Progress,
+    layout: str | None = None,
+    classes: Path | None = None,
+    jobs: int | None = None,
+    max_failures: int | None = None,
+    progress: Progress = quiet,
 ) -> CropReport:
-    """Crops every picture below ``src`` into ``dst``; does only what is missing or changed.
+    """Crops every picture of ``src`` into ``dst``; does only what is missing or changed.
 
-    A picture that cannot be used is counted and listed. Raises ToolError when more than
-    ``max_failures`` failed, when nothing could be cropped, or when the two folders lie in
-    one another; OSError when ``dst`` cannot be written.
+    ``layout`` and ``classes`` are those of ``sources.scan``. A picture that cannot be used
+    is counted and listed. Raises ToolError when more than ``max_failures`` failed (None:
+    never), when nothing could be cropped, or when the two folders lie in one another;
+    OSError when ``dst`` cannot be written.
     """
     start = time.perf_counter()
     _check_places(src, dst)
-    collection = scan(src)
+    collection = scan(src, layout=layout, classes=classes)
     dst.mkdir(parents=True, exist_ok=True)
     with _unfinished(dst):
         save_classes(dst, collection.classes)
-        plan = _plan(dst, collection, settings.digest())
+        plan = plan_crops(dst, collection, settings.text())
         _forget(dst, plan)
         report = _run(dst, plan, settings, resolve_jobs(jobs), max_failures, progress)
         if report.ok + report.skipped == 0:
@@ -135,87 +134,6 @@ def run_crop(
                 f"{src}: none of its {report.failed} files was cropped; {count} of them: {reason}"
             )
     return replace(report, seconds=time.perf_counter() - start)
-
-
-def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:
-    """(crop path relative to ``cropped``, label) of the good crops of ``split``, sorted.
-
-    Good is what the journal calls ok and what exists. Raises ToolError when the folder was
-    not made by ``crop``, when that did not finish, or when the split has no crops.
-    """
-    if not cropped.is_dir():
-        raise UsageError(f"{cropped}: no such folder; make it with imagenet-prep crop")
-    journal = cropped / JOURNAL_NAME
-    if not journal.is_file():
-        raise ToolError(
-            f"{cropped}: was not made by imagenet-prep crop (it has no {JOURNAL_NAME}); use that"
-        )
-    if (cropped / UNFINISHED_NAME).exists():
-        raise ToolError(
-            f"{cropped}: imagenet-prep crop has not finished there; run the same command "
-            "again, it continues"
-        )
-    good = [entry for entry in read_journal(journal).values() if entry.status == "ok"]
-    crops = sorted(
-        (entry.crop, entry.label)
-        for entry in good
-        if entry.crop.startswith(f"{split}/") and (cropped / entry.crop).is_file()
-    )
-    if not crops:
-        raise ToolError(f"{cropped}: has no crops of the split {split}; crop the pictures first")
-    return crops
-
-
-def list_splits(cropped: Path) -> tuple[str, ...]:
-    """Those of train, val and test that have crops in ``cropped``."""
-    entries = read_journal(cropped / JOURNAL_NAME).values()
-    found = {entry.crop.partition("/")[0] for entry in entries if entry.status == "ok"}
-    return tuple(split for split in SPLITS if split in found)
-
-
-def settings_digest(cropped: Path) -> str | None:
-    """The digest of the settings that the crops were made with; None if not one and the same."""
-    entries = read_journal(cropped / JOURNAL_NAME).values()
-    found = {entry.settings for entry in entries if entry.status == "ok"}
-    return found.pop() if len(found) == 1 else None
-
-
-def read_journal(path: Path) -> dict[str, Entry]:
-    """The last line about each source, by key; damaged lines are as if never written."""
-    entries: dict[str, Entry] = {}
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                entry = _parse(line)
-                if entry is not None:
-                    entries[entry.key] = entry
-    except FileNotFoundError:
-        pass
-    return entries
-
-
-def _parse(line: bytes) -> Entry | None:
-    if not line.endswith(b"\n"):
-        return None  # torn: the run was killed while it wrote this
-    try:
-        entry = Entry(**json.loads(line))
-    except (ValueError, TypeError, RecursionError):
-        return None
-    for name, kind in _FIELDS:
-        if type(getattr(entry, name)) is not kind:
-            return None
-    inside = PurePosixPath(entry.crop)
-    # A path from a damaged line must never lead out of the folder.
-    if inside.is_absolute() or ".." in inside.parts or not entry.crop:
-        return None
-    return entry if entry.status in ("ok", "failed") else None
-
-
-_FIELDS = [(name, {"int": int, "str": str}[kind]) for name, kind in Entry.__annotations__.items()]
-
-
-def _line(entry: Entry) -> bytes:
-    return json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n"
 
 
 def _check_places(src: Path, dst: Path) -> None:
@@ -268,55 +186,70 @@ def _remove_temporaries(dst: Path) -> None:
                 Path(top, name).unlink(missing_ok=True)
 
 
-def _plan(dst: Path, collection: Collection, settings: str) -> _Plan:
-    """What is up to date in ``dst`` and what is to be done, in the order of the sources."""
-    plan = _Plan()
-    entries = read_journal(dst / JOURNAL_NAME)
+def plan_crops(dst: Path, collection: Collection, settings: str) -> Plan:
+    """What is up to date in ``dst`` and what is to be done, in the order of the sources.
+
+    ``settings`` is the text of the crop's settings.
+    """
+    plan = Plan()
+    journal = Journal(dst / JOURNAL_NAME)
+    known = {entry.key: (entry, check) for entry, check in journal}
+    folder = f"{dst}/"
     for source in collection.sources:
-        size, mtime_ns = source.place.stamp()
-        entry = entries.pop(source.key, None)
+        now = (*source.place.stamp(), settings)
+        entry, check = known.pop(source.key, (None, 0))
         if entry is None:
-            plan.todo.append((source, size, mtime_ns))
-        elif not _is_current(dst, entry, source, (size, mtime_ns, settings)):
+            plan.todo.append((source, *now[:2]))
+        elif not _is_current(folder, entry, source, now):
             plan.stale.append(entry.crop)
-            plan.todo.append((source, size, mtime_ns))
+            plan.todo.append((source, *now[:2]))
         else:
-            plan.rewrite |= entry.label != source.label
-            plan.kept.append(replace(entry, label=source.label))
-    plan.stale.extend(entry.crop for entry in entries.values())
+            # The source's own strings: a journal of a million lines has them once more.
+            entry = entry._replace(key=source.key, crop=source.crop)
+            if entry.label != source.label:
+                plan.rewrite = True
+                entry = entry._replace(label=source.label)
+                check = line_of(entry)[1]
+            plan.kept.append(entry)
+            plan.sum += check
+    plan.stale.extend(entry.crop for entry, _ in known.values())
+    # A last line "complete" must go before others follow it.
+    lines = len(plan.kept) + (journal.ended is not None)
+    finished = journal.ended == (len(plan.kept), plan.sum)
+    plan.rewrite |= journal.lines != lines or finished == bool(plan.todo)
     return plan
 
 
-def _is_current(dst: Path, entry: Entry, source: Source, now: tuple[int, int, str]) -> bool:
+def _is_current(folder: str, entry: Entry, source: Source, now: tuple[int, int, str]) -> bool:
     if (entry.bytes, entry.mtime_ns, entry.settings) != now or entry.crop != source.crop:
         return False
     if entry.status == "failed":
         return True
     try:
-        return (dst / entry.crop).stat().st_size == entry.crop_bytes
+        return os.stat(folder + entry.crop).st_size == entry.crop_bytes  # noqa: PTH116 - a million
     except OSError:
         return False
 
 
-def _forget(dst: Path, plan: _Plan) -> None:
+def _forget(dst: Path, plan: Plan) -> None:
     """Removes crops that no longer belong here, then writes the journal without them.
 
     Also when nothing is stale: a torn last line is cut off, damaged ones are dropped.
     """
-    for crop in set(plan.stale) - {entry.crop for entry in plan.kept}:
+    for crop in set(plan.stale) - {entry.crop for entry in plan.kept if plan.stale}:
         (dst / crop).unlink(missing_ok=True)
     journal = dst / JOURNAL_NAME
-    lines = [_line(entry) for entry in plan.kept]
-    unchanged = not plan.stale and not plan.rewrite and journal.exists()
-    if unchanged and journal.stat().st_size == sum(map(len, lines)):
+    if not plan.rewrite and journal.exists():
         return
     with publish(journal) as temporary, temporary.open("wb") as file:
-        file.writelines(lines)
+        file.writelines(line_of(entry)[0] for entry in plan.kept)
+        if not plan.todo:
+            file.write(end_line(len(plan.kept), plan.sum))
 
 
 def _run(
     dst: Path,
-    plan: _Plan,
+    plan: Plan,
     settings: CropSettings,
     jobs: int,
     max_failures: int | None,
@@ -325,26 +258,17 @@ def _run(
     start = time.perf_counter()
     total = len(plan.kept) + len(plan.todo)
     failures = _Failures(max_failures)
+    remarks: Counter[str] = Counter()
     for entry in plan.kept:
         if entry.status == "failed":
             failures.add(entry.key, entry.reason)
+        elif entry.reason:
+            remarks[entry.reason] += 1
     skipped = len(plan.kept) - failures.count
     progress("crop", len(plan.kept), total)
-    _make_folders(dst, (source for source, _, _ in plan.todo))
-    tasks = (
-        _Task(source.key, source.place, str(dst / source.crop), size, settings)
-        for source, size, _ in plan.todo
-    )
-    digest = settings.digest()
-    with (
-        (dst / JOURNAL_NAME).open("ab") as journal,
-        contextlib.closing(map_ordered(_crop_one, tasks, jobs=jobs)) as results,
-    ):
-        for done, (planned, result) in enumerate(zip(plan.todo, results, strict=True), 1):
-            _record(journal, planned, result, digest)
-            if isinstance(result, Failed):
-                failures.add(result.key, result.reason)
-            progress("crop", len(plan.kept) + done, total)
+    if plan.todo:
+        _make_folders(dst, (source for source, _, _ in plan.todo))
+        _do(dst, plan, settings, jobs, failures, remarks, progress)
     return CropReport(
         ok=total - failures.count - skipped,
         failed=failures.count,
@@ -352,8 +276,42 @@ def _run(
         seconds=time.perf_counter() - start,
         reasons=dict(failures.reasons.most_common()),
         failures=failures.listed,
+        remarks=dict(remarks.most_common()),
         tried=len(plan.todo),
     )
+
+
+def _do(
+    dst: Path,
+    plan: Plan,
+    settings: CropSettings,
+    jobs: int,
+    failures: _Failures,
+    remarks: Counter[str],
+    progress: Progress,
+) -> None:
+    """Crops what is to be done, and appends a line about each, and the last one, to the journal."""
+    tasks = (
+        _Task(source.key, source.place, str(dst / source.crop), size, settings)
+        for source, size, _ in plan.todo
+    )
+    digest, total, sum_ = settings.text(), len(plan.kept) + len(plan.todo), plan.sum
+    with (
+        (dst / JOURNAL_NAME).open("ab") as journal,
+        contextlib.closing(map_ordered(_crop_one, tasks, jobs=jobs)) as results,
+    ):
+        for done, (planned, result) in enumerate(zip(plan.todo, results, strict=True), 1):
+            entry = _entry(planned, result, digest)
+            line, check = line_of(entry)
+            journal.write(line)
+            journal.flush()
+            sum_ += check
+            if entry.status == "failed":
+                failures.add(entry.key, entry.reason)
+            elif entry.reason:
+                remarks[entry.reason] += 1
+            progress("crop", len(plan.kept) + done, total)
+        journal.write(end_line(total, sum_))
 
 
 class _Failures:
@@ -383,24 +341,20 @@ def _make_folders(dst: Path, sources: Iterable[Source]) -> None:
         (dst / folder).mkdir(parents=True, exist_ok=True)
 
 
-def _record(
-    journal: BinaryIO,
-    planned: tuple[Source, int, int],
-    result: Ok[_Facts] | Failed,
-    settings: str,
-) -> None:
-    """Appends one line. The size and time are those from before the source was read."""
+def _entry(planned: tuple[Source, int, int], result: Ok[_Made] | Failed, settings: str) -> Entry:
+    """A line of the journal. The size and time are those from before the source was read."""
     source, size, mtime_ns = planned
-    outcome: tuple[Any, ...]
+    named = (source.key, source.crop, source.label)
     if isinstance(result, Failed):
-        outcome = ("failed", result.reason, size, mtime_ns, settings)
-    else:
-        outcome = ("ok", "", size, mtime_ns, settings, *result.value)
-    journal.write(_line(Entry(source.key, source.crop, source.label, *outcome)))
-    journal.flush()
+        return Entry(*named, "failed", result.reason, size, mtime_ns, settings)
+    made = result.value
+    return Entry(
+        *named, "ok", made.remark, size, mtime_ns, settings,
+        made.width, made.height, made.mode, made.bytes,
+    )  # fmt: skip
 
 
-def _crop_one(task: _Task) -> Ok[_Facts] | Failed:
+def _crop_one(task: _Task) -> Ok[_Made] | Failed:
     """In a worker: one raw picture -> one crop under its final name."""
     if task.bytes > MAX_SOURCE_BYTES:
         return Failed(task.key, "larger than 1 GiB")
@@ -420,7 +374,7 @@ def _crop_one(task: _Task) -> Ok[_Facts] | Failed:
         if error.errno != errno.ENAMETOOLONG:
             raise
         return Failed(task.key, "the name of its crop would be too long")
-    return Ok(task.key, (crop.width, crop.height, crop.mode, len(crop.jpeg)))
+    return Ok(task.key, _Made(crop.width, crop.height, crop.mode, len(crop.jpeg), crop.remark))
 
 
 def _write(target: Path, data: bytes) -> None:

@@ -73,13 +73,13 @@ def installed() -> dict[str, Any]:
 
 def about_crops(path: Path) -> dict[str, Any]:
     """A folder that ``crop`` made -> its counts; UsageError for another folder."""
-    from imagenet_prep.crop_stage import UNFINISHED_NAME, read_journal
+    from imagenet_prep.journal import UNFINISHED_NAME, Journal
 
     if not (path / JOURNAL_NAME).is_file():
         raise UsageError(
             f"{path}: is not a folder that imagenet-prep crop made; name one, or a file in it"
         )
-    entries = read_journal(path / JOURNAL_NAME).values()
+    entries = {e.key: e for e, _ in Journal(path / JOURNAL_NAME)}.values()
     good = [entry for entry in entries if entry.status == "ok"]
     return {
         "what": "crops",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagenet_prep.artifacts import JOURNAL_NAME
-
 if TYPE_CHECKING:
     from imagenet_prep.artifacts import Stats
     from imagenet_prep.crop_stage import CropReport
@@ -28,6 +26,7 @@ def crop_value(report: CropReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 3),
         "images_per_second": round(report.images_per_second, 1),
         "reasons": report.reasons,
+        "remarks": report.remarks,
     }
 
 
@@ -42,8 +41,9 @@ def crop_lines(report: CropReport, dst: Path) -> list[str]:
     lines.extend(f"{count:>8}  {reason}" for reason, count in shown)
     if len(report.reasons) > len(shown):
         lines.append(f"          and {len(report.reasons) - len(shown)} more reasons")
+    lines.extend(f"{count:>8}  {remark}" for remark, count in report.remarks.items())
     if report.failed:
-        lines.append(f"          each with its reason in {dst / JOURNAL_NAME}")
+        lines.append(f"          imagenet-prep failures {dst} lists them")
     return lines
 
 

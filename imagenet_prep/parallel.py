@@ -133,6 +133,11 @@ def _map_in_workers(
                 pending.append(pool.submit(_run_chunk, function, part_or_none))
             yield from results
         finished = True
+    except UnboundLocalError as error:
+        # loky stumbles in its own clean-up where a process could not be started.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     except BrokenProcessPool:
         raise WorkerDied(
             "a worker process ended by itself (killed, out of memory, or a fault in a library)"

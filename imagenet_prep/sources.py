@@ -69,7 +69,10 @@ class _Found:
     path: Path
 
 
-def scan(src: Path) -> Collection:
+LAYOUTS = ("folders",)
+
+
+def scan(src: Path, *, layout: str | None = None, classes: Path | None = None) -> Collection:
     """A folder of raw pictures -> its classes and sources.
 
     Hidden files and files that plainly are no pictures are left out; every other file,

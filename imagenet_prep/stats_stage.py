@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from imagenet_prep import parallel
 from imagenet_prep.artifacts import Progress, Stats, ToolError, quiet, save_stats, source_digest
-from imagenet_prep.crop_stage import list_crops
+from imagenet_prep.journal import list_crops
 
 if TYPE_CHECKING:
     import numpy as np

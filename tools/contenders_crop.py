@@ -29,7 +29,8 @@ def _each(files: Sequence[str], folder: str, crop: Callable[[str, str], object])
 
 def ours(files: Sequence[str], folder: str) -> Contender:
     """imagenet_prep's function in one process."""
-    from imagenet_prep.crop import CropSettings, crop_picture
+    from imagenet_prep.crop import crop_picture
+    from imagenet_prep.crop_settings import CropSettings
 
     settings = CropSettings(size=SIZE_PX, quality=QUALITY)
 
@@ -75,7 +76,7 @@ def libvips(files: Sequence[str], folder: str) -> Contender:
 def stage(src: str, dst: str, jobs: int) -> Contender:
     """The whole stage of imagenet_prep: sources, workers, journal. Workers start in the lap."""
     from imagenet_prep.artifacts import quiet
-    from imagenet_prep.crop import CropSettings
+    from imagenet_prep.crop_settings import CropSettings
     from imagenet_prep.crop_stage import run_crop
 
     target = Path(dst)

@@ -99,8 +99,9 @@ def make_crops(pictures: Pictures, work: Path, count: int, jobs: int | None) -> 
     half the time, by imagenet-prep's own stages. Kept in ``work`` until those change.
     """
     from imagenet_prep.artifacts import STATS_NAME, quiet
-    from imagenet_prep.crop import CropSettings
-    from imagenet_prep.crop_stage import list_crops, run_crop
+    from imagenet_prep.crop_settings import CropSettings
+    from imagenet_prep.crop_stage import run_crop
+    from imagenet_prep.journal import list_crops
     from imagenet_prep.parallel import map_unordered, resolve_jobs
     from imagenet_prep.stats_stage import run_stats
 

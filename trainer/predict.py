@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from imagenet_prep.artifacts import Progress, ToolError, UsageError
 from imagenet_prep.crop import PictureError, crop_pixels
+from imagenet_prep.crop_settings import CropSettings
 from trainer import loop
 from trainer.checkpoint import load_checkpoint
 from trainer.evaluation import model_of
@@ -103,7 +104,7 @@ def predict(
         reasons: dict[Path, str] = {}
         for path in some:
             try:
-                pixels = crop_pixels(path.read_bytes(), checkpoint.size_px)
+                pixels = crop_pixels(path.read_bytes(), CropSettings(checkpoint.size_px))
             except (PictureError, OSError) as error:
                 reasons[path] = getattr(error, "strerror", None) or str(error)
                 continue

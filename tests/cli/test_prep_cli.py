@@ -21,7 +21,7 @@ from imagenet_prep.artifacts import load_manifest, load_stats
 from imagenet_prep.parallel import WorkerDied
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = ("sample", "crop", "stats", "build", "prepare", "info")
+COMMANDS = ("sample", "crop", "failures", "stats", "build", "prepare", "info")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -317,3 +317,38 @@ def test_ctrl_c_ends_every_process_and_leaves_whole_crops(
         assert (dst / crop).stat().st_size == size
     for crop in dst.rglob("*.JPEG"):
         assert crop.read_bytes().endswith(b"\xff\xd9"), crop
+
+
+def test_failures_lists_the_sources_for_other_programs(
+    capsys: Capture, raw: Path, tmp_path: Path
+) -> None:
+    (raw / "val" / "bee" / "words.jpg").write_bytes(b"some words")
+    cropped = tmp_path / "cropped"
+    answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
+    assert cli.run(["failures", str(cropped)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "train/ant/empty.jpg\tempty file",
+        "val/bee/words.jpg\tnot a picture of a known format",
+    ]
+    value = answer(capsys, "failures", cropped, "--reason", "empty")
+    assert value["reasons"] == {"empty file": 1}
+    assert value["failures"] == [{"source": "train/ant/empty.jpg", "reason": "empty file"}]
+    assert "no such folder" in complaint(capsys, 2, "failures", tmp_path / "none")
+
+
+def test_crop_options_reach_the_crops(capsys: Capture, raw: Path, tmp_path: Path) -> None:
+    whole = (raw / "train" / "ant" / "ant0.jpg").read_bytes()
+    (raw / "train" / "ant" / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    options = ("--size", 32, "--fit", "squash", "--filter", "area", "--truncated", "keep")
+    value = answer(capsys, "crop", "--src", raw, "--dst", tmp_path / "a", *options, "--jobs", 1)
+    assert value["ok"] == 9
+    assert value["remarks"] == {"truncated JPEG, kept": 1}
+    line = json.loads((tmp_path / "a" / "crop.jsonl").read_text().splitlines()[0])
+    assert "fit=squash filter=area" in line["settings"]
+
+
+def test_max_failures_is_a_number_or_none(capsys: Capture, raw: Path, tmp_path: Path) -> None:
+    arguments = ("crop", "--src", raw, "--dst", tmp_path / "a", "--size", 32, "--max-failures")
+    assert "more than the 0 that are allowed" in complaint(capsys, 1, *arguments, "0")
+    assert "neither a number nor none" in complaint(capsys, 2, *arguments, "-1")
+    assert cli.run([*map(str, arguments), "none"]) == 0

@@ -17,7 +17,8 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from imagenet_prep import crop
-from imagenet_prep.crop import CropSettings, PictureError, crop_box, crop_picture, crop_pixels
+from imagenet_prep.crop import PictureError, crop_box, crop_picture, crop_pixels
+from imagenet_prep.crop_settings import CropSettings
 
 SAMPLING_420 = 2
 ODD_REASONS = {
@@ -90,8 +91,8 @@ def test_pixels_are_those_of_the_definition(height: int, width: int, orientation
     with Image.open(io.BytesIO(data)) as stored:
         upright = ImageOps.exif_transpose(stored)
     expected = definition(upright, 64)
-    assert crop_pixels(data, 64).shape == (64, 64, 3)
-    assert difference(crop_pixels(data, 64), expected) < 0.5
+    assert crop_pixels(data, CropSettings(64)).shape == (64, 64, 3)
+    assert difference(crop_pixels(data, CropSettings(64)), expected) < 0.5
     assert np.array_equal(np.asarray(crop.decode(data)), np.asarray(upright))
 
 
@@ -99,7 +100,7 @@ def test_a_large_jpeg_is_decoded_smaller_with_the_same_pixels() -> None:
     data = encoded(Image.fromarray(smooth(1300, 1700)), "JPEG", quality=95)
     with Image.open(io.BytesIO(data)) as image:
         expected = definition(image.convert("RGB"), 64)
-    assert difference(crop_pixels(data, 64), expected) < 0.5
+    assert difference(crop_pixels(data, CropSettings(64)), expected) < 0.5
 
 
 def test_real_photographs_have_the_pixels_of_the_definition(shared_data: Path) -> None:
@@ -109,7 +110,9 @@ def test_real_photographs_have_the_pixels_of_the_definition(shared_data: Path) -
         data = file.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
-        assert difference(crop_pixels(data, 256), definition(upright, 256)) <= 1.0, file.name
+        assert difference(crop_pixels(data, CropSettings(256)), definition(upright, 256)) <= 1.0, (
+            file.name
+        )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_real_photographs_have_the_pixels_of_the_definition(shared_data: Path) -
 )
 def test_every_mode_becomes_rgb_the_right_way_up(mode: str, kind: str) -> None:
     picture = Image.fromarray(np.full((40, 60, 3), (250, 250, 250), np.uint8))
-    pixels = crop_pixels(encoded(picture.convert(mode), kind), 32)
+    pixels = crop_pixels(encoded(picture.convert(mode), kind), CropSettings(32))
     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
     assert pixels.mean() > 235
 
@@ -126,13 +129,13 @@ def test_every_mode_becomes_rgb_the_right_way_up(mode: str, kind: str) -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_what_is_transparent_shows_white(mode: str) -> None:
     black = Image.new(mode, (30, 30), (0,) * len(mode))
-    assert crop_pixels(encoded(black, "PNG"), 16).min() == 255
+    assert crop_pixels(encoded(black, "PNG"), CropSettings(16)).min() == 255
 
 
 def test_a_transparent_palette_entry_shows_white() -> None:
     picture = Image.new("P", (30, 30), 3)
     picture.putpalette([0, 0, 0] * 256)
-    assert crop_pixels(encoded(picture, "PNG", transparency=3), 16).min() == 255
+    assert crop_pixels(encoded(picture, "PNG", transparency=3), CropSettings(16)).min() == 255
 
 
 @pytest.mark.parametrize(
@@ -149,26 +152,29 @@ def test_a_transparent_palette_entry_shows_white() -> None:
 def test_deep_grey_is_scaled_to_eight_bits(
     values: NDArray[np.uint16], kind: str, expected: int
 ) -> None:
-    pixels = crop_pixels(encoded(Image.fromarray(values), kind), 8)
+    pixels = crop_pixels(encoded(Image.fromarray(values), kind), CropSettings(8))
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
 def test_deep_grey_beyond_every_known_range_is_stretched() -> None:
     values = np.linspace(-5e6, 5e6, 64 * 64).reshape(64, 64).astype(np.float32)
-    pixels = crop_pixels(encoded(Image.fromarray(values), "TIFF"), 64)
+    pixels = crop_pixels(encoded(Image.fromarray(values), "TIFF"), CropSettings(64))
     assert pixels.min() == 0 and pixels.max() == 255
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert tuple(crop_pixels(data, 8)[4, 4]) == (255, 0, 0)
+    assert tuple(crop_pixels(data, CropSettings(8))[4, 4]) == (255, 0, 0)
 
 
 def test_avif_is_read() -> None:
     pytest.importorskip("pillow_avif")
     data = encoded(Image.new("RGB", (40, 30), (200, 60, 60)), "AVIF")
-    assert difference(crop_pixels(data, 8), np.full((8, 8, 3), (200, 60, 60), np.uint8)) < 6
+    assert (
+        difference(crop_pixels(data, CropSettings(8)), np.full((8, 8, 3), (200, 60, 60), np.uint8))
+        < 6
+    )
 
 
 def test_the_crop_is_baseline_jpeg_without_metadata() -> None:
@@ -184,13 +190,15 @@ def test_the_crop_is_baseline_jpeg_without_metadata() -> None:
         assert image.size == (48, 48) and image.mode == "RGB"
         assert "progressive" not in image.info and "exif" not in image.info
         assert isinstance(image, JpegImageFile) and get_sampling(image) == SAMPLING_420
-    assert difference(np.asarray(crop.decode(cropped.jpeg)), crop_pixels(data, 48)) < 4
+    assert (
+        difference(np.asarray(crop.decode(cropped.jpeg)), crop_pixels(data, CropSettings(48))) < 4
+    )
 
 
-def test_the_settings_digest_tells_settings_apart() -> None:
-    assert CropSettings().digest() == CropSettings(256, 90).digest()
-    others = {CropSettings(255).digest(), CropSettings(quality=91).digest()}
-    assert len(others | {CropSettings().digest()}) == 3
+def test_the_settings_text_tells_settings_apart() -> None:
+    assert CropSettings().text() == CropSettings(256, 90).text()
+    others = {CropSettings(255).text(), CropSettings(quality=91).text()}
+    assert len(others | {CropSettings().text()}) == 3
 
 
 JPEG = encoded(Image.fromarray(smooth(64, 64)), "JPEG")
@@ -212,7 +220,7 @@ PNG = encoded(Image.fromarray(smooth(64, 64)), "PNG")
 )
 def test_what_is_no_picture_has_a_short_reason(data: bytes, reason: str) -> None:
     with pytest.raises(PictureError) as caught:
-        crop_pixels(data, 16)
+        crop_pixels(data, CropSettings(16))
     assert str(caught.value) == reason
 
 
@@ -227,7 +235,7 @@ def test_a_damaged_file_gives_a_crop_or_a_reason(at: int, value: int, data: byte
     damaged = bytearray(data)
     damaged[at % len(damaged)] = value
     try:
-        assert crop_pixels(bytes(damaged), 16).shape == (16, 16, 3)
+        assert crop_pixels(bytes(damaged), CropSettings(16)).shape == (16, 16, 3)
     except PictureError as error:
         assert 0 < len(str(error)) < 60 and "0x" not in str(error)
 
@@ -237,7 +245,7 @@ def test_warnings_and_remarks_of_the_decoder_stay_inside() -> None:
     data = encoded(Image.fromarray(smooth(40, 40)), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert crop_pixels(data, 16).shape == (16, 16, 3)
+        assert crop_pixels(data, CropSettings(16)).shape == (16, 16, 3)
     assert logging.getLogger("PIL").handlers
 
 
@@ -248,7 +256,7 @@ def test_odd_files_are_cropped_or_have_a_reason(shared_data: Path) -> None:
     outcomes: dict[str, str] = {}
     for name in expected:
         try:
-            assert crop_pixels((odd / name).read_bytes(), 32).shape == (32, 32, 3)
+            assert crop_pixels((odd / name).read_bytes(), CropSettings(32)).shape == (32, 32, 3)
             outcomes[name] = ""
         except PictureError as error:
             outcomes[name] = str(error)
@@ -256,3 +264,71 @@ def test_odd_files_are_cropped_or_have_a_reason(shared_data: Path) -> None:
     # libjpeg and libtiff of other versions differ in the files that are damaged least.
     unlike = [name for name, good in expected.items() if good != (outcomes[name] == "")]
     assert len(unlike) <= 4, unlike
+
+
+def squashed(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def test_squash_takes_the_whole_picture() -> None:
+    image = Image.fromarray(smooth(90, 200))
+    pixels = crop_pixels(encoded(image, "PNG"), CropSettings(48, fit="squash"))
+    assert difference(pixels, squashed(image, 48)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "resampling"),
+    [
+        ("bilinear", Image.Resampling.BILINEAR),
+        ("area", Image.Resampling.BOX),
+        ("bicubic", Image.Resampling.BICUBIC),
+        ("lanczos", Image.Resampling.LANCZOS),
+    ],
+)
+def test_each_filter_is_pillows(name: str, resampling: Image.Resampling) -> None:
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (120, 120, 3), np.uint8))
+    expected = np.asarray(image.resize((40, 40), resampling))
+    settings = CropSettings(40, filter=name)
+    assert np.array_equal(crop_pixels(encoded(image, "PNG"), settings), expected)
+    # Only a part of a grey picture is converted: its margin must hold what the filter needs.
+    wide = Image.fromarray(np.random.default_rng(3).integers(0, 256, (120, 360), np.uint8))
+    whole = np.asarray(wide.convert("RGB").resize((40, 40), resampling, (120, 0, 240, 120)))
+    assert difference(crop_pixels(encoded(wide, "PNG"), settings), whole) < 0.01
+
+
+def test_an_exif_orientation_is_ignored_where_that_is_wanted() -> None:
+    image = Image.fromarray(smooth(60, 100))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(image, "PNG", exif=exif)
+    upright = image.transpose(Image.Transpose.ROTATE_270)
+    assert difference(crop_pixels(data, CropSettings(32)), definition(upright, 32)) < 0.5
+    ignored = crop_pixels(data, CropSettings(32, exif="ignore"))
+    assert difference(ignored, definition(image, 32)) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_of_a_truncated_file_what_is_there_is_kept_where_that_is_wanted(kind: str) -> None:
+    image = Image.fromarray(smooth(200, 200))
+    data = encoded(image, kind)
+    part = data[: len(data) * 3 // 4]
+    with pytest.raises(PictureError, match=f"truncated {kind}"):
+        crop_picture(part, CropSettings(64))
+    kept = crop_picture(part, CropSettings(64, truncated="keep"))
+    assert kept.remark == f"truncated {kind}, kept"
+    top = np.asarray(crop.decode(kept.jpeg))[:32]
+    assert difference(top, definition(image, 64)[:32]) < 12
+    # Other pictures fail as before, also after that.
+    with pytest.raises(PictureError, match="truncated"):
+        crop_picture(part, CropSettings(64))
+    with pytest.raises(PictureError, match="not a picture"):
+        crop_picture(b"some text", CropSettings(64, truncated="keep"))
+    assert crop_picture(data, CropSettings(64, truncated="keep")).remark == ""
+
+
+def test_settings_are_read_back_from_their_text() -> None:
+    settings = CropSettings(227, 95, "squash", "area", "ignore", "keep")
+    assert CropSettings.parse(settings.text()) == settings
+    for wrong in ("", "size=8", settings.text().replace("algorithm=", "algorithm=0")):
+        with pytest.raises(ValueError, match=r"made by another|other settings"):
+            CropSettings.parse(wrong)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from imagenet_prep import artifacts, stats, stats_stage
 from imagenet_prep.artifacts import ToolError
-from imagenet_prep.crop import CropSettings
-from imagenet_prep.crop_stage import list_crops, run_crop
+from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.crop_stage import run_crop
+from imagenet_prep.journal import list_crops
 
 SIZE_PX = 32
 

@@ -1,0 +1,169 @@
+"""The commands around crops: ``crop`` and ``failures``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from imagenet_prep import outcome
+from imagenet_prep.cli_common import (
+    FOLDER,
+    jobs_option,
+    json_option,
+    print_result,
+    size_option,
+    warn_stock_pillow,
+)
+from imagenet_prep.crop_settings import EXIF, FILTERS, FITS, TRUNCATED, CropSettings
+from imagenet_prep.sources import LAYOUTS
+from imagenet_prep.terminal import Bar
+
+if TYPE_CHECKING:
+    from imagenet_prep.crop_stage import CropReport
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def source_options(command: F) -> F:
+    """Where raw pictures come from: --src, --layout, --classes."""
+    for option in (
+        click.option(
+            "--classes",
+            type=FOLDER,
+            help="File of the classes to take, one a line, with a readable name after a tab.",
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(LAYOUTS),
+            help="How --src is organised.  [default: recognised]",
+        ),
+        click.option(
+            "--src", type=FOLDER, required=True, help="Raw pictures: a folder, archives or a list."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def crop_options(command: F) -> F:
+    """How pictures become crops: the fields of CropSettings, and --max-failures."""
+    for option in (
+        click.option(
+            "--max-failures",
+            metavar="N|none",
+            callback=_limit,
+            default="none",
+            show_default=True,
+            help="Stop when more pictures than this fail.",
+        ),
+        _choice("truncated", TRUNCATED, "Incomplete files: fail, or keep what is there."),
+        _choice("exif", EXIF, "Turn pictures as their EXIF orientation says, or not."),
+        _choice("filter", FILTERS, "Antialiasing filter."),
+        _choice("fit", FITS, "Short side to --size and cut out the centre; or squash it all."),
+        click.option(
+            "--quality",
+            type=click.IntRange(min=1, max=100),
+            default=CropSettings.quality,
+            show_default=True,
+            help="JPEG quality of the crops.",
+        ),
+        size_option,
+    ):
+        command = option(command)
+    return command
+
+
+def _limit(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """The text of an option -> the number; None for "none"."""
+    if value == "none":
+        return None
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a number nor none", ctx, param)
+    return int(value)
+
+
+def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
+    default = getattr(CropSettings, name)
+    return click.option(
+        f"--{name}", type=click.Choice(values), default=default, show_default=True, help=text
+    )
+
+
+@click.command()
+@source_options
+@click.option("--dst", type=FOLDER, required=True, help="Folder for the crops.")
+@crop_options
+@jobs_option
+@json_option
+def crop(src: Path, dst: Path, as_json: bool, **options: Any) -> None:
+    """Makes a square crop of every picture: short side to --size, then the centre.
+
+    Does only what is missing or changed, so an interrupted run goes on where it was.
+
+    \b
+    Example: imagenet-prep crop --src raw --dst cropped
+    """
+    warn_stock_pillow()
+    report = make_crops(src, dst, **options)
+    print_result(as_json, outcome.crop_value(report), outcome.crop_lines(report, dst))
+
+
+def make_crops(
+    src: Path,
+    dst: Path,
+    *,
+    layout: str | None,
+    classes: Path | None,
+    jobs: int | None,
+    max_failures: int | None,
+    **settings: Any,
+) -> CropReport:
+    """Runs ``run_crop`` with a bar; ``settings`` are the fields of CropSettings."""
+    from imagenet_prep.crop_stage import run_crop
+
+    bar = Bar()
+    try:
+        return run_crop(
+            src,
+            dst,
+            CropSettings(**settings),
+            layout=layout,
+            classes=classes,
+            jobs=jobs,
+            max_failures=max_failures,
+            progress=bar,
+        )
+    finally:
+        bar.close()
+
+
+@click.command()
+@click.argument("folder", type=FOLDER, default="cropped")
+@click.option("--reason", help="Only those whose reason contains this text.")
+@json_option
+def failures(folder: Path, reason: str | None, as_json: bool) -> None:
+    """Lists the sources that gave no crop: one a line, a tab, the reason.
+
+    Made for other programs, to fetch the files again; --json counts them by reason as well.
+
+    \b
+    Example: imagenet-prep failures cropped | cut -f1
+    """
+    from imagenet_prep.journal import read_finished
+
+    failed = [
+        (entry.key, entry.reason)
+        for entry in read_finished(folder).values()
+        if entry.status == "failed" and (reason is None or reason in entry.reason)
+    ]
+    value = {
+        "failed": len(failed),
+        "reasons": dict(Counter(why for _, why in failed).most_common()),
+        "failures": [{"source": key, "reason": why} for key, why in failed],
+    }
+    if failed or as_json:
+        print_result(as_json, value, [f"{key}\t{why}" for key, why in failed])

@@ -1,0 +1,198 @@
+"""``crop.jsonl``: one line per source with what became of it, and a last line "complete".
+
+Every line carries a checksum, and the line that ends a run the number of sources and the sum
+of their checksums. So a part, a changed line and a missing one are all told from the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from sys import intern
+from typing import Any, NamedTuple, get_type_hints
+
+from imagenet_prep.artifacts import JOURNAL_NAME, SPLITS, ToolError, UsageError
+
+UNFINISHED_NAME = ".crop.unfinished"
+_CHECK = b',"check":'
+_REMEDY = "run the same imagenet-prep crop again, it does what is missing"
+
+
+class Entry(NamedTuple):
+    """What became of a source; ``bytes``, ``mtime_ns``, the size and ``mode`` are the source's.
+
+    ``status`` is ok or failed; ``reason`` says why it failed, or what was let pass.
+    """
+
+    key: str
+    crop: str
+    label: int
+    status: str
+    reason: str
+    bytes: int
+    mtime_ns: int
+    settings: str
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    crop_bytes: int = 0
+
+
+_TYPES = tuple(get_type_hints(Entry).values())
+
+
+def line_of(entry: Entry) -> tuple[bytes, int]:
+    """An entry -> its line, and the line's checksum."""
+    return _checked(entry._asdict())
+
+
+def end_line(count: int, sum_: int) -> bytes:
+    """The line that ends a run: so many sources, with this sum of their checksums."""
+    return _checked({"complete": count, "sum": sum_})[0]
+
+
+def _checked(value: dict[str, Any]) -> tuple[bytes, int]:
+    body = json.dumps(value, separators=(",", ":")).encode()[:-1]
+    check = zlib.crc32(body)
+    return b"%b%b%d}\n" % (body, _CHECK, check), check
+
+
+class Journal:
+    """Reads a journal line by line; what its lines add up to is known afterwards.
+
+    ``damaged`` is the number of the first line that is not what was written; ``ended`` what
+    the last line says of (sources, sum of their checksums), None where it is not an end.
+    A file that is not there is an empty journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = 0
+        self.damaged: int | None = None
+        self.ended: tuple[int, int] | None = None
+
+    def __iter__(self) -> Iterator[tuple[Entry, int]]:
+        """(entry, its checksum) of every sound line, in order; later ones replace earlier."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            for line in file:
+                self.lines += 1
+                found = _parse(line)
+                if isinstance(found, dict):
+                    self.ended = (found["complete"], found["sum"])
+                    continue
+                self.ended = None
+                if found is not None:
+                    yield found
+                elif self.damaged is None:
+                    self.damaged = self.lines
+
+
+def _parse(line: bytes) -> tuple[Entry, int] | dict[str, int] | None:
+    """A line -> (entry, checksum), or the end of a run; None for anything else."""
+    body, found, rest = line.rpartition(_CHECK)
+    check = zlib.crc32(body)
+    if not found or rest != b"%d}\n" % check:
+        return None  # torn or changed
+    try:
+        value = json.loads(body + b"}")
+        if "complete" in value:
+            return {"complete": int(value["complete"]), "sum": int(value["sum"])}
+        entry = Entry(**value)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if tuple(map(type, entry)) != _TYPES or entry.status not in ("ok", "failed"):
+        return None
+    if not is_inside(entry.crop):
+        return None
+    # The same few words a million times.
+    entry = entry._replace(
+        status=intern(entry.status),
+        reason=intern(entry.reason),
+        settings=intern(entry.settings),
+        mode=intern(entry.mode),
+    )
+    return entry, check
+
+
+def is_inside(path: str) -> bool:
+    """Whether a relative path stays below the folder that it is relative to."""
+    return bool(path) and path[0] != "/" and not (".." in path and ".." in path.split("/"))
+
+
+def read_journal(path: Path) -> dict[str, Entry]:
+    """The entries of a journal that a run has ended, by key.
+
+    Raises ToolError when it is not whole: a run was stopped, or the file was changed.
+    """
+    journal = Journal(path)
+    entries: dict[str, Entry] = {}
+    checks: dict[str, int] = {}
+    for entry, check in journal:
+        entries[entry.key] = entry
+        checks[entry.key] = check
+    if journal.damaged is not None:
+        raise ToolError(f"{path}: line {journal.damaged} is damaged; {_REMEDY}")
+    if journal.ended != (len(entries), sum(checks.values())):
+        raise ToolError(f"{path}: is not whole; {_REMEDY}")
+    return entries
+
+
+def read_finished(cropped: Path) -> dict[str, Entry]:
+    """The journal of a folder that ``crop`` has finished, by key.
+
+    Raises UsageError or ToolError when the folder was not made by ``crop``, when that did
+    not finish, or when its journal is damaged.
+    """
+    if not cropped.is_dir():
+        raise UsageError(f"{cropped}: no such folder; make it with imagenet-prep crop")
+    journal = cropped / JOURNAL_NAME
+    if not journal.is_file():
+        raise ToolError(
+            f"{cropped}: was not made by imagenet-prep crop (it has no {JOURNAL_NAME}); use that"
+        )
+    if (cropped / UNFINISHED_NAME).exists():
+        raise ToolError(
+            f"{cropped}: imagenet-prep crop has not finished there; run the same command "
+            "again, it continues"
+        )
+    return read_journal(journal)
+
+
+def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:
+    """(crop path relative to ``cropped``, label) of the good crops of ``split``, sorted.
+
+    Good is what the journal calls ok and what exists. Raises what ``read_finished`` does, and
+    ToolError when the split has no crops.
+    """
+    prefix, folder = f"{split}/", f"{cropped}/"
+    crops = sorted(
+        (entry.crop, entry.label)
+        for entry in read_finished(cropped).values()
+        if entry.status == "ok"
+        and entry.crop.startswith(prefix)
+        and os.path.isfile(folder + entry.crop)  # noqa: PTH113 - a million of them
+    )
+    if not crops:
+        raise ToolError(f"{cropped}: has no crops of the split {split}; crop the pictures first")
+    return crops
+
+
+def list_splits(cropped: Path) -> tuple[str, ...]:
+    """Those of train, val and test that have crops in ``cropped``."""
+    entries = read_finished(cropped).values()
+    found = {entry.crop.partition("/")[0] for entry in entries if entry.status == "ok"}
+    return tuple(split for split in SPLITS if split in found)
+
+
+def settings_text(cropped: Path) -> str | None:
+    """The settings that the crops were made with, as text; None if not one and the same."""
+    entries = read_finished(cropped).values()
+    found = {entry.settings for entry in entries if entry.status == "ok"}
+    return found.pop() if len(found) == 1 else None
