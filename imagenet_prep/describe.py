@@ -79,7 +79,7 @@ def about_crops(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path}: is not a folder that imagenet-prep crop made; name one, or a file in it"
         )
-    entries = {e.key: e for e, _ in Journal(path / JOURNAL_NAME)}.values()
+    entries = {e.key: e for e in Journal(path / JOURNAL_NAME)}.values()
     good = [entry for entry in entries if entry.status == "ok"]
     return {
         "what": "crops",

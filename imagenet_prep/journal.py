@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple, get_type_hints
@@ -42,6 +43,7 @@ class Entry(NamedTuple):
 
 
 _TYPES = tuple(get_type_hints(Entry).values())
+_FIELDS = itemgetter(*Entry._fields)
 
 
 def line_of(entry: Entry) -> tuple[bytes, int]:
@@ -63,62 +65,65 @@ def _checked(value: dict[str, Any]) -> tuple[bytes, int]:
 class Journal:
     """Reads a journal line by line; what its lines add up to is known afterwards.
 
-    ``damaged`` is the number of the first line that is not what was written; ``ended`` what
-    the last line says of (sources, sum of their checksums), None where it is not an end.
-    A file that is not there is an empty journal.
+    ``whole`` says whether it is what a run that ended well has left: every line as it was
+    written, one per source, and none missing. ``damaged`` is the number of the first line
+    that is not as it was written. A file that is not there is an empty journal.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = 0
         self.damaged: int | None = None
-        self.ended: tuple[int, int] | None = None
+        self.whole = False
 
-    def __iter__(self) -> Iterator[tuple[Entry, int]]:
-        """(entry, its checksum) of every sound line, in order; later ones replace earlier."""
+    def __iter__(self) -> Iterator[Entry]:
+        """The entry of every sound line, in order; later ones replace earlier ones."""
+        lines = sum_ = 0
+        ended: object = None
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
             return
         with file:
-            for line in file:
-                self.lines += 1
-                found = _parse(line)
-                if isinstance(found, dict):
-                    self.ended = (found["complete"], found["sum"])
-                    continue
-                self.ended = None
-                if found is not None:
+            for lines, line in enumerate(file, 1):
+                body, check = _sound(line)
+                found = _parse(body) if body else None
+                if isinstance(found, Entry):
+                    sum_ += check
+                    ended = None
                     yield found
-                elif self.damaged is None:
-                    self.damaged = self.lines
+                    continue
+                ended = found
+                if found is None and self.damaged is None:
+                    self.damaged = lines
+        self.whole = self.damaged is None and ended == (lines - 1, sum_)
 
 
-def _parse(line: bytes) -> tuple[Entry, int] | dict[str, int] | None:
-    """A line -> (entry, checksum), or the end of a run; None for anything else."""
-    body, found, rest = line.rpartition(_CHECK)
+def _sound(line: bytes) -> tuple[bytes, int]:
+    """A line -> (what its checksum covers, its checksum); nothing where the two differ."""
+    body, _, rest = line.rpartition(_CHECK)
     check = zlib.crc32(body)
-    if not found or rest != b"%d}\n" % check:
-        return None  # torn or changed
+    return (body, check) if rest == b"%d}\n" % check else (b"", 0)
+
+
+def _parse(body: bytes) -> Entry | tuple[int, int] | None:
+    """A line -> its entry, or (sources, sum) at the end of a run; None for anything else."""
     try:
         value = json.loads(body + b"}")
         if "complete" in value:
-            return {"complete": int(value["complete"]), "sum": int(value["sum"])}
-        entry = Entry(**value)
+            return value["complete"], value["sum"]
+        fields = _FIELDS(value)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    if tuple(map(type, entry)) != _TYPES or entry.status not in ("ok", "failed"):
+    if tuple(map(type, fields)) != _TYPES:
         return None
-    if not is_inside(entry.crop):
+    key, crop, label, status, reason, size, mtime_ns, settings, width, height, mode, made = fields
+    if status not in ("ok", "failed") or not is_inside(crop):
         return None
-    # The same few words a million times.
-    entry = entry._replace(
-        status=intern(entry.status),
-        reason=intern(entry.reason),
-        settings=intern(entry.settings),
-        mode=intern(entry.mode),
-    )
-    return entry, check
+    # Interned: the same few words a million times.
+    return Entry(
+        key, crop, label, intern(status), intern(reason), size, mtime_ns, intern(settings),
+        width, height, intern(mode), made,
+    )  # fmt: skip
 
 
 def is_inside(path: str) -> bool:
@@ -132,14 +137,11 @@ def read_journal(path: Path) -> dict[str, Entry]:
     Raises ToolError when it is not whole: a run was stopped, or the file was changed.
     """
     journal = Journal(path)
-    entries: dict[str, Entry] = {}
-    checks: dict[str, int] = {}
-    for entry, check in journal:
-        entries[entry.key] = entry
-        checks[entry.key] = check
+    lines = list(journal)
+    entries = {entry.key: entry for entry in lines}
     if journal.damaged is not None:
         raise ToolError(f"{path}: line {journal.damaged} is damaged; {_REMEDY}")
-    if journal.ended != (len(entries), sum(checks.values())):
+    if not journal.whole or len(entries) != len(lines):
         raise ToolError(f"{path}: is not whole; {_REMEDY}")
     return entries
 

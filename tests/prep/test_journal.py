@@ -53,12 +53,13 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert read_journal(path) == {made.key: made for made in ENTRIES}
 
 
-def test_the_last_line_about_a_source_counts(path: Path) -> None:
-    later = entry(0, bytes=99)
-    lines = [line_of(made)[0] for made in [*ENTRIES, later]]
-    checks = [line_of(made)[1] for made in [*ENTRIES[1:], later]]
-    path.write_bytes(b"".join([*lines, end_line(3, sum(checks))]))
-    assert read_journal(path)[later.key] == later
+def test_two_lines_about_a_source_are_not_what_a_run_leaves(path: Path) -> None:
+    twice = [*ENTRIES, entry(0, bytes=99)]
+    lines, checks = zip(*map(line_of, twice), strict=True)
+    path.write_bytes(b"".join([*lines, end_line(4, sum(checks))]))
+    assert list(Journal(path)) == twice
+    with pytest.raises(ToolError, match="is not whole"):
+        read_journal(path)
 
 
 def test_a_journal_whose_run_was_stopped_is_not_whole(path: Path) -> None:
