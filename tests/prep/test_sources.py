@@ -96,13 +96,27 @@ def test_a_whole_name_that_meets_a_third_file_stays_unique(tmp_path: Path) -> No
     assert len({crop.lower() for crop in crops}) == 3
 
 
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+def test_links_are_followed(tmp_path: Path) -> None:
     src = made(tmp_path / "raw", "ant/1.jpg")
-    (src / "ant" / "loop").symlink_to(src, target_is_directory=True)
     made(tmp_path / "elsewhere", "2.jpg")
     (src / "bee").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (src / "ant" / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
     assert [s.key for s in scan(src).sources] == ["ant/1.jpg", "ant/gone.jpg", "bee/2.jpg"]
+
+
+def test_a_link_that_leads_round_in_a_circle_is_named(tmp_path: Path) -> None:
+    src = made(tmp_path / "raw", "ant/1.jpg")
+    (src / "ant" / "loop").symlink_to(src, target_is_directory=True)
+    with pytest.raises(ToolError, match=r"ant/loop: is a link to a folder that it lies in"):
+        scan(src)
+
+
+def test_a_link_to_itself_is_a_source_that_fails(tmp_path: Path) -> None:
+    src = made(tmp_path / "raw", "ant/1.jpg")
+    (src / "ant" / "self.jpg").symlink_to(src / "ant" / "self.jpg")
+    assert [s.key for s in scan(src).sources] == ["ant/1.jpg", "ant/self.jpg"]
+    with pytest.raises(OSError, match="symbolic links"):
+        scan(src).sources[1].place.read()
 
 
 def test_what_would_block_when_opened_is_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""Class folders -> what may be pictures in them.
+
+``src/<class>/...`` is one split named train; ``src/train/<class>/...`` with ``val`` and
+``test`` beside it are splits; a flat folder of pictures is one class named after it.
+No picture is opened here: whether a file is one shows when it is decoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagenet_prep.artifacts import ToolError
+from imagenet_prep.places import Place
+from imagenet_prep.source_types import (
+    PICTURES,
+    SPLIT_OF,
+    Finding,
+    Found,
+    entries_of,
+    is_folder,
+    may_be_picture,
+    suffix_of,
+    text_of,
+)
+
+
+def find_folders(src: Path) -> Finding:
+    """A folder of class folders -> its pictures.
+
+    Hidden files and files that plainly are no pictures are left out; every other file,
+    whatever its suffix, is found. Raises ToolError with one sentence for layouts that give
+    a picture no class or a split twice, and for links that lead round in a circle.
+    """
+    found: list[Found] = []
+    for split, folder, prefix in split_folders(src):
+        found.extend(_walk_split(src, split, folder, prefix))
+    return Finding(found, {})
+
+
+def split_folders(src: Path) -> list[tuple[str, Path, str]]:
+    """(split, its folder, the prefix of its keys) of each split of ``src``."""
+    folders = [entry.name for entry in entries_of(src) if is_folder(entry)]
+    named = [name for name in folders if name.lower() in SPLIT_OF]
+    # Among other class folders "train" is a class (a railway), unless classes lie in it.
+    deep = any(
+        SPLIT_OF[name.lower()] == "train" and any(is_folder(e) for e in entries_of(src / name))
+        for name in named
+    )
+    if not named or (len(named) < len(folders) and not deep):
+        return [("train", src, "")]
+    taken: dict[str, str] = {}
+    for name in named:
+        other = taken.setdefault(SPLIT_OF[name.lower()], name)
+        if other != name:
+            raise ToolError(
+                f"{src}: the folders {other} and {name} both mean the split "
+                f"{SPLIT_OF[name.lower()]}; merge them or move one away"
+            )
+    return [(split, src / name, f"{text_of(name)}/") for split, name in taken.items()]
+
+
+def _walk_split(src: Path, split: str, folder: Path, prefix: str) -> Iterator[Found]:
+    """The files of one split. Without class folders they are one class, named after ``src``."""
+    entries = entries_of(folder)
+    loose = [entry for entry in entries if may_be_picture(entry)]
+    empty = True
+    for entry in entries:
+        if not is_folder(entry):
+            continue
+        class_name = text_of(entry.name)
+        for path, inside in walk(entry.path, f"{class_name}/", (_identity(folder),)):
+            if empty and loose:
+                _refuse_loose(folder, loose)
+            empty = False
+            yield Found(prefix + inside, split, class_name, inside, Place(path))
+    if not empty:
+        return
+    class_name = text_of(src.resolve().name) or "pictures"
+    for entry in loose:
+        name = text_of(entry.name)
+        yield Found(prefix + name, split, class_name, f"{class_name}/{name}", Place(entry.path))
+
+
+def _refuse_loose(folder: Path, loose: list[os.DirEntry[str]]) -> None:
+    """Raises for a picture that lies beside class folders; other strays are passed over."""
+    for entry in loose:
+        if suffix_of(entry.name) in PICTURES:
+            raise ToolError(
+                f"{text_of(entry.path)}: lies beside the class folders of {folder.name} and so "
+                "has no class; move it into one of them"
+            )
+
+
+def walk(
+    folder: str, prefix: str, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, str]]:
+    """(path, ``prefix`` + path below ``folder``) of every file that may be a picture.
+
+    Links are followed. Raises ToolError for one to a folder that it lies in: that would
+    never end.
+    """
+    identity = _identity(folder)
+    if identity in above:
+        raise ToolError(
+            f"{text_of(folder)}: is a link to a folder that it lies in, which never ends; "
+            "remove the link"
+        )
+    for entry in entries_of(folder):
+        if is_folder(entry):
+            yield from walk(entry.path, f"{prefix}{text_of(entry.name)}/", (*above, identity))
+        elif may_be_picture(entry):
+            yield entry.path, prefix + text_of(entry.name)
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,162 @@
+"""A CSV or TSV file of path and label -> its classes and pictures.
+
+Paths are relative to the file. A first line that names its columns is understood: one of
+path, file, filename, image ... for the picture, label, class, category ... for its class,
+split, set, subset for the split. Without such a line the columns are path, label and, where
+the first line has one, the split. A picture that is not there fails when it is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from imagenet_prep.artifacts import ToolError, UsageError
+from imagenet_prep.places import Place
+from imagenet_prep.source_types import SPLIT_OF, Finding, Found, safe_part
+
+_PATH_TEXT = "path file filename filepath file_path file_name image image_path image_name img name"
+_LABEL_TEXT = "label class class_name classname category target wnid synset label_name"
+_COLUMNS = (
+    frozenset(_PATH_TEXT.split()),
+    frozenset(_LABEL_TEXT.split()),
+    frozenset({"split", "set", "subset", "fold", "partition"}),
+)
+
+
+_MAX_HEAD = 1 << 16
+
+
+class _Columns(NamedTuple):
+    """Where in a row the path, the label and the split are; None: there are no splits."""
+
+    path: int
+    label: int
+    split: int | None
+
+
+def is_csv(src: Path) -> bool:
+    """Whether ``src`` is a file named ``.csv``."""
+    return src.suffix.lower() == ".csv" and src.is_file()
+
+
+def is_tsv(src: Path) -> bool:
+    """Whether ``src`` is a file named ``.tsv`` or ``.tab``."""
+    return src.suffix.lower() in (".tsv", ".tab") and src.is_file()
+
+
+def find_csv(src: Path) -> Finding:
+    """A list between commas (or semicolons, as some spreadsheets write) -> its pictures."""
+    return _find(src, "")
+
+
+def find_tsv(src: Path) -> Finding:
+    """A list between tabs -> its pictures."""
+    return _find(src, "\t")
+
+
+def _find(src: Path, delimiter: str) -> Finding:
+    """Raises UsageError or ToolError with one sentence, naming the line that is wrong."""
+    if not src.is_file():
+        raise UsageError(f"{src}: is no file; name the file that lists its pictures")
+    folder = str(src.parent)
+    found: list[Found] = []
+    lines: dict[str, int] = {}
+    interned: dict[str, str] = {}
+    columns: _Columns | None = None
+    for line, row in _rows(src, delimiter):
+        if columns is None:
+            columns, names_them = _columns(row)
+            if names_them:
+                continue
+        path, label, split = _cells(src, line, row, columns)
+        label = interned.setdefault(label, label)
+        key = _key(path)
+        earlier = lines.setdefault(key, line)
+        if earlier != line:
+            raise ToolError(
+                f"{src}: line {line} lists {path} again, which line {earlier} has; remove one"
+            )
+        inside = f"{safe_part(label)}/{_safe_path(key)}"
+        place = Place(os.path.join(folder, path))  # noqa: PTH118 - a million of them
+        found.append(Found(key, split, label, inside, place))
+    if not found:
+        raise ToolError(f"{src}: lists no pictures; write a path and a class on each line")
+    return Finding(found, {}, _order(interned))
+
+
+def _rows(src: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of its line, cells) of every row that is not empty, one after the other."""
+    line = 0
+    try:
+        with src.open(encoding="utf-8-sig", newline="") as file:
+            if not delimiter:
+                head = file.readline(_MAX_HEAD)
+                delimiter = max(",;\t", key=head.count)
+                file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for row in reader:
+                line = reader.line_num
+                if any(cell.strip() for cell in row):
+                    yield line, row
+    except csv.Error as error:
+        raise ToolError(f"{src}: line {line + 1} cannot be read ({error}); correct it") from None
+    except UnicodeDecodeError:
+        raise ToolError(f"{src}: is not text in UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise ToolError(f"{src}: cannot be read ({error.strerror})") from None
+
+
+def _columns(row: list[str]) -> tuple[_Columns, bool]:
+    """The first row -> the columns, and whether it is a row that names them."""
+    head = [cell.strip().lower() for cell in row]
+    path, label, split = (
+        next((at for at, cell in enumerate(head) if cell in known), None) for known in _COLUMNS
+    )
+    if path is not None and label is not None:
+        return _Columns(path, label, split), True
+    return _Columns(0, 1, 2 if len(head) > 2 and head[2] in SPLIT_OF else None), False
+
+
+def _cells(src: Path, line: int, row: list[str], columns: _Columns) -> tuple[str, str, str]:
+    """The path, the class and the split of a row."""
+    if len(row) <= max(columns.path, columns.label, columns.split or 0):
+        raise ToolError(f"{src}: line {line} has {len(row)} columns; write a path and a class")
+    path, label = row[columns.path].strip(), row[columns.label].strip()
+    if "\0" in path or "\0" in label:
+        raise ToolError(f"{src}: line {line} has a zero byte, so it is no text; save it as UTF-8")
+    if not path or not label:
+        raise ToolError(f"{src}: line {line} lacks {'a class' if path else 'a path'}; add it")
+    if columns.split is None:
+        return path, label, "train"
+    split = row[columns.split].strip().lower()
+    if split not in SPLIT_OF:
+        raise ToolError(
+            f"{src}: line {line} has the split {split or '(none)'}; it can be train, val or test"
+        )
+    return path, label, SPLIT_OF[split]
+
+
+def _key(path: str) -> str:
+    """The path as the list has it, without detours that lead nowhere (``./a//b``)."""
+    if "//" not in path and "./" not in path:
+        return path
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return ("/" if path.startswith("/") else "") + "/".join(parts)
+
+
+def _safe_path(key: str) -> str:
+    """A path -> one that stays below the folder it is put into; often the path itself."""
+    if ".." not in key and not key.startswith("/") and key.isprintable() and len(key) < 100:
+        return key
+    return "/".join(safe_part(part) for part in key.split("/") if part not in ("", "..", "."))
+
+
+def _order(names: dict[str, str]) -> tuple[str, ...] | None:
+    """Numbers in the order of numbers; None: what is usual for names."""
+    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return None

@@ -1,0 +1,190 @@
+"""WebDataset shards, a folder of tars -> their classes and pictures, read in place.
+
+Members that share a name up to its first dot are one sample: ``0001.jpg`` with its class in
+``0001.cls`` (a number or a name), else in ``0001.json`` ({"label": ...}), else in
+``0001.txt``. A shard belongs to the split that a word of its name or folder says
+(``imagenet-val-0003.tar``), else to train. Numbers are the labels as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagenet_prep.artifacts import ToolError, UsageError
+from imagenet_prep.source_tars import Member, Tar, open_tar
+from imagenet_prep.source_types import (
+    PICTURES,
+    SPLIT_OF,
+    Finding,
+    Found,
+    entries_of,
+    is_folder,
+    may_be_picture,
+    place_of,
+    safe_part,
+    text_of,
+)
+
+_LABELS = ("cls", "json", "txt")
+_JSON_NAMES = ("label", "cls", "class", "class_id", "class_name", "target")
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_MAX_LABEL_BYTES = 1 << 20
+_MAX_NAME = 200
+_MAX_CLASSES = 100_000
+_LOOKED_AT = 50
+_CAPTIONS_FROM = 50
+
+
+@dataclass
+class _Sample:
+    """The members of a sample that matter."""
+
+    pictures: list[Member] = field(default_factory=list)
+    labels: dict[str, Member] = field(default_factory=dict)
+
+
+def is_webdataset(src: Path) -> bool:
+    """Whether ``src`` is a tar, a folder of nothing but tars, or one whose first tar looks so.
+
+    Nothing but tars counts even where they are damaged or compressed, so that it is said.
+    """
+    if not src.is_dir():
+        return _is_shard(src.name)
+    shards = list(_shards(src))
+    if not shards:
+        return False
+    holding = {shard.parent.name for shard in shards}
+    if all(
+        entry.name in holding if is_folder(entry) else not may_be_picture(entry)
+        for entry in entries_of(src)
+    ):
+        return True
+    samples: dict[str, _Sample] = {}
+    try:
+        with open_tar(shards[0]) as tar:
+            for member, _ in zip(tar.members(), range(_LOOKED_AT), strict=False):
+                _sort_in(samples, member)
+    except ToolError:
+        return False
+    return any(sample.pictures and sample.labels for sample in samples.values())
+
+
+def find_webdataset(src: Path) -> Finding:
+    """A folder of shards, or one shard -> their pictures.
+
+    Raises UsageError or ToolError with one sentence for a missing, damaged or compressed
+    shard and for samples without a class.
+    """
+    shards = list(_shards(src)) if src.is_dir() else [src]
+    if not shards:
+        raise UsageError(f"{src}: has no shards (.tar); name the folder that holds them")
+    found: list[Found] = []
+    interned: dict[str, str] = {}
+    captions = 0
+    for shard in shards:
+        if shard.name.lower().endswith(_PACKED):
+            raise ToolError(
+                f"{shard}: is compressed, so its members cannot be read in place; unpack the "
+                "shards with gunzip or the like first (pictures do not get smaller by it)"
+            )
+        shown = text_of(str(shard.relative_to(src))) if src.is_dir() else text_of(shard.name)
+        with open_tar(shard) as tar:
+            for item, kind in _find_shard(tar, str(shard), shown.removesuffix(".tar"), interned):
+                captions += kind == "txt"
+                found.append(item)
+    if captions == len(found) >= _CAPTIONS_FROM and len(interned) > len(found) // 2:
+        raise ToolError(
+            f"{src}: the .txt members differ from sample to sample, so they are captions and no "
+            "classes; a class belongs into a .cls member"
+        )
+    return Finding(found, {}, _order(src, interned))
+
+
+def _order(src: Path, names: dict[str, str]) -> tuple[str, ...]:
+    """The classes by label: numbers are labels, so those between that are missing count too."""
+    if not all(re.fullmatch(r"0|[1-9]\d{0,17}", name, re.ASCII) for name in names):
+        return tuple(sorted(names))
+    most = max(map(int, names), default=-1)
+    if most >= _MAX_CLASSES:
+        raise ToolError(f"{src}: has a sample of class {most}, which is not believable; check it")
+    return tuple(map(str, range(most + 1)))
+
+
+def _shards(src: Path) -> Iterator[Path]:
+    """The archives in ``src`` and in the folders of splits in it."""
+    for entry in entries_of(src):
+        if is_folder(entry):
+            if entry.name.lower() in SPLIT_OF:
+                below = (e for e in entries_of(entry.path) if not is_folder(e))
+                yield from (Path(e.path) for e in below if _is_shard(e.name))
+        elif _is_shard(entry.name):
+            yield Path(entry.path)
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith((".tar", *_PACKED))
+
+
+def _find_shard(
+    tar: Tar, file: str, shown: str, interned: dict[str, str]
+) -> Iterator[tuple[Found, str]]:
+    """(picture, kind of its label) of every sample of a shard that has a picture."""
+    words = re.split(r"[^a-z0-9]+", shown.lower())
+    split = next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
+    folder = safe_part(shown.replace("/", "-"))
+    samples: dict[str, _Sample] = {}
+    for member in tar.members():
+        _sort_in(samples, member)
+    for key, sample in samples.items():
+        if not sample.pictures:
+            continue
+        kind = next((kind for kind in _LABELS if kind in sample.labels), "")
+        if not kind:
+            raise ToolError(
+                f"{tar.shown}: the sample {key} has no class; it needs a member {key}.cls"
+            )
+        text = _label_of(tar, sample.labels[kind], kind)
+        name = interned.setdefault(text, text)
+        for picture in sample.pictures:
+            inside = f"{safe_part(name)}/{folder}/{picture.name}"
+            place = place_of(file, picture.offset, picture.length, picture.fault)
+            yield Found(f"{shown}.tar/{picture.name}", split, name, inside, place), kind
+
+
+def _sort_in(samples: dict[str, _Sample], member: Member) -> None:
+    """Puts a member to the sample that it belongs to."""
+    folder, slash, name = member.name.rpartition("/")
+    stem, dot, kind = name.partition(".")
+    if not stem or not dot:
+        return
+    sample = samples.setdefault(folder + slash + stem, _Sample())
+    kind = kind.lower()
+    if f".{kind}" in PICTURES:
+        sample.pictures.append(member)
+    elif kind in _LABELS:
+        sample.labels.setdefault(kind, member)
+
+
+def _label_of(tar: Tar, member: Member, kind: str) -> str:
+    """The class that a label's member says."""
+    what = f"{tar.shown}: its member {member.name}"
+    if member.fault:
+        raise ToolError(f"{what} is {member.fault}")
+    try:
+        text = tar.read(member, _MAX_LABEL_BYTES).decode("utf-8-sig").strip()
+        value: Any = json.loads(text) if kind == "json" else text
+    except (ValueError, RecursionError):
+        raise ToolError(f"{what} is not {'JSON' if kind == 'json' else 'text'} in UTF-8") from None
+    if isinstance(value, dict):
+        value = next((value[name] for name in _JSON_NAMES if name in value), None)
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise ToolError(f'{what} says no class; give it one, such as {{"label": 3}} or 3')
+    name = str(value).strip().splitlines()[0]
+    if len(name) > _MAX_NAME:
+        raise ToolError(f"{what} has {len(name)} letters, too many for a class; use a .cls member")
+    return name
