@@ -1,21 +1,22 @@
-"""The doorway of the statistics: ``imagenet-prep stats``."""
+"""The doorway of the statistics: ``imagenet-prep stats``, ``stats merge`` and ``stats show``."""
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from imagenet_prep import outcome
-from imagenet_prep.artifacts import STATS_NAME
+from imagenet_prep.artifacts import SPLITS, STATS_NAME, ToolError, UsageError, stats_beside
 from imagenet_prep.cli_common import (
     FOLDER,
     jobs_option,
     json_option,
     print_result,
-    warn_stock_pillow,
 )
 from imagenet_prep.terminal import Bar
 
@@ -23,37 +24,117 @@ if TYPE_CHECKING:
     from imagenet_prep.artifacts import Stats
 
 
-@click.command()
+def _part(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """``K/N`` -> (K, N): the K-th of N parts."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        reason = f"{value!r} is not K/N with K from 1 to N, such as 2/8."
+        raise click.BadParameter(reason, context, option)
+    return int(match[1]), int(match[2])
+
+
+class _StatsGroup(click.Group):
+    """Without a command of its own it computes; another word is told what it could have been."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            raise UsageError(
+                f"stats: {args[0]} is neither merge nor show; pictures are named with --src"
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_StatsGroup, invoke_without_command=True)
 @click.option(
-    "--src", type=FOLDER, default=Path("cropped"), show_default=True, help="Folder of crops."
+    "--src",
+    type=FOLDER,
+    default=Path("cropped"),
+    show_default=True,
+    help="Folder of crops, or a .beton.",
+)
+@click.option(
+    "--split", type=click.Choice(SPLITS), help="Which crops.  [default: train; a beton's own]"
+)
+@click.option(
+    "--part", metavar="K/N", callback=_part, help="Only the K-th of N parts, to be merged."
 )
 @click.option("--out", type=FOLDER, help=f"The statistics file.  [default: {STATS_NAME} in --src]")
 @click.option("--picture", type=FOLDER, help="Also draw them into this PNG.")
 @jobs_option
 @json_option
+@click.pass_context
 def stats(
-    src: Path, out: Path | None, picture: Path | None, jobs: int | None, as_json: bool
+    context: click.Context,
+    src: Path,
+    split: str | None,
+    part: tuple[int, int] | None,
+    out: Path | None,
+    picture: Path | None,
+    jobs: int | None,
+    as_json: bool,
 ) -> None:
     """Computes the mean picture and the colour statistics of the training crops, exactly.
 
     \b
     Example: imagenet-prep stats --src cropped --picture stats.png
+    \b
+    In two halves, on two machines perhaps:
+      imagenet-prep stats --part 1/2 --out a.npz
+      imagenet-prep stats --part 2/2 --out b.npz
+      imagenet-prep stats merge a.npz b.npz --out stats.npz
     """
-    warn_stock_pillow()
-    target = src / STATS_NAME if out is None else out
-    value, result = make_stats(src, target, jobs)
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    target = _default_out(src, split, part) if out is None else out
+    value, result = make_stats(src, target, jobs, split=split, part=part)
     if picture is not None:
-        _draw_stats(result, src, picture)
+        _draw(result, _preview_beside(target, src), picture)
     print_result(as_json, value, outcome.stats_lines(value))
 
 
-def make_stats(src: Path, out: Path, jobs: int | None) -> tuple[dict[str, Any], Stats]:
+def _refuse_options(context: click.Context) -> None:
+    """Options between ``stats`` and its command would be forgotten in silence."""
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(
+            f"stats: {given[0]} stands before {context.invoked_subcommand}, which has options of "
+            "its own; put it behind, or leave it out"
+        )
+
+
+def _default_out(src: Path, split: str | None, part: tuple[int, int] | None) -> Path:
+    """``stats.npz`` in the folder, with the split and the part in its name where they matter."""
+    words = [split] if split not in (None, "train") else []
+    words += [f"{part[0]}-of-{part[1]}"] if part else []
+    name = ".".join(["stats", *map(str, words), "npz"])
+    return (src.parent if src.suffix == ".beton" else src) / name
+
+
+def make_stats(
+    src: Path,
+    out: Path,
+    jobs: int | None,
+    *,
+    split: str | None = None,
+    part: tuple[int, int] | None = None,
+) -> tuple[dict[str, Any], Stats]:
     from imagenet_prep.stats_stage import run_stats
 
     bar = Bar()
     start = time.perf_counter()
     try:
-        result = run_stats(src, out, jobs=jobs, progress=bar)
+        result = run_stats(src, out, split=split, part=part, jobs=jobs, progress=bar)
     finally:
         bar.close()
     seconds = time.perf_counter() - start
@@ -61,14 +142,113 @@ def make_stats(src: Path, out: Path, jobs: int | None) -> tuple[dict[str, Any], 
     return {**outcome.stats_value(result), **speed, "out": str(out)}, result
 
 
-def _draw_stats(result: Stats, src: Path, picture: Path) -> None:
+@stats.command()
+@click.argument("files", type=FOLDER, nargs=-1, required=True, metavar="FILE...")
+@click.option("--out", type=FOLDER, required=True, help="The statistics of all of them.")
+@json_option
+def merge(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Adds up statistics of different pictures.
+
+    What comes out is what one run over all of them would have made.
+
+    \b
+    Example: imagenet-prep stats merge a.npz b.npz --out stats.npz
+    """
+    from imagenet_prep.stats_stage import merge_files
+
+    result = merge_files(files, out)
+    value = {**outcome.stats_value(result), "files": len(files), "out": str(out)}
+    print_result(as_json, value, outcome.merge_lines(value))
+
+
+@stats.command()
+@click.argument("file", type=FOLDER, required=False)
+@click.option("--picture", type=FOLDER, help="The PNG.  [default: beside FILE, with its name]")
+@click.option(
+    "--preview", type=FOLDER, help="Picture to show the lighting on.  [default: a crop beside FILE]"
+)
+@click.option("--compare", type=FOLDER, help="Other statistics: ours, or published ones.")
+@json_option
+def show(
+    file: Path | None,
+    picture: Path | None,
+    preview: Path | None,
+    compare: Path | None,
+    as_json: bool,
+) -> None:
+    """Draws statistics and prints their figures.
+
+    They go into a PNG; with --compare, what differs from other statistics is printed. FILE
+    is a statistics file, or a beton that has one; without it stats.npz, here or in cropped.
+    Published figures may be .npz, .npy, .pt, .json, .txt or .csv.
+
+    \b
+    Example: imagenet-prep stats show stats.npz --compare published.npz
+    """
+    from imagenet_prep.artifacts import load_stats
+    from imagenet_prep.compare import compare as differences
+    from imagenet_prep.reference import read_references
+
+    path = _shown_file(file)
+    result = load_stats(path)
+    target = path.with_suffix(".png") if picture is None else picture
+    try:
+        value = {"path": str(path), **outcome.stats_figures(result), "picture": str(target)}
+    except ValueError as error:
+        raise ToolError(f"{path}: {error}; make it again with imagenet-prep stats") from None
+    if compare is not None:
+        references = read_references(compare)
+        value["compared"] = [differences(result, reference) for reference in references]
+        value["compared_with"] = str(compare)
+    _draw(result, _preview_beside(path, path.parent) if preview is None else preview, target)
+    print_result(as_json, value, outcome.show_lines(value))
+
+
+def _shown_file(file: Path | None) -> Path:
+    if file is not None:
+        return stats_beside(file) if file.suffix == ".beton" else file
+    places = (Path(STATS_NAME), Path("cropped") / STATS_NAME)
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _preview_beside(file: Path, folder: Path) -> Path | None:
+    """A crop to preview the lighting of a statistics file on, or the beton it lies beside."""
+    from imagenet_prep.artifacts import JOURNAL_NAME
+    from imagenet_prep.journal import list_crops, list_splits
+
+    if folder.suffix == ".beton":
+        return folder
+    if (folder / JOURNAL_NAME).is_file():
+        splits = list_splits(folder)
+        return folder / list_crops(folder, splits[0])[0][0] if splits else None
+    beton = file.with_name(file.name.removesuffix(".stats.npz") + ".beton")
+    return beton if beton.is_file() else None
+
+
+def _draw(result: Stats, preview: Path | None, picture: Path) -> None:
+    """The picture of statistics, the lighting on a picture, a beton's first, or their mean."""
+    import numpy as np
+
     from imagenet_prep.artifacts import publish
-    from imagenet_prep.crop import crop_pixels
-    from imagenet_prep.crop_settings import CropSettings
-    from imagenet_prep.journal import list_crops
     from imagenet_prep.pictures import stats_picture
 
-    first = src / list_crops(src, "train")[0][0]
-    png = stats_picture(result, crop_pixels(first.read_bytes(), CropSettings(result.size_px)))
+    if preview is None:
+        example = np.rint(result.mean).astype(np.uint8)
+    elif preview.suffix == ".beton":
+        from imagenet_prep.stats_stage import first_picture
+
+        example = first_picture(preview)
+    else:
+        example = _cropped(preview, result.size_px)
     with publish(picture) as temporary:
-        temporary.write_bytes(png)
+        temporary.write_bytes(stats_picture(result, example))
+
+
+def _cropped(preview: Path, size_px: int) -> Any:
+    from imagenet_prep.crop import PictureError, crop_pixels
+    from imagenet_prep.crop_settings import CropSettings
+
+    try:
+        return crop_pixels(preview.read_bytes(), CropSettings(size_px))
+    except PictureError as error:
+        raise UsageError(f"{preview}: {error}; choose another picture for --preview") from None

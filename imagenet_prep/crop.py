@@ -21,6 +21,7 @@ import io
 import logging
 import re
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ import numpy as np
 from PIL import Image, ImageFile, features
 
 from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.turbo import decode_into, is_fast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,7 +174,7 @@ def _crop_whole(data: bytes, settings: CropSettings) -> tuple[tuple[int, int, st
     with _reasons(data):
         image = _open(data)
         facts = (*image.size, image.mode)
-        return facts, _crop(image, settings)
+        return facts, _crop(image, data, settings)
 
 
 @contextmanager
@@ -185,8 +187,8 @@ def _incomplete_allowed() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def _crop(image: ImageFile.ImageFile, settings: CropSettings) -> Image.Image:
-    """An opened, undecoded picture -> its crop, mode RGB, upright."""
+def _crop(image: ImageFile.ImageFile, data: bytes, settings: CropSettings) -> Image.Image:
+    """An opened, undecoded picture and its file's bytes -> its crop, mode RGB, upright."""
     width, height = image.size
     size, (resampling, reach) = settings.size, _FILTERS[settings.filter]
     orientation = _orientation(image) if settings.exif == "apply" else 1
@@ -201,9 +203,11 @@ def _crop(image: ImageFile.ImageFile, settings: CropSettings) -> Image.Image:
         drafted = image.draft(None, (target, target))
         scale = drafted[1][2] / width if drafted is not None else 1.0
         box = Box(*(side * scale for side in box.as_tuple()))
-    image.load()
-    pixels = _to_8_bits(image)
-    if pixels.mode != "RGB" or pixels.has_transparency_data:
+    pixels = _decoded_at_once(image, data)
+    if pixels is None:
+        image.load()
+        pixels = _to_8_bits(image)
+    if pixels.mode not in ("RGB", "RGBX") or pixels.has_transparency_data:
         # Only the box is converted, with a margin as wide as the filter, so that the
         # pixels at the edge of the crop have the same neighbours as in the whole picture.
         left, top, right, bottom = _region(pixels, box, size, reach)
@@ -215,8 +219,45 @@ def _crop(image: ImageFile.ImageFile, settings: CropSettings) -> Image.Image:
         min(box.right, float(pixels.width)),
         min(box.bottom, float(pixels.height)),
     )
-    crop = pixels.resize((size, size), resampling, box=within)
+    crop = pixels.resize((size, size), resampling, box=within).convert("RGB")
     return _turn(crop, orientation)
+
+
+def _decoded_at_once(image: ImageFile.ImageFile, data: bytes) -> Image.Image | None:
+    """A sound JPEG in colour that is to be decoded at its full size -> its pixels, mode RGBX,
+    by the shorter way; None for all else, which is left to Pillow with its reasons.
+
+    The picture is a view of memory that the next call uses again.
+    """
+    if image.format != "JPEG" or image.mode != "RGB" or ImageFile.LOAD_TRUNCATED_IMAGES:
+        return None
+    drafted = image.decoderconfig[:1] not in ((), (1,))  # at a fraction of its size
+    if drafted or not is_fast():
+        return None
+    width, height = image.size
+    room = width * height * 4
+    if _scratch.size < room:
+        _scratch.bytes = np.empty(room * 5 // 4, np.uint8)
+    pixels = _scratch.bytes[:room].reshape(height, width, 4)
+    try:
+        decode_into(data, pixels)
+    except ValueError:
+        return None
+    return Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
+
+
+class _Scratch(threading.local):
+    """Memory for pixels that each thread uses again: new memory costs as much as a resize."""
+
+    def __init__(self) -> None:
+        self.bytes = np.empty(0, np.uint8)
+
+    @property
+    def size(self) -> int:
+        return self.bytes.size
+
+
+_scratch = _Scratch()
 
 
 def _region(image: Image.Image, box: Box, size: int, reach: float) -> tuple[int, int, int, int]:

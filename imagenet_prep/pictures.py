@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _DPI = 100
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _TITLE_LETTERS = 24
+# The picture of statistics: as wide as print on a phone is still read.
+_WIDTH_IN, _HEIGHT_IN, _MARGIN_IN = 6.0, 10.15, 0.2
+_STATS_DPI = 200
 _STEPS = range(-3, 4)
 _CHANNELS = "RGB"
 
@@ -53,101 +56,129 @@ def contact_sheet(
 def stats_picture(stats: Stats, example: NDArray[np.uint8], lighting: float = 0.1) -> bytes:
     """Statistics and one picture (S, S, 3) uint8 -> a PNG that shows what they mean.
 
-    The mean image; its deviation from its channel means, amplified; the three directions
-    of colour with their standard deviations, largest first; and ``example`` with the
-    shifts that training adds (Krizhevsky et al., 2012), -3 to +3 standard deviations of
-    the noise, which is ``lighting`` times the data's along each direction.
+    The mean image; its deviation from its channel means, amplified, with the scale; the three
+    directions of colour with their standard deviations, largest first; and ``example`` with
+    the shifts that training adds (Krizhevsky et al., 2012), -3 to +3 standard deviations of
+    the noise, which is ``lighting`` times the data's along each direction. Upright, so that
+    a phone shows it as wide as it is.
     """
-    figure = _figure(13, 10)
-    parts: Any = figure.subfigures(2, 1, height_ratios=[4.2, 5.8])
-    above, below = parts
-    left, middle, right = above.subplots(1, 3, width_ratios=[1, 1, 1.45])
-    above.subplots_adjust(0.02, 0.03, 0.98, 0.82, wspace=0.06)
+    figure = _figure(_WIDTH_IN, _HEIGHT_IN, _STATS_DPI)
     count = f"{stats.count:,} picture{'s' if stats.count != 1 else ''}"
     size = f"{stats.size_px} × {stats.size_px} pixels"
-    above.suptitle(f"{count} of {size}", x=0.02, y=0.97, ha="left", size=15, weight="bold")
-    _draw_means(left, middle, stats)
-    _draw_directions(right, stats)
-    _draw_lighting(below, stats, example, lighting)
+    _text(figure, _MARGIN_IN, 0.12, f"{count} of {size}", size=13, weight="bold")
+    _draw_means(figure, stats)
+    _draw_directions(figure, stats, top=4.1)
+    _draw_lighting(figure, stats, example, lighting, top=6.6)
     return _png(figure)
 
 
-def _draw_means(left: Axes, right: Axes, stats: Stats) -> None:
+def _draw_means(figure: Figure, stats: Stats) -> None:
+    side = (_WIDTH_IN - 3 * _MARGIN_IN) / 2
+    second = 2 * _MARGIN_IN + side
     mean = stats.mean.astype(np.float64)
-    left.imshow(_levels(mean))
-    values = ", ".join(
-        f"{name} {value:.1f}" for name, value in zip(_CHANNELS, stats.channel_mean, strict=True)
-    )
-    left.set_title(f"Mean image\n{values}", size=10, loc="left")
     deviation = mean - stats.channel_mean
     factor = _amplification(float(np.abs(deviation).max()))
-    right.imshow(_levels(128 + factor * deviation))
-    right.set_title(
-        f"Mean image less its channel means, × {factor:g}\n"
-        f"from {_signed(deviation.min(), 1)} to {_signed(deviation.max(), 1)} levels around grey",
-        size=10,
-        loc="left",
-    )
-    for axis in (left, right):
-        axis.set_axis_off()
+    for left, image, title in (
+        (_MARGIN_IN, mean, "Mean image"),
+        (second, 128 + factor * deviation, "Its deviation from the channel means"),
+    ):
+        _text(figure, left, 0.48, title, size=9.5)
+        _place(figure, left, 0.7, side, side).imshow(_levels(image))
+    below = 0.7 + side + 0.06
+    values = zip(("red", "green", "blue"), stats.channel_mean, strict=True)
+    means = "   ".join(f"{name} {value:.1f}" for name, value in values)
+    _text(figure, _MARGIN_IN, below, f"channel means\n{means}", size=9, linespacing=1.35)
+    # What a grey of the picture beside it stands for; a colour does so for each channel.
+    most = 127 / factor
+    greys = np.repeat(np.arange(1, 256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    _strip(figure, greys, second, below + 0.03, side, 0.16)
+    for share, align in ((0, "left"), (0.5, "center"), (1, "right")):
+        value = _signed(most * (2 * share - 1), 0 if most >= 10 else 1) if share != 0.5 else "0"
+        unit = " levels" if share == 1 else ""
+        _text(figure, second + share * side, below + 0.23, value + unit, size=9, ha=align)
 
 
 def _amplification(largest: float) -> float:
-    """The largest of 1, 2, 5, 10, ... 100 that keeps ``largest`` levels inside 0-255."""
+    """The largest of 0.5, 1, 2, 5, 10, ... 100 that keeps ``largest`` levels inside 0-255."""
     allowed = [factor for factor in (1, 2, 5, 10, 20, 50, 100) if factor * largest <= 127]
-    return float(max(allowed, default=1))
+    return float(max(allowed, default=0.5))
 
 
-def _draw_directions(axis: Axes, stats: Stats) -> None:
+def _draw_directions(figure: Figure, stats: Stats, top: float) -> None:
     """A strip per direction, the mean colour at -3 to +3 standard deviations along it."""
-    axis.set_title(
-        "Directions of colour\nthe mean colour at −3 … +3 standard deviations (sd) along each",
-        size=10,
-        loc="left",
+    _text(figure, _MARGIN_IN, top, "Directions of colour", size=11, weight="bold")
+    _text(
+        figure,
+        _MARGIN_IN,
+        top + 0.22,
+        "the mean colour at −3 … +3 standard deviations (sd) along each",
+        size=9,
     )
+    width = _WIDTH_IN - 2 * _MARGIN_IN
     offsets = np.linspace(_STEPS[0], _STEPS[-1], 241)
     for row, direction in enumerate((2, 1, 0)):
         vector, stdev = stats.eigenvectors[:, direction], stats.eigenstdev[direction]
         strip = stats.channel_mean + offsets[:, None] * stdev * vector
-        place = (_STEPS[0], _STEPS[-1], row + 0.62, row)
-        axis.imshow(_levels(strip)[None], extent=place, aspect="auto")
-        parts = "  ".join(
+        at = top + 0.48 + 0.62 * row
+        _strip(figure, _levels(strip)[None], _MARGIN_IN, at, width, 0.32)
+        parts = "   ".join(
             f"{_signed(value, 3)} {name}" for name, value in zip(_CHANNELS, vector, strict=True)
         )
-        axis.text(-3, row + 0.66, f"sd {stdev:.2f} levels", size=10, va="top", weight="bold")
-        axis.text(3, row + 0.66, parts, size=10, va="top", ha="right")
-    axis.set_xlim(_STEPS[0], _STEPS[-1])
-    axis.set_ylim(2.9, 0)
-    axis.set_axis_off()
+        words = f"sd {stdev:.2f} levels"
+        _text(figure, _MARGIN_IN, at + 0.36, words, size=9.5, weight="bold")
+        _text(figure, _MARGIN_IN + width, at + 0.36, parts, size=9.5, ha="right")
 
 
-def _draw_lighting(figure: Any, stats: Stats, example: NDArray[np.uint8], lighting: float) -> None:
+def _draw_lighting(
+    figure: Figure, stats: Stats, example: NDArray[np.uint8], lighting: float, top: float
+) -> None:
     """``example`` shifted along each direction: a row per direction, a column per step."""
-    figure.suptitle(
-        f"Lighting: one picture at −3 … +3 sd of the noise that training adds "
-        f"({lighting:g} × the sd of each direction)",
-        x=0.02,
-        y=0.985,
-        ha="left",
-        size=12,
-        weight="bold",
+    _text(figure, _MARGIN_IN, top, "Lighting", size=11, weight="bold")
+    _text(
+        figure,
+        _MARGIN_IN,
+        top + 0.22,
+        f"one picture at −3 … +3 sd of training's noise, {lighting:g} × those above; in levels",
+        size=9,
     )
-    axes = figure.subplots(3, len(_STEPS))
-    figure.subplots_adjust(0.075, 0.01, 0.98, 0.89, wspace=0.04, hspace=0.04)
-    for row, direction in zip(axes, (2, 1, 0), strict=True):
+    gap = 0.05
+    side = (_WIDTH_IN - 2 * _MARGIN_IN + gap) / len(_STEPS) - gap
+    for row, direction in enumerate((2, 1, 0)):
         vector = stats.eigenvectors[:, direction]
         noise = lighting * stats.eigenstdev[direction]
-        for axis, step in zip(row, _STEPS, strict=True):
-            axis.imshow(_levels(example + step * noise * vector))
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_frame_on(False)
-        row[0].set_ylabel(
-            f"1 sd =\n{noise:.1f} levels", size=10, rotation=0, ha="right", va="center", labelpad=6
-        )
-    for axis, step in zip(axes[0], _STEPS, strict=True):
-        label = "unchanged" if step == 0 else f"{_signed(step, 0)} sd"
-        axis.set_title(label, size=10)
+        at = top + 0.48 + row * (side + 0.26)
+        for column, step in enumerate(_STEPS):
+            left = _MARGIN_IN + column * (side + gap)
+            shifted = _levels(example + step * noise * vector)
+            _place(figure, left, at, side, side).imshow(shifted)
+            words = f"{_signed(step * noise, 1)}" if step else "unchanged"
+            _text(figure, left + side / 2, at + side + 0.03, words, size=8, ha="center")
+
+
+def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """A bare axis, by inches from the upper left corner of the figure."""
+    wide, high = figure.get_size_inches()
+    axis = figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
+    axis.set_axis_off()
+    return axis
+
+
+def _strip(
+    figure: Figure, row: NDArray[np.uint8], left: float, top: float, width: float, height: float
+) -> None:
+    """Colours (1, N, 3) as a bar, with a line around it, because some are as white as paper."""
+    axis = _place(figure, left, top, width, height)
+    axis.set_axis_on()
+    axis.imshow(row, aspect="auto")
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(color="0.7", linewidth=0.5)
+
+
+def _text(figure: Figure, left: float, top: float, words: str, **style: Any) -> None:
+    """Words whose upper edge is ``top`` inches below that of the figure."""
+    wide, high = figure.get_size_inches()
+    figure.text(left / wide, 1 - top / high, words, va="top", **style)
 
 
 def _signed(value: float, decimals: int) -> str:
@@ -161,10 +192,10 @@ def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     return levels
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
+def _figure(width_in: float, height_in: float, dpi: int = _DPI) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width_in, height_in), dpi=_DPI, facecolor="white")
+    return Figure(figsize=(width_in, height_in), dpi=dpi, facecolor="white")
 
 
 def _write(axis: Axes, x: float, y: float, text: str, **style: Any) -> None:

@@ -13,18 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_prep.artifacts import Stats
+from imagenet_prep.coverage import Coverage
+from imagenet_prep.kernel import MAX_PIXELS, PIXELS_AT_ONCE, PRODUCTS, add_pixels
 
-_CENTRE = 128
 # Largest number of pictures whose pixel sums fit a uint16: 257 * 255 = 65535.
 _UINT16_PICTURES = 257
-# Levels minus 128 have products of at most 2^14, so 2^10 of them add up to at most 2^24,
-# below which float32 holds every integer: the matrix product is exact in any order.
-_EXACT_ROWS = 1 << 10
-# Four pixels side by side in a row: a 12-wide product keeps the matrix unit busier than
-# a 3-wide one and costs a third of its time, although it uses only the diagonal blocks.
-_PIXELS_PER_ROW = 4
-# Pixels converted at a time: 64k * 3 float32 stay in the cache.
-_SLAB_PIXELS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,6 +44,67 @@ def empty(size_px: int) -> Moments:
     return Moments(np.zeros(shape, np.uint64), np.zeros((3, 3), np.uint64), 0)
 
 
+class Accumulator:
+    """Adds pictures up one at a time, while each is still in the processor's cache."""
+
+    def __init__(self, size_px: int) -> None:
+        pixels = size_px**2
+        # Two channels each, side by side: (red, blue) and (green, the byte that is not used).
+        self._pairs = np.zeros((2, pixels + PIXELS_AT_ONCE, 2), np.uint16)
+        self._products = np.zeros(len(PRODUCTS), np.uint64)
+        self._sum = np.zeros((size_px, size_px, 3), np.uint64)
+        self._tail = np.zeros((PIXELS_AT_ONCE, 4), np.uint8)
+        self._waiting = 0
+        self._count = 0
+        self._add = add_pixels()
+        self._addresses = tuple(pair.ctypes.data for pair in self._pairs)
+
+    def add(self, picture: NDArray[np.uint8]) -> None:
+        """Counts a picture (S, S, 4) uint8: red, green, blue and one byte of any value.
+
+        Raises ValueError for another shape, or where it is not in one piece.
+        """
+        size = self._sum.shape[0]
+        if picture.shape != (size, size, 4) or picture.dtype != np.uint8:
+            raise ValueError(f"expected uint8 of shape {(size, size, 4)}, not {picture.shape}")
+        if not picture.flags.c_contiguous:
+            raise ValueError("expected a picture in one piece of memory")
+        if self._waiting == _UINT16_PICTURES:
+            self._empty_pairs()
+        pixels = size**2
+        whole = pixels - pixels % PIXELS_AT_ONCE
+        address = picture.ctypes.data
+        for start in range(0, whole, MAX_PIXELS):
+            self._call(address + 4 * start, min(whole - start, MAX_PIXELS), start)
+        if pixels > whole:
+            self._tail[: pixels - whole] = picture.reshape(-1, 4)[whole:]
+            self._call(self._tail.ctypes.data, PIXELS_AT_ONCE, whole)
+        self._waiting += 1
+        self._count += 1
+
+    def _call(self, pixels: int, count: int, start: int) -> None:
+        red_blue, green = (address + 4 * start for address in self._addresses)
+        self._add(pixels, count, red_blue, green, self._products.ctypes.data)
+
+    def _empty_pairs(self) -> None:
+        """Moves the 16-bit sums to the 64-bit ones, before they overflow."""
+        size = self._sum.shape[0]
+        red_blue, green = self._pairs[:, : size * size].reshape(2, size, size, 2)
+        self._sum[..., 0::2] += red_blue
+        self._sum[..., 1] += green[..., 0]
+        self._pairs[:] = 0
+        self._waiting = 0
+
+    def moments(self) -> Moments:
+        """The Moments of all pictures so far; of the size's, where there were none."""
+        self._empty_pairs()
+        products = np.empty((3, 3), np.uint64)
+        for pair, value in zip(PRODUCTS, self._products, strict=True):
+            i, j = ("rgb".index(channel) for channel in pair)
+            products[i, j] = products[j, i] = value
+        return Moments(self._sum.copy(), products, self._count)
+
+
 def moments_of(images: NDArray[np.uint8]) -> Moments:
     """Pictures (N, S, S, 3) uint8 -> their Moments, exactly.
 
@@ -60,35 +114,12 @@ def moments_of(images: NDArray[np.uint8]) -> Moments:
         raise ValueError(f"expected pictures of shape (N, S, S, 3), not {images.shape}")
     if images.dtype != np.uint8:
         raise ValueError(f"expected uint8 pictures, not {images.dtype}")
-    images = np.ascontiguousarray(images)
-    total = np.zeros(images.shape[1:], np.uint64)
-    for start in range(0, len(images), _UINT16_PICTURES):
-        total += np.add.reduce(images[start : start + _UINT16_PICTURES], axis=0, dtype=np.uint16)
-    return Moments(total, _products(images.reshape(-1, 3), total), len(images))
-
-
-def _products(pixels: NDArray[np.uint8], total: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Pixels (P, 3) uint8 and their sums per position -> the sum of p pᵀ, (3, 3) uint64.
-
-    With q = p - 128: Σ pᵢpⱼ = Σ qᵢqⱼ + 128 (Σ pᵢ + Σ pⱼ) - 128² P.
-    """
-    block = _EXACT_ROWS * _PIXELS_PER_ROW
-    whole = len(pixels) - len(pixels) % block
-    centred = np.zeros((3, 3), np.int64)
-    for start in range(0, whole, _SLAB_PIXELS):
-        part = pixels[start : min(start + _SLAB_PIXELS, whole)]
-        rows = part.reshape(-1, _EXACT_ROWS, 3 * _PIXELS_PER_ROW)
-        q = np.subtract(rows, np.float32(_CENTRE), dtype=np.float32)
-        wide = np.matmul(q.transpose(0, 2, 1), q).sum(axis=0, dtype=np.float64)
-        for at in range(0, 3 * _PIXELS_PER_ROW, 3):
-            centred += wide[at : at + 3, at : at + 3].astype(np.int64)
-    # The rest, below one block: far from 2^53, so float64 is exact.
-    q64 = np.subtract(pixels[whole:], np.float64(_CENTRE), dtype=np.float64)
-    centred += (q64.T @ q64).astype(np.int64)
-    sums = total.sum(axis=(0, 1), dtype=np.uint64).astype(np.int64)
-    moved = _CENTRE * (sums[:, None] + sums[None, :]) - _CENTRE**2 * len(pixels)
-    products: NDArray[np.uint64] = (centred + moved).astype(np.uint64)
-    return products
+    total = Accumulator(images.shape[1])
+    pixels = np.zeros((*images.shape[1:3], 4), np.uint8)
+    for image in images:
+        pixels[..., :3] = image
+        total.add(pixels)
+    return total.moments()
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -101,8 +132,8 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(a.sum + b.sum, a.products + b.products, a.count + b.count)
 
 
-def finish(moments: Moments, source: str) -> Stats:
-    """Moments of at least one picture and the digest of their source -> Stats.
+def finish(moments: Moments, source: str, coverage: Coverage = ()) -> Stats:
+    """Moments of at least one picture, the digest of their source and its coverage -> Stats.
 
     Each channel mean and covariance is one correctly rounded quotient of exact integers:
     with n pixels, T = Σ p and P = Σ p pᵀ, the covariance is (n Pᵢⱼ - Tᵢ Tⱼ) / n²,
@@ -136,4 +167,5 @@ def finish(moments: Moments, source: str) -> Stats:
         eigenstdev=np.sqrt(values),
         eigenvectors=vectors,
         source=source,
+        coverage=coverage,
     )

@@ -1,157 +1,242 @@
-"""A folder of crops -> ``stats.npz``: reads, decodes and digests the crops in parallel.
+"""Crops, in a folder or in a beton -> ``stats.npz``; and several such files -> one.
 
-The arithmetic is in ``stats``; this layer knows files and workers. The parent holds one
-set of sums, however many pictures there are.
+The arithmetic is in ``stats``, what the workers do in ``stats_read``; this layer knows which
+pictures there are. The parent holds one set of sums, however many pictures there are.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from imagenet_prep import parallel
-from imagenet_prep.artifacts import Progress, Stats, ToolError, quiet, save_stats, source_digest
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_prep import coverage, parallel, stats
+from imagenet_prep.artifacts import (
+    Manifest,
+    Progress,
+    Stats,
+    ToolError,
+    UsageError,
+    add_digests,
+    load_manifest,
+    load_stats,
+    quiet,
+    save_stats,
+)
+from imagenet_prep.beton_format import MODE_JPEG, REMEDY, Index, read_index
 from imagenet_prep.journal import list_crops
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from imagenet_prep.stats import Moments
+from imagenet_prep.stats_read import (
+    BadPictureError,
+    CropGroup,
+    Page,
+    PageGroup,
+    Sample,
+    jpeg_side,
+    measure,
+    read_file,
+    take_jpeg,
+    take_raw,
+)
 
 _REMEDY = "delete it and run imagenet-prep crop again"
-# Pictures of one work item: at most this many, and at most this much decoded memory.
-_GROUP_PICTURES = 64
-_GROUP_BYTES = 16 << 20
+# Pictures of one work item: so many that adding its sums to the others costs nothing.
+_GROUP_PICTURES = 128
+_GROUPS_PER_JOB = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """One work item: crops (paths relative to ``folder``), all ``size_px`` square."""
+class _Work:
+    """What is to be measured: work items, and what their sum is called.
 
-    folder: Path
-    crops: tuple[str, ...]
+    ``source`` is the digest of the pictures where it is known before they are read, and
+    ``fault`` makes the sentence that names one of them.
+    """
+
+    groups: Iterable[CropGroup | PageGroup]
+    count: int
     size_px: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The exact sums of a group and the SHA-256 of each of its files, in order."""
-
-    crops: tuple[str, ...]
-    moments: Moments
-    digests: tuple[str, ...]
-
-
-class _BadCropError(Exception):
-    """Why one file is not a crop; never leaves this module."""
+    covered: coverage.Coverage
+    source: str | None
+    fault: Callable[[str, str], ToolError]
 
 
 def run_stats(
     src: Path,
     out: Path,
     *,
-    split: str = "train",
+    split: str | None = None,
+    part: tuple[int, int] | None = None,
     jobs: int | None = None,
     progress: Progress = quiet,
 ) -> Stats:
-    """The crops of one split of the folder ``src`` -> their Stats, also written to ``out``.
+    """The crops of one split of a folder, or a beton's -> their Stats, also written to ``out``.
 
-    The same crops give the same bytes for any number of jobs. Raises ToolError, and
-    leaves ``out`` as it was, when the split has no crops or one of them is missing, not a
-    JPEG, damaged, not square or of another size than the first.
+    ``part`` (K, N) takes the K-th of N parts of them, in the order of their paths. The same
+    crops give the same bytes for any number of jobs, from the folder and from a beton made
+    of it. Without ``split``, ``train`` of a folder. Raises ToolError, and leaves ``out`` as it
+    was, when there are no crops, or one is missing, not a JPEG, damaged, not square or of
+    another size than the first, or a page of the beton is not what was written.
     """
-    from imagenet_prep import stats
-
-    crops = [path for path, _ in list_crops(src, split)]
-    total = stats.empty(_side_px(src, crops[0]))
-    groups = _groups(src, crops, total.size_px)
-    digests: list[tuple[str, str]] = []
-    progress("stats", 0, len(crops))
-    results = parallel.map_unordered(_measure, groups, jobs=parallel.resolve_jobs(jobs), chunk=1)
+    jobs = parallel.resolve_jobs(jobs)
+    is_beton = src.suffix == ".beton" and not src.is_dir()
+    work = (_beton_work if is_beton else _crop_work)(src, split, part, jobs)
+    total = stats.empty(work.size_px)
+    sources = []
+    progress("stats", 0, work.count)
+    results = parallel.map_unordered(measure, work.groups, jobs=jobs, chunk=1)
     with contextlib.closing(results):
-        for part in results:
-            if isinstance(part, parallel.Failed):
-                raise _fault(src, part.key, part.reason)
-            total = stats.merge(total, part.moments)
-            digests.extend(zip(part.crops, part.digests, strict=True))
-            progress("stats", len(digests), len(crops))
-    result = stats.finish(total, source_digest(digests))
+        for found in results:
+            if isinstance(found, parallel.Failed):
+                raise work.fault(found.key, found.reason)
+            moments = stats.Moments(found.sum.astype(np.uint64), found.products, found.count)
+            total = stats.merge(total, moments)
+            sources.append(found.source)
+            progress("stats", total.count, work.count)
+    source = add_digests(*sources) if work.source is None else work.source
+    result = stats.finish(total, source, work.covered)
     save_stats(out, result)
     return result
 
 
-def _fault(src: Path, crop: str, reason: str) -> ToolError:
-    return ToolError(f"{src / crop}: {reason}; {_REMEDY}")
+def _covered(keys: Sequence[str], part: tuple[int, int] | None) -> tuple[range, coverage.Coverage]:
+    """Sorted paths -> the range of them that the part is, and its coverage."""
+    try:
+        first, last = coverage.part_of(len(keys), *(part or (1, 1)))
+    except ValueError as error:
+        raise UsageError(f"--part: {error}; choose another part") from None
+    digest = coverage.list_digest(keys)
+    return range(first, last), coverage.covering(first, last, len(keys), digest)
 
 
-def _groups(src: Path, crops: Sequence[str], size_px: int) -> list[_Group]:
-    count = max(1, min(_GROUP_PICTURES, _GROUP_BYTES // (3 * size_px**2)))
-    return [
-        _Group(src, tuple(crops[start : start + count]), size_px)
-        for start in range(0, len(crops), count)
+def _group_pictures(count: int, jobs: int) -> int:
+    return max(1, min(_GROUP_PICTURES, math.ceil(count / (_GROUPS_PER_JOB * jobs))))
+
+
+def _crop_work(src: Path, split: str | None, part: tuple[int, int] | None, jobs: int) -> _Work:
+    def fault(crop: str, reason: str) -> ToolError:
+        return ToolError(f"{src / crop}: {reason}; {_REMEDY}")
+
+    crops = [path for path, _ in list_crops(src, split or "train")]
+    chosen, covered = _covered(crops, part)
+    try:
+        size_px = jpeg_side(read_file(f"{src}/{crops[0]}", crops[0]))
+    except BadPictureError as error:
+        raise fault(crops[0], str(error)) from None
+    step = _group_pictures(len(chosen), jobs)
+    groups = [
+        CropGroup(src, tuple(crops[at : min(at + step, chosen.stop)]), size_px)
+        for at in chosen[::step]
     ]
+    return _Work(groups, len(chosen), size_px, covered, None, fault)
 
 
-def _side_px(src: Path, crop: str) -> int:
-    """The side of the first crop.."""
+def _beton_work(src: Path, split: str | None, part: tuple[int, int] | None, jobs: int) -> _Work:
+    def fault(key: str, reason: str) -> ToolError:
+        return ToolError(f"{src}: {key} {reason}; {REMEDY}")
+
+    manifest = load_manifest(src)
+    index = read_index(src)
+    if split not in (None, manifest.split):
+        raise UsageError(f"{src}: holds the split {manifest.split}, not {split}; leave --split out")
+    if (len(index.samples), index.page_size) != (manifest.samples, manifest.page_size_bytes):
+        raise ToolError(f"{src}: is not the beton that its manifest is of; {REMEDY}")
+    order = sorted(range(manifest.samples), key=manifest.keys.__getitem__)
+    chosen, covered = _covered([manifest.keys[i] for i in order], part)
+    wanted = np.zeros(manifest.samples, bool)
+    wanted[order[chosen.start : chosen.stop]] = True
+    whole = len(chosen) == manifest.samples
+    if not whole and (index.samples["image"]["mode"] != MODE_JPEG).any():
+        raise UsageError(
+            f"{src}: holds raw pixels, whose crops are not known one by one; leave --part out, "
+            "or take the folder of crops"
+        )
+    pages = _pages(src, manifest, index, wanted)
+    groups = (
+        PageGroup(src, tuple(group), manifest.size_px, hashed=not whole)
+        for group in _grouped(pages, _group_pictures(len(chosen), jobs))
+    )
+    source = manifest.source if whole else None
+    return _Work(groups, len(chosen), manifest.size_px, covered, source, fault)
+
+
+def _pages(
+    src: Path, manifest: Manifest, index: Index, wanted: NDArray[np.bool_]
+) -> Iterator[Page]:
+    """The pages that hold a wanted picture, in file order."""
+    page_size = index.page_size
+    table, modes = index.table[wanted], index.samples["image"]["mode"][wanted]
+    keys = list(itertools.compress(manifest.keys, wanted))
+    places = zip(keys, table["ptr"].tolist(), table["size"].tolist(), modes.tolist(), strict=True)
+    for number, found in itertools.groupby(places, key=lambda place: place[1] // page_size):
+        if number >= len(manifest.pages):
+            raise ToolError(f"{src}: has more pages than its manifest says; {REMEDY}")
+        start = number * page_size
+        samples = tuple(
+            Sample(key, ptr - start, size, mode == MODE_JPEG) for key, ptr, size, mode in found
+        )
+        yield Page(number, start, page_size, manifest.pages[number], samples)
+
+
+def _grouped(pages: Iterable[Page], pictures: int) -> Iterator[list[Page]]:
+    """Pages -> neighbours together, until they hold so many pictures."""
+    group: list[Page] = []
+    for page in pages:
+        group.append(page)
+        if sum(len(one.samples) for one in group) >= pictures:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def first_picture(beton: Path) -> NDArray[np.uint8]:
+    """The first picture of a beton, (S, S, 3) uint8; ToolError if it is damaged."""
+    index = read_index(beton)
+    place, image = index.table[0], index.samples[0]["image"]
+    size_px = int(image["width"])
+    with beton.open("rb") as file:
+        file.seek(int(place["ptr"]))
+        data = file.read(int(place["size"]))
+    pixels = np.empty((size_px, size_px, 4), np.uint8)
     try:
-        data = (src / crop).read_bytes()
-        return int(_decode(data, None).shape[0])
-    except OSError as error:
-        raise _fault(src, crop, f"cannot be read ({error.strerror})") from None
-    except _BadCropError as error:
-        raise _fault(src, crop, str(error)) from None
+        (take_jpeg if image["mode"] == MODE_JPEG else take_raw)(data, pixels)
+    except BadPictureError as error:
+        raise ToolError(f"{beton}: its first picture {error}; {REMEDY}") from None
+    return pixels[..., :3]
 
 
-def _measure(group: _Group) -> _Part | parallel.Failed:
-    """One group -> its sums and digests, or the first crop that is not one; runs in a worker."""
-    import numpy as np
+def merge_files(files: Sequence[Path], out: Path) -> Stats:
+    """Statistics files of different pictures -> those of all of them, also written to ``out``.
 
-    from imagenet_prep import stats
-
-    shape = (len(group.crops), group.size_px, group.size_px, 3)
-    images = np.empty(shape, np.uint8)
-    digests = []
-    for index, crop in enumerate(group.crops):
-        try:
-            data = (group.folder / crop).read_bytes()
-            images[index] = _decode(data, group.size_px)
-        except OSError as error:
-            return parallel.Failed(crop, f"cannot be read ({error.strerror})")
-        except _BadCropError as error:
-            return parallel.Failed(crop, str(error))
-        digests.append(hashlib.sha256(data).hexdigest())
-    return _Part(group.crops, stats.moments_of(images), tuple(digests))
-
-
-def _decode(data: bytes, size_px: int | None) -> NDArray[np.uint8]:
-    """JPEG bytes -> (S, S, 3) uint8 RGB, with S = ``size_px`` where that is given.
-
-    Raises _BadCropError for anything that is not a whole, square, 8-bit RGB or grey JPEG
-    of that size.
+    The parts of one run give the file of the whole run, in any order and grouping. Raises
+    ToolError when one is missing, damaged, of another size, or has pictures of another's.
     """
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            width, height = image.size
-            if width != height:
-                raise _BadCropError(f"is {width}x{height}, and crops are square")
-            if size_px is not None and width != size_px:
-                raise _BadCropError(
-                    f"is {width}x{height} where the first crop is {size_px}x{size_px}"
-                )
-            if image.mode not in ("RGB", "L"):
-                raise _BadCropError(f"is a {image.mode} picture, and crops are RGB")
-            return np.asarray(image.convert("RGB"))
-    except Image.DecompressionBombError:
-        raise _BadCropError("claims to be enormous") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise _BadCropError(f"is not a whole JPEG ({type(error).__name__})") from None
+    if not files:
+        raise UsageError("merge: needs statistics files; name them")
+    parts = [(path, load_stats(path)) for path in files]
+    total = stats.empty(parts[0][1].size_px)
+    sources: list[str] = []
+    coverages: list[coverage.Coverage] = []
+    for path, found in parts:
+        try:
+            if found.source in sources:
+                raise ValueError("its pictures would count twice")
+            sources.append(found.source)
+            add_digests(*sources)
+            coverages.append(found.coverage)
+            coverage.merge(coverages)
+            moments = stats.Moments(found.sum, found.products, found.count)
+            total = stats.merge(total, moments)
+        except ValueError as error:
+            raise ToolError(
+                f"{path}: does not go together with the files before it ({error}); leave it out"
+            ) from None
+    result = stats.finish(total, add_digests(*sources), coverage.merge(coverages))
+    save_stats(out, result)
+    return result

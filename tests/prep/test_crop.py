@@ -332,3 +332,49 @@ def test_settings_are_read_back_from_their_text() -> None:
     for wrong in ("", "size=8", settings.text().replace("algorithm=", "algorithm=0")):
         with pytest.raises(ValueError, match=r"made by another|other settings"):
             CropSettings.parse(wrong)
+
+
+def outcomes(data: bytes, settings: CropSettings) -> bytes | str:
+    """The crop of a file, or the reason why there is none."""
+    try:
+        return crop_picture(data, settings).jpeg
+    except PictureError as error:
+        return str(error)
+
+
+def both_ways(data: bytes, settings: CropSettings, patch: pytest.MonkeyPatch) -> bool:
+    """Whether the shorter way of decoding comes to the same as Pillow's."""
+    short = outcomes(data, settings)
+    with patch.context() as without:
+        without.setattr(crop, "is_fast", lambda: False)
+        return outcomes(data, settings) == short
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 7), (200, 301), (1000, 640)])
+@pytest.mark.parametrize("options", [{}, {"subsampling": "4:4:4"}, {"progressive": True}])
+def test_jpegs_decoded_the_shorter_way_give_the_same_bytes(
+    size: tuple[int, int], options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(Image.fromarray(smooth(*size)), "JPEG", **options)
+    for settings in (CropSettings(64), CropSettings(64, fit="squash", filter="lanczos")):
+        assert both_ways(data, settings, monkeypatch)
+
+
+def test_damaged_jpegs_have_the_same_outcome_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(smooth(90, 120)), "JPEG")
+    chance = np.random.default_rng(8)
+    for number in range(300):
+        damaged = bytearray(data)
+        if number % 2:
+            damaged[chance.integers(2, len(data))] ^= 1 << chance.integers(8)
+        else:
+            del damaged[chance.integers(2, len(data)) :]
+        assert both_ways(bytes(damaged), CropSettings(32), monkeypatch)
+
+
+def test_odd_files_have_the_same_outcome_both_ways(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in sorted((shared_data / "odd").iterdir()):
+        if file.is_file() and file.stat().st_size < 5_000_000:
+            assert both_ways(file.read_bytes(), CropSettings(64), monkeypatch), file.name

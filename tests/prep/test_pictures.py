@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 
@@ -68,21 +69,35 @@ def test_contact_sheet_needs_a_title_for_each_picture(titles: list[str]) -> None
 def test_statistics_picture_is_a_whole_png_and_the_same_each_time() -> None:
     found, example = some_stats()
     png = pictures.stats_picture(found, example)
-    assert opened(png).shape == (1000, 1300, 3)
+    assert opened(png).shape == (2030, 1200, 3)  # upright: a phone shows its whole width
     assert png == pictures.stats_picture(found, example)
 
 
 def test_statistics_picture_contains_the_example_unchanged() -> None:
     found, _ = some_stats()
     picture = opened(pictures.stats_picture(found, plain(201, 0)))
-    # Three of 21 previews are the picture itself, each about a hundredth of the area.
-    assert share(picture, (201, 0, 0)) > 0.04
+    # Three of 21 previews are the picture itself, each nearly a hundredth of the area.
+    assert 0.027 < share(picture, (201, 0, 0)) < 0.03
 
 
 def test_lighting_of_zero_leaves_every_preview_unchanged() -> None:
     found, _ = some_stats()
     picture = opened(pictures.stats_picture(found, plain(201, 0), lighting=0.0))
-    assert share(picture, (201, 0, 0)) > 0.28
+    assert 0.19 < share(picture, (201, 0, 0)) < 0.21  # seven times as many as above
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"), [(0.4, 168), (1, 228), (1.26, 254), (20, 228), (127, 255), (200, 228)]
+)
+def test_deviation_of_the_mean_is_amplified_as_far_as_it_fits(level: float, shown: int) -> None:
+    """A mean whose upper half is ``level`` above grey, and whose lower half is below."""
+    mean = np.full((32, 32, 3), 128 - level, np.float32)
+    mean[:16] += np.float32(2 * level)
+    plain_stats = stats.finish(stats.moments_of(np.zeros((1, 32, 32, 3), np.uint8)), "")
+    found = dataclasses.replace(plain_stats, mean=mean, channel_mean=np.full(3, 128.0))
+    picture = opened(pictures.stats_picture(found, plain(9, 0)))
+    # The middle of the upper half of the second picture, above on the right.
+    assert abs(int(picture[300, 900, 0]) - shown) <= 1
 
 
 def test_statistics_of_one_colour_can_be_drawn() -> None:

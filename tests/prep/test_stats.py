@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagenet_prep import stats
+from imagenet_prep.kernel import MAX_PIXELS
 from imagenet_prep.stats import Moments
 
 
@@ -79,6 +80,52 @@ def test_moments_are_exact_at_the_extremes(level: int) -> None:
     moments = stats.moments_of(images)
     assert np.unique(moments.sum).tolist() == [600 * level]
     assert np.unique(moments.products).tolist() == [600 * 32 * 32 * level**2]
+
+
+def test_a_picture_larger_than_one_pass_of_the_loop_is_exact() -> None:
+    """White pictures are the largest sums, and 724 px the largest side of one pass."""
+    assert 724**2 < MAX_PIXELS < 725**2
+    for size_px in (724, 725, 1025):
+        image = np.full((1, size_px, size_px, 3), 255, np.uint8)
+        moments = stats.moments_of(image)
+        assert np.unique(moments.sum).tolist() == [255]
+        assert np.unique(moments.products).tolist() == [size_px**2 * 255**2]
+
+
+@pytest.mark.parametrize("size_px", [1, 2, 3, 5, 8])
+def test_the_fourth_byte_of_a_pixel_does_not_count(size_px: int) -> None:
+    images = noise(300, size_px, seed=size_px)
+    total = stats.Accumulator(size_px)
+    for image in images:
+        padded = np.dstack([image, np.full((size_px, size_px), 255, np.uint8)])
+        total.add(padded)
+    assert_same(total.moments(), stats.moments_of(images))
+
+
+def test_an_accumulator_goes_on_after_it_was_asked() -> None:
+    images = noise(5, 6, seed=5)
+    padded = np.zeros((5, 6, 6, 4), np.uint8)
+    padded[..., :3] = images
+    total = stats.Accumulator(6)
+    assert_same(total.moments(), stats.empty(6))
+    for count, image in enumerate(padded, 1):
+        total.add(image)
+        assert_same(total.moments(), plain_moments(images[:count]))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((6, 6, 3), np.uint8),
+        np.zeros((6, 5, 4), np.uint8),
+        np.zeros((7, 7, 4), np.uint8),
+        np.zeros((6, 6, 4), np.uint16),
+        np.zeros((6, 12, 4), np.uint8)[:, ::2],
+    ],
+)
+def test_another_picture_than_the_accumulators_is_refused(picture: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        stats.Accumulator(6).add(picture)
 
 
 def test_pictures_that_are_not_contiguous_count_the_same() -> None:

@@ -85,6 +85,67 @@ def test_progress_goes_from_nothing_to_all_crops(cropped: Path, tmp_path: Path) 
     assert seen[-1] == ("stats", 10, 10)
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_parts_add_up_to_the_bytes_of_the_whole(cropped: Path, tmp_path: Path, count: int) -> None:
+    stats_stage.run_stats(cropped, tmp_path / "whole.npz", jobs=1)
+    parts = [tmp_path / f"{number}.npz" for number in range(1, count + 1)]
+    for number, path in enumerate(parts, 1):
+        found = stats_stage.run_stats(cropped, path, part=(number, count), jobs=1)
+        assert found.count == 10 * number // count - 10 * (number - 1) // count
+    stats_stage.merge_files(parts[::2], tmp_path / "even.npz")
+    merged = [tmp_path / "even.npz", *reversed(parts[1::2])]
+    stats_stage.merge_files(merged[::-1], tmp_path / "merged.npz")
+    assert (tmp_path / "merged.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_splits_add_up_to_those_of_both(cropped: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        stats_stage.run_stats(cropped, tmp_path / f"{split}.npz", split=split, jobs=1)
+    files = [tmp_path / "train.npz", tmp_path / "val.npz"]
+    found = stats_stage.merge_files(files, tmp_path / "both.npz")
+    images = np.concatenate([decoded(cropped, "train"), decoded(cropped, "val")])
+    assert found.count == 14
+    assert np.array_equal(found.sum, images.sum(axis=0, dtype=np.uint64))
+    pairs = [
+        (path, artifacts.file_digest(cropped / path))
+        for split in ("train", "val")
+        for path, _ in list_crops(cropped, split)
+    ]
+    assert found.source == artifacts.source_digest(pairs)
+
+
+def made(path: Path, size_px: int, source: str, coverage: tuple[str, ...] = ()) -> Path:
+    images = np.random.default_rng(size_px).integers(0, 256, (2, size_px, size_px, 3), np.uint8)
+    artifacts.save_stats(path, stats.finish(stats.moments_of(images), source, coverage))
+    return path
+
+
+def test_files_that_do_not_go_together_are_refused(cropped: Path, tmp_path: Path) -> None:
+    first, whole, out = tmp_path / "first.npz", tmp_path / "whole.npz", tmp_path / "out.npz"
+    stats_stage.run_stats(cropped, first, part=(1, 2), jobs=1)
+    stats_stage.run_stats(cropped, whole, jobs=1)
+    other = made(tmp_path / "other.npz", 16, "a" * 64)
+    unknown = made(tmp_path / "unknown.npz", SIZE_PX, "not a digest")
+    strange = made(tmp_path / "strange.npz", SIZE_PX, "b" * 64, ("1-2",))
+    for files, reason in (
+        ([first, whole], "5 pictures would count twice"),
+        ([whole, whole], "pictures would count twice"),
+        ([whole, other], "32 px do not add up with 16 px"),
+        ([whole, unknown], "64 hexadecimal digits"),
+        ([whole, strange], "coverage is not readable"),
+        ([whole, tmp_path / "none.npz"], "is missing"),
+    ):
+        with pytest.raises(ToolError, match=reason) as caught:
+            stats_stage.merge_files(files, out)
+        assert str(caught.value).startswith(f"{files[1]}: ")
+        assert not out.exists()
+
+
+def test_a_part_without_pictures_is_refused(cropped: Path, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="10 pictures cannot be cut into 11 parts"):
+        stats_stage.run_stats(cropped, tmp_path / "x.npz", part=(3, 11), jobs=1)
+
+
 def rewrite(mode: str, width: int, height: int, kind: str) -> Callable[[Path], None]:
     def apply(path: Path) -> None:
         Image.new(mode, (width, height)).save(path, kind)
@@ -96,15 +157,37 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def wipe(path: Path) -> None:
+    """The header stays, the coded pixels after it go: decoders would make up grey ones."""
+    data = path.read_bytes()
+    start = data.index(b"\xff\xda")
+    path.write_bytes(data[: start + 40] + b"\xff\xd9")
+
+
+def claim(side: int) -> Callable[[Path], None]:
+    """The frame header says another size than what was coded."""
+
+    def apply(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        at = data.index(b"\xff\xc0")
+        data[at + 5 : at + 9] = side.to_bytes(2) * 2
+        path.write_bytes(data)
+
+    return apply
+
+
 @pytest.mark.parametrize("which", [0, 3])
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (cut, "is not a whole JPEG"),
-        (lambda path: path.write_bytes(b"text"), "is not a whole JPEG"),
-        (rewrite("RGB", SIZE_PX, SIZE_PX, "PNG"), "is not a whole JPEG"),
+        (lambda path: path.write_bytes(b""), "is not a JPEG"),
+        (lambda path: path.write_bytes(b"text"), "is not a JPEG"),
+        (rewrite("RGB", SIZE_PX, SIZE_PX, "PNG"), "is not a JPEG"),
         (rewrite("RGB", SIZE_PX, SIZE_PX + 1, "JPEG"), "is 32x33"),
         (rewrite("CMYK", SIZE_PX, SIZE_PX, "JPEG"), "is a CMYK picture"),
+        (wipe, "is not a whole JPEG"),
+        (claim(60_000), "is 60000x60000"),
     ],
 )
 def test_file_that_is_not_a_crop_is_named_and_nothing_is_written(
