@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ CLASSES_NAME = "classes.json"
 JOURNAL_NAME = "crop.jsonl"
 STATS_NAME = "stats.npz"
 CROP_SUFFIX = ".JPEG"
-STATS_FORMAT = 1
-MANIFEST_FORMAT = 1
+STATS_FORMAT = 2
+MANIFEST_FORMAT = 2
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``; ``total`` is 0 while it is unknown."""
@@ -84,7 +84,8 @@ class Stats:
     p pᵀ over all pixels; count pictures; channel_mean, channel_std (3,) float64;
     covariance (3, 3) float64 of a pixel's colour; eigenvalues (3,) ascending,
     eigenstdev their roots; eigenvectors (3, 3) in columns, each with its largest
-    component positive; source, a digest of the pictures they came from.
+    component positive; source, a digest of the pictures they came from; coverage, which
+    pictures of which list they are (``coverage``), where that is known.
     """
 
     mean: NDArray[np.float32]
@@ -98,6 +99,7 @@ class Stats:
     eigenstdev: NDArray[np.float64]
     eigenvectors: NDArray[np.float64]
     source: str
+    coverage: tuple[str, ...] = ()
 
     @property
     def size_px(self) -> int:
@@ -109,8 +111,8 @@ class Stats:
 class Manifest:
     """What ``<name>.beton.json`` says; it is written last and means "complete".
 
-    ``digest`` is the SHA-256 of the whole beton, ``pages`` those of its pages in file
-    order, ``keys`` the crop path (relative, posix) of each sample in file order.
+    ``pages`` are the SHA-256 of the beton's pages in file order, ``digest`` that of them all
+    (``pages_digest``), ``keys`` the crop path (relative, posix) of each sample in file order.
     """
 
     samples: int
@@ -217,7 +219,7 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
         raise ToolError(f"{path}: {what} is missing; {remedy}") from None
     except IsADirectoryError:
         raise ToolError(f"{path}: is a folder, not {what}; {remedy}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ToolError(f"{path}: {what} cannot be read ({error}); {remedy}") from None
     if not isinstance(value, dict):
         raise ToolError(f"{path}: {what} is not a JSON object; {remedy}")
@@ -233,13 +235,24 @@ def file_digest(path: Path) -> str:
 def source_digest(pairs: Iterable[tuple[str, str]]) -> str:
     """(crop path, SHA-256 of its bytes) of every crop, in any order -> one digest of them all.
 
-    Statistics and betons carry it, so that each can tell whether the other was made from
-    the same pictures.
+    The sum of SHA-256("<content>  <path>") over the crops, modulo 2^256, as 64 hexadecimal
+    digits: so the digests of parts add up to that of the whole (``add_digests``). Statistics
+    and betons carry it, so that each can tell whether the other was made from the same
+    pictures.
     """
-    digest = hashlib.sha256()
-    for path, content in sorted(pairs):
-        digest.update(f"{content}  {path}\n".encode())
-    return digest.hexdigest()
+    lines = (f"{content}  {path}" for path, content in pairs)
+    total = sum(int.from_bytes(hashlib.sha256(line.encode()).digest()) for line in lines)
+    return f"{total % (1 << 256):064x}"
+
+
+def add_digests(*digests: str) -> str:
+    """``source_digest`` of several sets of crops -> that of all of them.
+
+    Raises ValueError for what is not 64 hexadecimal digits.
+    """
+    if any(len(digest) != 64 for digest in digests):
+        raise ValueError("a source digest has 64 hexadecimal digits")
+    return f"{sum(int(digest, 16) for digest in digests) % (1 << 256):064x}"
 
 
 def save_classes(folder: Path, classes: Classes) -> None:
@@ -276,6 +289,7 @@ def save_stats(target: Path, stats: Stats) -> None:
         "count": np.uint64(stats.count),
         "size": np.int64(stats.size_px),
         "source": np.array(stats.source),
+        "coverage": np.array(stats.coverage, np.str_),
         "format": np.int64(STATS_FORMAT),
     }
     with publish(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -303,6 +317,7 @@ def load_stats(path: Path) -> Stats:
             **{name: values[name] for name in Stats.__dataclass_fields__ if name in STATS_SHAPES},
             count=int(values["count"]),
             source=str(values["source"]),
+            coverage=tuple(str(part) for part in values["coverage"].ravel()),
         )
         size = int(values["size"])
         for name, shape in STATS_SHAPES.items():
@@ -343,16 +358,35 @@ STATS_SHAPES: dict[str, tuple[int, ...]] = {
 """The arrays of :class:`Stats` with their shapes; -1 is the side of the pictures."""
 
 
+def pages_digest(pages: Iterable[str]) -> str:
+    """The digests of a beton's pages -> the one that names the whole: SHA-256 of their bytes."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, pages))).hexdigest()
+
+
+def _self_digest(value: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object without its member "self", in its shortest form."""
+    rest = {name: part for name, part in value.items() if name != "self"}
+    return hashlib.sha256(
+        json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+
+
 def save_manifest(beton: Path, manifest: Manifest) -> None:
-    """Writes the manifest beside ``beton``; the last act of a build."""
-    write_json(manifest_beside(beton), asdict(manifest))
+    """Writes the manifest beside ``beton``, with a digest of itself; the last act of a build."""
+    value = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
+    value["self"] = _self_digest(value)
+    with publish(manifest_beside(beton)) as temporary:
+        # No indent: for a million keys that takes seconds more.
+        text = json.dumps(value, sort_keys=True, separators=(",\n", ": "))
+        temporary.write_text(text + "\n", encoding="ascii")
 
 
 def load_manifest(beton: Path) -> Manifest:
     """Reads the manifest beside ``beton`` and checks that the beton has its size.
 
-    Raises ToolError when the beton or its manifest is missing, damaged or the two
-    do not belong together. The digest is not checked here: that reads the whole file.
+    Raises ToolError when the beton or its manifest is missing, the manifest is not what was
+    written, or the two do not belong together. The beton's contents are not looked at here:
+    that reads the whole file.
     """
     remedy = "build it again with imagenet-prep build"
     if not beton.exists():
@@ -364,6 +398,9 @@ def load_manifest(beton: Path) -> Manifest:
     try:
         if value["format"] != MANIFEST_FORMAT:
             raise ValueError(f"format {value['format']}, this version reads {MANIFEST_FORMAT}")
+        if value["self"] != _self_digest(value):
+            raise ValueError("it is not what was written")
+        del value["self"]
         for name in ("classes", "pages", "keys"):
             value[name] = tuple(value[name])
         manifest = Manifest(**value)

@@ -24,11 +24,15 @@ from imagenet_prep.artifacts import ToolError
 
 FFCV_FORMAT = 2
 # The smallest page that FFCV takes: a small set stays small (a file has at least two
-# pages), a page still holds about a hundred crops, so that half a crop lost at its end is
-# below one percent, and a page-wise shuffle with a bounded buffer mixes the finer.
+# pages), and a page-wise shuffle with a bounded buffer mixes the finer. It holds about a
+# hundred JPEG crops; of larger samples a page holds this many, so that little is lost at
+# its end.
 PAGE_SIZE_BYTES = 1 << 21
-MAX_PAGE_SIZE_BYTES = 1 << 31
+_SAMPLES_A_PAGE = 32
+MAX_PAGE_SIZE_BYTES = 1 << 30
 MODE_JPEG = 0
+MODE_RAW = 1
+MODES = {"jpeg": MODE_JPEG, "raw": MODE_RAW}
 REMEDY = "build it again with imagenet-prep build"
 
 HEADER = np.dtype(
@@ -49,7 +53,7 @@ SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 TABLE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 # (name, FFCV's number of the field's type) in file order.
 FIELDS = (("image", 2), ("label", 1))
-_METADATA_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
+METADATA_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -78,7 +82,7 @@ def plan(sizes: Sequence[int] | NDArray[np.uint64], page_size: int) -> Layout:
     size = np.asarray(sizes, np.uint64)
     if len(size) == 0 or size.min() == 0 or size.max() > page_size:
         raise ValueError(f"a page of {page_size} bytes needs samples of 1 to {page_size} bytes")
-    data_start = -(-(_METADATA_START + len(size) * SAMPLE.itemsize) // page_size) * page_size
+    data_start = data_start_for(len(size), page_size)
     ends = np.cumsum(size, dtype=np.uint64)
     starts = ends - size
     firsts = [0]
@@ -101,24 +105,40 @@ def plan(sizes: Sequence[int] | NDArray[np.uint64], page_size: int) -> Layout:
     )
 
 
-def page_size_for(largest_bytes: int) -> int:
-    """The default page size, or the next power of two that holds the largest sample."""
-    return max(PAGE_SIZE_BYTES, 1 << (largest_bytes - 1).bit_length())
+def data_start_for(samples: int, page_size: int) -> int:
+    """The first byte of the first data page."""
+    return -(-(METADATA_START + samples * SAMPLE.itemsize) // page_size) * page_size
 
 
-def head_bytes(layout: Layout, labels: Sequence[int], size_px: int) -> bytes:
-    """Header, field descriptors and metadata, with zeros up to the first data page."""
-    header = np.zeros((), HEADER)
-    header["version"], header["num_fields"] = FFCV_FORMAT, len(FIELDS)
-    header["page_size"], header["num_samples"] = layout.page_size, len(labels)
-    header["alloc_table_ptr"] = layout.table_start
+def page_size_for(sizes: NDArray[np.uint64]) -> int:
+    """The smallest page size that holds the largest sample, and 32 of them on average."""
+    needed = max(int(sizes.max()), _SAMPLES_A_PAGE * int(sizes.sum()) // len(sizes))
+    return max(PAGE_SIZE_BYTES, 1 << (needed - 1).bit_length())
+
+
+def head_bytes(
+    layout: Layout, labels: Sequence[int], modes: NDArray[np.uint8], size_px: int
+) -> bytes:
+    """Header, field descriptors and metadata, with zeros up to the first data page.
+
+    Per sample: its label, and MODE_JPEG or MODE_RAW.
+    """
     rows = np.zeros(len(labels), SAMPLE)
-    rows["image"]["mode"] = MODE_JPEG
+    rows["image"]["mode"] = modes
     rows["image"]["width"] = rows["image"]["height"] = size_px
     rows["image"]["data_ptr"] = layout.ptrs
     rows["label"] = labels
-    head = header.tobytes() + field_bytes() + rows.tobytes()
-    return head.ljust(layout.data_start, b"\0")
+    start = start_bytes(len(labels), layout.page_size, layout.table_start)
+    return (start + rows.tobytes()).ljust(layout.data_start, b"\0")
+
+
+def start_bytes(samples: int, page_size: int, table_start: int) -> bytes:
+    """The header and the field descriptors, up to the first row of metadata."""
+    header = np.zeros((), HEADER)
+    header["version"], header["num_fields"] = FFCV_FORMAT, len(FIELDS)
+    header["page_size"], header["num_samples"] = page_size, samples
+    header["alloc_table_ptr"] = table_start
+    return header.tobytes() + field_bytes()
 
 
 def field_bytes() -> bytes:
@@ -155,8 +175,8 @@ def read_index(path: Path) -> Index:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(_METADATA_START)
-            if len(start) < _METADATA_START:
+            start = file.read(METADATA_START)
+            if len(start) < METADATA_START:
                 raise broken(path, "is too short to be a beton")
             header = np.frombuffer(start[: HEADER.itemsize], HEADER)[0]
             kind = (int(header["version"]), int(header["num_fields"]))
@@ -168,7 +188,7 @@ def read_index(path: Path) -> Index:
                 raise broken(path, f"claims pages of {page_size} bytes")
             if count < 1 or table_start + count * TABLE.itemsize != size:
                 raise broken(path, f"has {size} bytes, which do not fit its {count} samples")
-            end = _METADATA_START + count * SAMPLE.itemsize
+            end = METADATA_START + count * SAMPLE.itemsize
             if table_start % page_size or end > table_start:
                 raise broken(path, f"claims a table at byte {table_start}")
             samples = np.frombuffer(file.read(count * SAMPLE.itemsize), SAMPLE)
@@ -176,7 +196,10 @@ def read_index(path: Path) -> Index:
             table = np.frombuffer(file.read(count * TABLE.itemsize), TABLE)
     except OSError as error:
         raise ToolError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
-    _check_bounds(path, samples, table, -(-end // page_size) * page_size, table_start, page_size)
+    data = (data_start_for(count, page_size), table_start)
+    for fault, wrong in sample_faults(samples, table, data, page_size).items():
+        if wrong.any():
+            raise broken(path, f"sample {int(wrong.argmax())} {fault}")
     return Index(page_size, samples, table)
 
 
@@ -185,31 +208,30 @@ def broken(path: Path, reason: str) -> ToolError:
     return ToolError(f"{path}: {reason}; {REMEDY}")
 
 
-def _check_bounds(
-    path: Path,
-    samples: NDArray[np.void],
-    table: NDArray[np.void],
-    data_start: int,
-    data_end: int,
-    page_size: int,
-) -> None:
-    """Every sample inside the data, inside one page, after the one before, as the table says."""
+def sample_faults(
+    samples: NDArray[np.void], table: NDArray[np.void], data: tuple[int, int], page_size: int
+) -> dict[str, NDArray[np.bool_]]:
+    """What can be wrong with a sample -> (n,) bool, for which ones it is.
+
+    ``samples`` and ``table`` are as in Index, ``data`` the first byte of the data and the one
+    after them. Every sample must lie in the data, in one page, after the one before, where
+    both of its rows say, as a square picture of the first one's size.
+    """
     ptr, size = table["ptr"], table["size"]
-    image, side = samples["image"], samples[0]["image"]["width"]
+    image, side = samples["image"], samples["image"]["width"][0]
+    mode, raw_bytes = image["mode"], np.uint64(3 * int(side) ** 2)
     page = np.uint64(page_size)
-    # Each is checked against its own bound first: sums of wild values would wrap round.
-    faults = {
+    overlaps = np.zeros(len(table), np.bool_)
+    # The faults before this one are of wild values, whose sums would wrap round.
+    overlaps[1:] = ptr[1:] < ptr[:-1] + size[:-1]
+    return {
         "is not in its row of the table": table["sample_id"] != np.arange(len(table)),
         "lies elsewhere than the table says": image["data_ptr"] != ptr,
-        "lies outside the data": (ptr < data_start) | (ptr >= data_end),
+        "lies outside the data": (ptr < data[0]) | (ptr >= data[1]),
         "is empty or larger than a page": (size == 0) | (size > page),
         "crosses its page": ptr % page > page - np.minimum(size, page),
-        "is not stored as JPEG": image["mode"] != MODE_JPEG,
         "has another size than the first": (image["width"] != side) | (image["height"] != side),
+        "is stored neither as JPEG nor raw": (mode != MODE_JPEG) & (mode != MODE_RAW),
+        "is raw and has not the bytes of its pixels": (mode == MODE_RAW) & (size != raw_bytes),
+        "overlaps the one before": overlaps,
     }
-    for fault, wrong in faults.items():
-        if wrong.any():
-            raise broken(path, f"sample {int(wrong.argmax())} {fault}")
-    overlaps = ptr[1:] < ptr[:-1] + size[:-1]
-    if overlaps.any():
-        raise broken(path, f"sample {int(overlaps.argmax()) + 1} overlaps the one before")

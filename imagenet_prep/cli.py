@@ -16,7 +16,7 @@ import click
 
 from imagenet_prep import __version__, outcome
 from imagenet_prep.artifacts import STATS_NAME
-from imagenet_prep.cli_beton import build, info, make_betons
+from imagenet_prep.cli_beton import build, info, make_betons, verify
 from imagenet_prep.cli_common import (
     FOLDER,
     PROGRAM,
@@ -132,6 +132,7 @@ cli.add_command(crop)
 cli.add_command(failures)
 cli.add_command(stats)
 cli.add_command(build)
+cli.add_command(verify)
 cli.add_command(info)
 
 

@@ -35,7 +35,7 @@ from imagenet_prep.crop import PictureError, crop_picture
 from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.journal import UNFINISHED_NAME, Entry, Journal, end_line, line_of
 from imagenet_prep.parallel import Failed, Ok, map_ordered, resolve_jobs
-from imagenet_prep.places import Place
+from imagenet_prep.places import WHOLE, Place
 from imagenet_prep.sources import Collection, Source, scan
 
 MAX_SOURCE_BYTES = 1 << 30
@@ -215,9 +215,13 @@ def plan_crops(dst: Path, collection: Collection, settings: str) -> Plan:
     for lines, entry in enumerate(journal, 1):  # noqa: B007 - their number is used below
         known[entry.key] = entry
     plan.recorded = journal.whole and lines == len(known)
-    folder = f"{dst}/"
+    folder, file = f"{dst}/", ""
     for source in collection.sources:
-        size, mtime_ns = source.place.stamp()
+        place = source.place
+        if place.length == WHOLE or place.file != file:
+            (size, mtime_ns), file = place.stamp(), place.file
+        else:  # another part of the same archive
+            size = place.length
         found = known.pop(source.key, None)
         if found is None:
             plan.todo.append((source, size, mtime_ns))

@@ -17,6 +17,7 @@ from imagenet_prep.artifacts import (
     load_manifest,
     load_stats,
     publish,
+    stats_beside,
 )
 from imagenet_prep.outcome import stats_value
 
@@ -94,8 +95,11 @@ def about_crops(path: Path) -> dict[str, Any]:
 
 
 def about_beton(path: Path, picture: Path | None) -> dict[str, Any]:
-    """What a beton's manifest says; with ``picture`` its first samples in a PNG there."""
+    """What a beton and its manifest say; with ``picture`` its first samples in a PNG there."""
+    from imagenet_prep.beton_format import read_index
+
     manifest = load_manifest(path)
+    labels = Counter(read_index(path).samples["label"].tolist())
     if picture is not None:
         from imagenet_prep.beton import read_samples
         from imagenet_prep.pictures import contact_sheet
@@ -114,12 +118,23 @@ def about_beton(path: Path, picture: Path | None) -> dict[str, Any]:
         "classes": len(manifest.classes),
         "formats": dict(manifest.formats),
         "bytes": manifest.bytes,
+        "pages": len(manifest.pages),
         "page_size_bytes": manifest.page_size_bytes,
         "digest": manifest.digest,
+        "statistics": str(stats_beside(path)),
         "stats_digest": manifest.stats_digest,
         "source": manifest.source,
         "settings": dict(manifest.settings),
         "versions": dict(manifest.versions),
+        "class_samples": [
+            {
+                "label": label,
+                "class": name,
+                "name": manifest.readable.get(name, name),
+                "samples": labels[label],
+            }
+            for label, name in enumerate(manifest.classes)
+        ],
     }
 
 

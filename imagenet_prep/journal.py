@@ -167,34 +167,51 @@ def read_finished(cropped: Path) -> dict[str, Entry]:
     return read_journal(journal)
 
 
-def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:
-    """(crop path relative to ``cropped``, label) of the good crops of ``split``, sorted.
+class Crops:
+    """The good crops of a folder that ``crop`` has finished: one reading of its journal.
 
-    Good is what the journal calls ok and what exists. Raises what ``read_finished`` does, and
-    ToolError when the split has no crops.
+    Good is what the journal calls ok. ``splits`` are those of train, val and test that have
+    some; ``settings`` is the text of those that they were made with, None if not one and the
+    same. Making one raises what ``read_finished`` does.
     """
-    prefix, folder = f"{split}/", f"{cropped}/"
-    crops = sorted(
-        (entry.crop, entry.label)
-        for entry in read_finished(cropped).values()
-        if entry.status == "ok"
-        and entry.crop.startswith(prefix)
-        and os.path.isfile(folder + entry.crop)  # noqa: PTH113 - a million of them
-    )
-    if not crops:
-        raise ToolError(f"{cropped}: has no crops of the split {split}; crop the pictures first")
-    return crops
+
+    def __init__(self, cropped: Path) -> None:
+        good = [entry for entry in read_finished(cropped).values() if entry.status == "ok"]
+        found = {entry.crop.partition("/")[0] for entry in good}
+        settings = {entry.settings for entry in good}
+        self.folder = cropped
+        self.splits = tuple(split for split in SPLITS if split in found)
+        self.settings = settings.pop() if len(settings) == 1 else None
+        self._good = [(entry.crop, entry.label) for entry in good]
+
+    def of(self, split: str) -> list[tuple[str, int]]:
+        """(crop path relative to the folder, label) of those of ``split`` that exist, sorted.
+
+        Raises ToolError when the split has no crops.
+        """
+        prefix, folder = f"{split}/", f"{self.folder}/"
+        crops = sorted(
+            crop
+            for crop in self._good
+            if crop[0].startswith(prefix) and os.path.isfile(folder + crop[0])  # noqa: PTH113 - a million of them
+        )
+        if not crops:
+            raise ToolError(
+                f"{self.folder}: has no crops of the split {split}; crop the pictures first"
+            )
+        return crops
+
+
+def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:
+    """The good crops of one split; see ``Crops``."""
+    return Crops(cropped).of(split)
 
 
 def list_splits(cropped: Path) -> tuple[str, ...]:
     """Those of train, val and test that have crops in ``cropped``."""
-    entries = read_finished(cropped).values()
-    found = {entry.crop.partition("/")[0] for entry in entries if entry.status == "ok"}
-    return tuple(split for split in SPLITS if split in found)
+    return Crops(cropped).splits
 
 
 def settings_text(cropped: Path) -> str | None:
     """The settings that the crops were made with, as text; None if not one and the same."""
-    entries = read_finished(cropped).values()
-    found = {entry.settings for entry in entries if entry.status == "ok"}
-    return found.pop() if len(found) == 1 else None
+    return Crops(cropped).settings

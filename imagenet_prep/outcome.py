@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imagenet_prep.artifacts import Stats
+    from imagenet_prep.artifacts import Manifest, Stats
+    from imagenet_prep.beton_check import Report
     from imagenet_prep.crop_stage import CropReport
 
 _REASONS_SHOWN = 12
+_CLASSES_SHOWN = 20
 
 
 def rate(images: int, seconds: float) -> float:
@@ -58,20 +61,102 @@ def stats_value(result: Stats) -> dict[str, Any]:
     }
 
 
+def stats_figures(result: Stats) -> dict[str, Any]:
+    """All the figures of statistics but the mean image: what ``stats show --json`` prints."""
+    from imagenet_prep.coverage import lacking
+
+    return {
+        **stats_value(result),
+        "eigenvectors": result.eigenvectors.tolist(),
+        "covariance": result.covariance.tolist(),
+        "mean_min": float(result.mean.min()),
+        "mean_max": float(result.mean.max()),
+        "source": result.source,
+        "lacking": lacking(result.coverage),
+    }
+
+
+def _figures(name: str, values: Sequence[float | None], form: str = "9.2f") -> str:
+    """A line of a table: what it is, and figures in columns."""
+    shown = (f"{value:{form}}" if value is not None else f"{'-':>9}" for value in values)
+    return f"{name:<36}" + "".join(shown)
+
+
+def _stats_rows(value: dict[str, Any]) -> list[str]:
+    return [
+        _figures("mean (red, green, blue)", value["channel_mean"]),
+        _figures("standard deviation", value["channel_std"]),
+        _figures("along the colour directions", value["eigenstdev"]),
+    ]
+
+
 def stats_lines(value: dict[str, Any]) -> list[str]:
     """``stats_value`` with ``seconds``, ``images_per_second`` and ``out`` -> lines."""
-
-    def row(name: str, key: str) -> str:
-        return f"{name:<34}" + "".join(f"{x:9.2f}" for x in value[key])
-
     speed = f"{value['seconds']:.1f} s, {value['images_per_second']} images/s"
     return [
         f"{value['images']} crops of {value['size']} x {value['size']} px: {speed}",
-        row("mean (red, green, blue)", "channel_mean"),
-        row("standard deviation", "channel_std"),
-        row("along the colour directions", "eigenstdev"),
+        *_stats_rows(value),
         f"in {value['out']}",
     ]
+
+
+def merge_lines(value: dict[str, Any]) -> list[str]:
+    """``stats_value`` with ``files`` and ``out`` -> lines."""
+    return [
+        f"{value['files']} files, {value['images']} crops of {value['size']} x {value['size']} px",
+        *_stats_rows(value),
+        f"in {value['out']}",
+    ]
+
+
+def show_lines(value: dict[str, Any]) -> list[str]:
+    """``stats_figures`` with ``path``, ``picture`` and perhaps ``compared`` -> lines."""
+    lines = [f"{value['path']}: {value['images']} crops of {value['size']} x {value['size']} px"]
+    if value["lacking"]:
+        lines.append(f"a part: {value['lacking']} pictures are in other parts; merge them")
+    lines += _stats_rows(value)
+    lines += [
+        _figures(f"  {name} of each direction", row, "+9.4f")
+        for name, row in zip(("red", "green", "blue"), value["eigenvectors"], strict=True)
+    ]
+    extremes = (value["mean_min"], value["mean_max"])
+    lines.append(_figures("mean image, least and most", extremes))
+    for other in value.get("compared", ()):
+        file = value["compared_with"]
+        lines += ["", f"beside {file if file.endswith(other['name']) else other['name']}"]
+        lines += [f"  {note}" for note in other["notes"]]
+        lines += _compared_rows(other)
+    return [*lines, "", f"in {value['picture']}"]
+
+
+def _compared_rows(other: dict[str, Any]) -> list[str]:
+    rows = []
+    if "mean_image" in other:
+        image = other["mean_image"]
+        differences = (image["max_abs"], image["mean_abs"])
+        rows.append(_figures("mean image, largest and mean |diff|", differences))
+    for key, name in (("channel_mean", "mean"), ("channel_std", "standard deviation")):
+        if key in other:
+            rows.append(_figures(f"{name}, theirs", other[key]["theirs"]))
+            rows.append(_figures(f"{name}, ours less theirs", other[key]["difference"], "+9.2f"))
+    if "eigenstdev" in other:
+        rows.append(_figures("along the directions, theirs", other["eigenstdev"]["theirs"]))
+        rows.append(_figures("ours over theirs", other["eigenstdev"]["ratio"], "9.4f"))
+    if "angles" in other:
+        rows.append(_figures("angle between directions, degrees", other["angles"]))
+    return rows
+
+
+def beton_value(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """What ``build --json`` says of one beton."""
+    return {
+        "path": str(path),
+        "split": manifest.split,
+        "samples": manifest.samples,
+        "formats": dict(manifest.formats),
+        "bytes": manifest.bytes,
+        "digest": manifest.digest,
+    }
 
 
 def build_lines(value: dict[str, Any]) -> list[str]:
@@ -83,6 +168,55 @@ def build_lines(value: dict[str, Any]) -> list[str]:
     return [*rows, f"built: {value['seconds']:.1f} s, {value['images_per_second']} images/s"]
 
 
+def verify_value(report: Report, path: Path, seconds: float) -> dict[str, Any]:
+    """What ``verify --json`` prints."""
+    return {
+        "path": str(path),
+        "good": report.good,
+        "samples": report.samples,
+        "pages": report.pages,
+        "decoded": report.decoded,
+        "faults": list(report.faults),
+        "damaged": [
+            {"sample": damaged.index, "key": damaged.key, "reason": damaged.reason}
+            for damaged in report.damaged
+        ],
+        "seconds": round(seconds, 3),
+    }
+
+
+def verify_lines(value: dict[str, Any]) -> list[str]:
+    """``verify_value`` -> the verdict, or a line per fault and per damaged sample."""
+    if value["good"]:
+        pictures = f"; {value['decoded']} pictures decode" if value["decoded"] else ""
+        return [
+            f"{value['path']}: every byte is as it was built: {value['samples']} samples on "
+            f"{value['pages']} pages{pictures} ({value['seconds']:.1f} s)"
+        ]
+    samples = (
+        f"sample {damaged['sample']:<8} {damaged['key']}: {damaged['reason']}"
+        for damaged in value["damaged"]
+    )
+    return [*value["faults"], *samples]
+
+
+def info_lines(value: dict[str, Any]) -> list[str]:
+    """What ``info`` found -> a line per member; of many classes the first ones."""
+    width = max(map(len, value))
+    lines = [f"{name:<{width}}  {plain(x)}" for name, x in value.items() if name != "class_samples"]
+    rows = value.get("class_samples", [])
+    for row in rows[:_CLASSES_SHOWN]:
+        name = f"  {row['name']}" if row["name"] != row["class"] else ""
+        lines.append(f"{row['label']:>6} {row['samples']:>9} samples  {row['class']}{name}")
+    if len(rows) > _CLASSES_SHOWN:
+        counts = [row["samples"] for row in rows]
+        lines.append(
+            f"       and {len(rows) - _CLASSES_SHOWN} more classes (--json has all); a class has "
+            f"{min(counts)} to {max(counts)} samples"
+        )
+    return lines
+
+
 def plain(item: Any) -> str:
     """A JSON value on one line, for people."""
     if isinstance(item, dict):
@@ -91,4 +225,6 @@ def plain(item: Any) -> str:
         return ", ".join(map(plain, item))
     if isinstance(item, bool):
         return "yes" if item else "no"
-    return f"{item:.2f}" if isinstance(item, float) else str(item)
+    if item is None:
+        return "-"
+    return f"{item:.6g}" if isinstance(item, float) else str(item)

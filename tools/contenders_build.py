@@ -24,14 +24,14 @@ def build(cropped: Path, stats: Path, beton: Path, picture_format: str, jobs: in
     """The crops of the split train -> a beton of ``picture_format``; the number of samples."""
     from imagenet_prep import artifacts
     from imagenet_prep.beton import build_beton
-    from imagenet_prep.journal import list_crops, settings_text
+    from imagenet_prep.journal import Crops
 
-    more: dict[str, Any] = {} if picture_format == "jpeg" else {"format": picture_format}
+    crops = Crops(cropped)
     manifest = build_beton(
         cropped, "train", beton,
         stats=artifacts.load_stats(stats), stats_digest=artifacts.file_digest(stats),
-        classes=artifacts.load_classes(cropped), crops=list_crops(cropped, "train"),
-        crop_settings=settings_text(cropped), jobs=jobs, **more,
+        classes=artifacts.load_classes(cropped), crops=crops.of("train"),
+        crop_settings=crops.settings, format=picture_format, jobs=jobs,
     )  # fmt: skip
     return manifest.samples
 

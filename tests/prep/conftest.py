@@ -40,7 +40,8 @@ class Made:
             "crops": self.crops,
             "jobs": 1,
         }
-        return beton.build_beton(self.cropped, "train", out, **(arguments | changes))
+        arguments |= changes
+        return beton.build_beton(self.cropped, arguments.pop("split", "train"), out, **arguments)
 
 
 def write_crops(folder: Path, count: int) -> list[tuple[str, int]]:

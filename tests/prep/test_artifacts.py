@@ -228,7 +228,7 @@ def test_name_that_is_no_beton_file_is_wrong_usage(tmp_path: Path, kind: str) ->
     assert caught.value.status == 2
 
 
-@pytest.mark.parametrize("damage", ["gone", "key", "extra", "format", "short"])
+@pytest.mark.parametrize("damage", ["gone", "key", "extra", "format", "short", "value"])
 def test_damaged_manifest_is_refused(tmp_path: Path, damage: str) -> None:
     beton = tmp_path / "train.beton"
     beton.write_bytes(b"12345")
@@ -240,9 +240,11 @@ def test_damaged_manifest_is_refused(tmp_path: Path, damage: str) -> None:
     elif damage == "extra":
         value["more"] = 1
     elif damage == "format":
-        value["format"] = 2
+        value["format"] = 1
     elif damage == "short":
         value["keys"] = value["keys"][:1]
+    elif damage == "value":
+        value["classes"].reverse()
     path.write_text(json.dumps(value))
     if damage == "gone":
         path.unlink()

@@ -1,0 +1,232 @@
+"""One page of a planned beton after another: read from its crops, written, read back.
+
+A page is the work of one thread; pages lie apart, so that threads need not know of each
+other. They read, decode, hash and write, and while one does any of that the others run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_prep import artifacts, parallel
+from imagenet_prep.artifacts import Progress, ToolError
+from imagenet_prep.beton_format import (
+    MODE_JPEG,
+    MODE_RAW,
+    Layout,
+    broken,
+    head_bytes,
+    table_bytes,
+)
+from imagenet_prep.jpeg import jpeg_frame
+from imagenet_prep.packing import Crop
+from imagenet_prep.threads import map_in_threads
+
+_READ_BACK_BYTES = 1 << 18  # of this much the processor's cache holds both copies
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One work item: the samples of one data page, which begins at ``start`` in ``beton``.
+
+    ``crops`` are paths relative to ``folder``, ``sizes`` their bytes in the page, ``modes``
+    how they are stored.
+    """
+
+    index: int
+    beton: str
+    start: int
+    size_bytes: int
+    folder: str
+    crops: tuple[str, ...]
+    sizes: tuple[int, ...]
+    modes: tuple[int, ...]
+    size_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A page as written: its SHA-256, the source digest of its crops, and their number."""
+
+    index: int
+    digest: str
+    source: str
+    samples: int
+
+
+def fill(
+    temporary: Path,
+    cropped: Path,
+    crops: Sequence[Crop],
+    modes: NDArray[np.uint8],
+    layout: Layout,
+    *,
+    size_px: int,
+    jobs: int,
+    progress: Progress,
+) -> tuple[str, list[str]]:
+    """Writes the whole file -> (source digest of the crops, SHA-256 of each page of the file).
+
+    ``crops`` in file order, ``modes`` (n,) with MODE_JPEG or MODE_RAW for each. Raises
+    ToolError for the first crop that is not what was planned.
+    """
+    head = head_bytes(layout, [label for _, label in crops], modes, size_px)
+    table = table_bytes(layout)
+    for data, start in ((head, 0), (table, layout.table_start)):
+        write_and_check(str(temporary), data, start)
+    folder = str(cropped)
+
+    def pages() -> Iterator[Page]:
+        for index in range(len(layout.firsts) - 1):
+            part = slice(int(layout.firsts[index]), int(layout.firsts[index + 1]))
+            yield Page(
+                index=index,
+                beton=str(temporary),
+                start=layout.data_start + index * layout.page_size,
+                size_bytes=layout.page_size,
+                folder=folder,
+                crops=tuple(path for path, _ in crops[part]),
+                sizes=tuple(layout.sizes[part].tolist()),
+                modes=tuple(modes[part].tolist()),
+                size_px=size_px,
+            )
+
+    digests = [""] * (len(layout.firsts) - 1)
+    source = artifacts.source_digest([])
+    done = 0
+    progress("build", 0, len(crops))
+    with contextlib.closing(map_in_threads(fill_page, pages(), jobs=jobs)) as results:
+        for page in results:
+            if isinstance(page, parallel.Failed):
+                raise bad_crop(cropped / page.key, page.reason)
+            digests[page.index] = page.digest
+            source = artifacts.add_digests(source, page.source)
+            done += page.samples
+            progress("build", done, len(crops))
+    ends = (_digests(part, layout.page_size) for part in (head, table))
+    return source, [*next(ends), *digests, *next(ends)]
+
+
+def bad_crop(path: Path, reason: str) -> ToolError:
+    """The error that says why a crop cannot go into a beton."""
+    return ToolError(f"{path}: {reason}; delete it and run imagenet-prep crop again")
+
+
+def _digests(data: bytes, page_size: int) -> list[str]:
+    view = memoryview(data)
+    return [
+        hashlib.sha256(view[start : start + page_size]).hexdigest()
+        for start in range(0, len(data), page_size)
+    ]
+
+
+def fill_page(page: Page) -> Filled | parallel.Failed:
+    """Reads the samples of a page and writes it in one go; runs in a worker."""
+    buffer = _buffer(page.size_bytes)
+    view = memoryview(buffer)
+    pairs = []
+    at = 0
+    for crop, size, mode in zip(page.crops, page.sizes, page.modes, strict=True):
+        room = view[at : at + size]
+        try:
+            if mode == MODE_JPEG:
+                data: memoryview | bytes = room
+                _read_into(f"{page.folder}/{crop}", room)
+            else:
+                with open(f"{page.folder}/{crop}", "rb", buffering=0) as file:  # noqa: PTH123
+                    data = file.readall()
+            _check_frame(data, page.size_px)
+            if mode == MODE_RAW:
+                room[:] = pixels_of(data).reshape(-1).data
+        except OSError as error:
+            return parallel.Failed(crop, f"cannot be read ({error.strerror})")
+        except ValueError as error:
+            return parallel.Failed(crop, str(error))
+        pairs.append((crop, hashlib.sha256(data).hexdigest()))
+        at += size
+    view[at:] = bytes(len(view) - at)
+    write_and_check(page.beton, buffer, page.start)
+    digest = hashlib.sha256(buffer).hexdigest()
+    return Filled(page.index, digest, artifacts.source_digest(pairs), len(pairs))
+
+
+# A page's memory, used again: getting it afresh from the system costs as much as filling it.
+_kept = threading.local()
+
+
+def _buffer(size: int) -> bytearray:
+    """Memory of this thread, with whatever is in it."""
+    buffer: bytearray | None = getattr(_kept, "buffer", None)
+    if buffer is None or len(buffer) != size:
+        buffer = _kept.buffer = bytearray(size)
+    return buffer
+
+
+def _read_into(path: str, room: memoryview) -> None:
+    """Fills ``room`` with a file; ValueError if it has not just as many bytes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # One byte more than the file should have shows that it has grown.
+        if os.readv(descriptor, [room, bytearray(1)]) != len(room):
+            found = os.fstat(descriptor).st_size
+            raise ValueError(f"changed from {len(room)} to {found} bytes meanwhile")
+    finally:
+        os.close(descriptor)
+
+
+def _check_frame(data: memoryview | bytes, size_px: int) -> None:
+    """ValueError with the reason unless these bytes are a JPEG that a beton can hold."""
+    width, height, components = jpeg_frame(data)
+    if components not in (1, 3):
+        kind = "CMYK" if components == 4 else f"{components}-channel"
+        raise ValueError(f"is a {kind} picture, and crops are RGB")
+    if (width, height) != (size_px, size_px):
+        raise ValueError(f"is {width}x{height} where the statistics are of {size_px}x{size_px}")
+
+
+def pixels_of(data: memoryview | bytes) -> NDArray[np.uint8]:
+    """JPEG bytes -> their pixels, (height, width, 3) uint8 RGB.
+
+    By OpenCV, which FFCV brings: the same pixels as PIL's, to the bit (both have
+    libjpeg-turbo's accurate transform; a test compares them), in two thirds of the time.
+    Raises ValueError with the reason when they do not decode.
+    """
+    import cv2
+
+    jpeg_frame(data)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise ValueError("is a JPEG that does not decode")
+    return np.asarray(pixels, np.uint8)
+
+
+def write_and_check(path: str, data: bytes | bytearray, start: int) -> None:
+    """Writes ``data`` at the byte ``start`` of a file, and reads it back.
+
+    Raises ToolError when the file then holds something else.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        at = 0
+        while at < len(data):
+            at += os.pwrite(descriptor, memoryview(data)[at:], start + at)
+        at = 0
+        while at < len(data):
+            found = os.pread(descriptor, min(len(data) - at, _READ_BACK_BYTES), start + at)
+            if not found or not data.startswith(found, at):
+                raise broken(Path(path), f"does not hold what was written at byte {start}")
+            at += len(found)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(descriptor)
