@@ -9,11 +9,16 @@ r = rsqrt(d); PyTorch's own layer pools in three dimensions and calls pow instea
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from trainer import lrn_kernels
+
+TRITON = importlib.util.find_spec("triton") is not None
 
 
 def band_matrix(channels: int, size: int) -> Tensor:
@@ -39,6 +44,11 @@ def _power(d: Tensor, beta: float) -> Tensor:
 def _neighbours(x: Tensor, band: Tensor) -> Tensor:
     """Σ over the neighbours that ``band`` holds, at every place; outside the picture is 0."""
     groups = x.shape[1] // band.shape[1]
+    if x.is_cuda:  # cuDNN's convolutions would round what they add up to TF32
+        if band.shape[-1] == 1 and groups == 1:
+            return functional.linear(x.movedim(1, -1), band[:, :, 0, 0]).movedim(-1, 1)
+        size = band.shape[-1]
+        return functional.avg_pool2d(x, size, 1, size // 2, divisor_override=1)
     return functional.conv2d(x, band, padding=band.shape[-1] // 2, groups=groups)
 
 
@@ -69,6 +79,34 @@ class _Normalise(torch.autograd.Function):
         spread = _neighbours(scaled * x / d, back)
         result = scaled.sub_(spread.mul_(x).mul_(2 * alpha * beta))
         return result, None, None, None, None
+
+
+def _one_pass(x: Tensor) -> Any:
+    """The module of kernels that do each direction in one pass on the device of ``x``, or None
+    where it has none for such a batch."""
+    if x.device.type == "cuda" and TRITON:
+        from trainer import lrn_triton
+
+        return lrn_triton if lrn_triton.fits(x) else None
+    # A compiler of graphs cannot see into the kernels for CPUs.
+    fits = not torch.compiler.is_compiling() and lrn_kernels.fits(x)
+    return lrn_kernels if fits else None
+
+
+class _NormaliseOnce(torch.autograd.Function):
+    """The same by kernels, in one pass each; forward keeps only the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.constants = (size, alpha, beta, k)
+        y: Tensor = _one_pass(x).forward(x, size, alpha, beta, k)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return _one_pass(x).backward(x, gradients[0], *ctx.constants), None, None, None, None
 
 
 class _ResponseNorm(nn.Module):
@@ -109,10 +147,20 @@ class LocalResponseNorm(_ResponseNorm):
     2012 code divide theirs by ``size`` first, so their alpha is ``size`` times ours.
     """
 
+    one_pass = True
+    """Kernels of our own where they take the batch; False: sums over a band everywhere."""
+
     def __init__(
         self, channels: int, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
     ) -> None:
         super().__init__(band_matrix(channels, size), size, alpha, beta, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises ``x``; see the class."""
+        if not self.one_pass or _one_pass(x) is None:
+            return super().forward(x)
+        y: Tensor = _NormaliseOnce.apply(x, self.size, self.alpha, self.beta, self.k)
+        return y
 
 
 class SpatialResponseNorm(_ResponseNorm):

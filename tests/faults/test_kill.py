@@ -39,8 +39,15 @@ def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     must("crop", "--src", many, "--dst", folder / "cropped", "--jobs", 2)
     must("stats", "--src", folder / "cropped", "--jobs", 2)
-    must("build", "--src", folder / "cropped", "--dst", folder / "betons", "--jobs", 2)
+    for form in ("jpeg", "raw"):
+        betons = folder / form
+        must(*build(folder / "cropped", betons, form))
     return folder
+
+
+def build(cropped: Path, betons: Path, form: str) -> list[object]:
+    """The arguments of a build with two jobs: threads for JPEG, processes for raw."""
+    return ["build", "--src", cropped, "--dst", betons, "--format", form, "--jobs", 2]
 
 
 class Stage:
@@ -59,10 +66,12 @@ class Stage:
             self.command = prep("stats", "--src", self.target, "--jobs", 2)
         else:
             shutil.copytree(whole / "cropped", folder / "cropped")
-            self.target = folder / "betons"
-            self.command = prep(
-                "build", "--src", folder / "cropped", "--dst", self.target, "--jobs", 2
-            )
+            self.target = folder / name
+            self.command = prep(*build(folder / "cropped", self.target, name))
+
+    def has_begun(self, process: int) -> bool:
+        """Whether its workers have started, or it writes."""
+        return bool(workers(process) or next(self.target.glob(".*.tmp"), None))
 
     def check_at_any_moment(self) -> None:
         """What bears a final name is whole; a manifest stands only beside its own beton."""
@@ -102,12 +111,12 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def ends_after(command: list[str], kill: Callable[[int], bool], delay_s: float) -> Ended:
-    """Runs ``command`` and lets ``kill(its pid)`` strike ``delay_s`` after its workers started."""
-    with running(command) as process:
-        while process.poll() is None and not workers(process.pid):
+def ends_after(stage: Stage, kill: Callable[[int], bool], delay_s: float) -> Ended:
+    """Runs the stage's command and lets ``kill(its pid)`` strike ``delay_s`` after it began."""
+    with running(stage.command) as process:
+        while process.poll() is None and not stage.has_begun(process.pid):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.01)
+                process.wait(0.002)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(delay_s)
         if process.poll() is None:
@@ -129,8 +138,17 @@ def kill_worker(process: int) -> bool:
     return bool(found)
 
 
-@pytest.mark.parametrize("victim", ["parent", "worker"])
-@pytest.mark.parametrize("name", ["crop", "stats", "build"])
+# Copying JPEG is over in no time, and has no workers.
+LONGEST_DELAY_S = {"crop": 0.5, "stats": 0.5, "raw": 0.5, "jpeg": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("name", "victim"),
+    [
+        *(("crop", "parent"), ("crop", "worker"), ("stats", "parent"), ("stats", "worker")),
+        *(("raw", "parent"), ("raw", "worker"), ("jpeg", "parent")),
+    ],
+)
 def test_kill_9_leaves_nothing_half_written_and_the_next_run_ends_the_same(
     name: str, victim: str, many: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -139,7 +157,7 @@ def test_kill_9_leaves_nothing_half_written_and_the_next_run_ends_the_same(
     kill = {"parent": kill_parent, "worker": kill_worker}[victim]
     struck = 0
     for _ in range(MOMENTS):
-        ended = ends_after(stage.command, kill, moments.uniform(0, 0.5))
+        ended = ends_after(stage, kill, moments.uniform(0, LONGEST_DELAY_S[name]))
         assert "Traceback" not in ended.err
         if ended.status != 0:
             struck += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -73,3 +75,92 @@ def test_the_spatial_norm_equals_its_definition_and_its_gradient_is_exact() -> N
     layer = SpatialResponseNorm(3, 5, 1e-3, 0.75, 2.0)
     assert torch.allclose(layer(a), plain_spatial(a, 5, 1e-3, 0.75, 2.0), rtol=1e-12)
     assert torch.autograd.gradcheck(layer, (a,))
+
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def gradients(
+    layer: Callable[[Tensor], Tensor], a: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(output, gradient of Σ output · weight)."""
+    a = a.clone(memory_format=torch.preserve_format).requires_grad_()
+    out = layer(a)
+    torch.autograd.backward(out, weight.to(out.dtype))
+    assert a.grad is not None
+    return out.detach(), a.grad
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (5, 0.5), (4, 0.75), (1, 0.75)])
+def test_every_dtype_and_layout_is_the_definition_rounded(
+    layout: torch.memory_format, dtype: torch.dtype, size: int, beta: float
+) -> None:
+    a = (30 * torch.randn(3, 17, 15, 20)).to(dtype).to(memory_format=layout)
+    weight = torch.randn(3, 17, 15, 20).to(dtype).to(memory_format=layout)
+    layer = LocalResponseNorm(17, size, 1e-3, beta, 2.0)
+    out, gradient = gradients(layer, a, weight)
+    # The loops over channels are slow; in float64 the layer equals them (tested above).
+    exact, exact_gradient = gradients(layer, a.double(), weight.double())
+    step = {torch.float32: 2**-20, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtype]
+    assert out.dtype == gradient.dtype == dtype
+    assert out.is_contiguous(memory_format=layout)
+    assert torch.allclose(out.double(), exact, rtol=step, atol=1e-6)
+    assert torch.allclose(gradient.double(), exact_gradient, rtol=2 * step, atol=step)
+
+
+def test_an_even_window_lies_where_pytorch_puts_it() -> None:
+    a = (50 * torch.randn(2, 16, 5, 5)).to(memory_format=torch.channels_last)
+    theirs = torch.nn.LocalResponseNorm(4, alpha=4e-4, beta=0.75, k=2.0)
+    assert torch.allclose(LocalResponseNorm(16, 4)(a), theirs(a), rtol=1e-5, atol=1e-5)
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    a = (30 * torch.randn(4, 24, 31, 9)).to(memory_format=torch.channels_last)
+    weight = torch.randn(4, 24, 31, 9).to(memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(gradients(LocalResponseNorm(24), a, weight))
+    finally:
+        torch.set_num_threads(before)
+    for out, gradient in found[1:]:
+        assert torch.equal(out, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+
+
+def test_a_gradient_in_another_layout_is_taken() -> None:
+    a = (30 * torch.randn(2, 8, 5, 6)).to(memory_format=torch.channels_last)
+    weight = torch.randn(2, 8, 5, 6)
+    layer = LocalResponseNorm(8)
+    _, gradient = gradients(layer, a, weight)
+    _, expected = gradients(layer, a.contiguous(), weight)
+    assert torch.allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_a_number_stays_so_and_infinity_spreads_no_further(dtype: torch.dtype) -> None:
+    a = torch.ones(1, 12, 1, 1, dtype=dtype).to(memory_format=torch.channels_last)
+    a[0, 5] = float("nan")
+    out = LocalResponseNorm(12)(a)[0, :, 0, 0]
+    assert torch.isnan(out).tolist() == [False] * 3 + [True] * 5 + [False] * 4
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    a = torch.empty(0, 8, 3, 3).to(memory_format=torch.channels_last)
+    assert LocalResponseNorm(8)(a).shape == (0, 8, 3, 3)
+
+
+def test_compiled_is_the_same_as_eager() -> None:
+    a = (20 * torch.randn(2, 8, 5, 5)).to(memory_format=torch.channels_last)
+    weight = torch.randn_like(a)
+    layer = LocalResponseNorm(8)
+    compiled = torch.compile(layer, backend="aot_eager")
+    for made, expected in zip(
+        gradients(compiled, a, weight), gradients(layer, a, weight), strict=True
+    ):
+        assert torch.allclose(made, expected, rtol=1e-5, atol=1e-6)

@@ -126,8 +126,9 @@ def test_uint8_views_equal_the_definition_exactly(
     got = made(pictures, views, epoch, indices, jobs, planes)
     want = wanted(pictures, views, epoch, indices)
     if views.resamples:  # sums in float32: at a half of a level they may round the other way
-        assert np.abs(got.astype(float) - want).max() <= 1
-        assert (got != want).mean() < 0.02
+        plain = replace(views, dtype="float32", scaled=False)
+        exact = wanted(pictures, plain, epoch, indices)
+        assert np.abs(got - np.clip(exact, 0, 255)).max() <= 0.5 + 1e-3
     else:
         np.testing.assert_array_equal(got, want)
 

@@ -1,0 +1,123 @@
+"""Who trains: one step of AlexNet with local response normalisation on a CPU.
+
+A lap is one step on a fixed batch, or as many as a beton feeds. The tutorials' network is
+written as they write it: PyTorch's layers in order, eager, float32, channels first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tools.contender import Contender
+
+CLASSES, INPUT_PX, LR = 1000, 227, 0.01
+
+
+def _fixed_batch(batch: int) -> tuple[Any, Any]:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 3, INPUT_PX, INPUT_PX)
+    images = torch.randint(0, 256, shape, generator=generator).float() - 120
+    return images, torch.randint(0, CLASSES, (batch,), generator=generator)
+
+
+def tutorial(batch: int, threads: int, small: bool) -> Contender:
+    """The tutorials' AlexNet (one tower, LRN from the library) with their SGD."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    hidden = 64 if small else 4096
+    model = nn.Sequential(
+        nn.Conv2d(3, 96, 11, 4), nn.ReLU(), nn.LocalResponseNorm(5, 5e-4, 0.75, 2),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(), nn.LocalResponseNorm(5, 5e-4, 0.75, 2),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(384, 384, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Flatten(),
+        nn.Dropout(), nn.Linear(9216, hidden), nn.ReLU(),
+        nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(),
+        nn.Linear(hidden, CLASSES),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
+    images, labels = _fixed_batch(batch)
+    loss_of = nn.CrossEntropyLoss()
+
+    def lap() -> dict[str, Any]:
+        optimizer.zero_grad()
+        loss = loss_of(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return {"count": batch, "loss": float(loss)}
+
+    return Contender(lap)
+
+
+class Ours:
+    """The trainer's own step: network, optimiser and loop as ``trainer run`` has them."""
+
+    def __init__(self, threads: int, precision: str, small: bool) -> None:
+        from dataclasses import replace
+
+        import torch
+
+        from trainer import loop
+        from trainer.memory import keep_freed_memory
+        from trainer.model import build, network_spec
+        from trainer.optim import make_optimizer
+
+        torch.set_num_threads(threads)
+        keep_freed_memory()
+        device = torch.device("cpu")
+        spec = network_spec("paper", classes=CLASSES)
+        if small:
+            spec = replace(spec, hidden=(64, 64))
+        self.model = build(spec, 0).to(memory_format=torch.channels_last)
+        self.precision = loop.Precision(device, loop.choose_precision(precision, device))
+        optimizer = make_optimizer(
+            self.model, "sgd", lr=LR, momentum=0.9, weight_decay=5e-4, bias_rate=1.0,
+            decay_biases=True,
+        )  # fmt: skip
+        self.stepper = loop.Stepper(
+            self.model, optimizer, None, self.precision, 0.0, lambda _: LR, 0
+        )
+        self.settings = loop.StepSettings(classes=CLASSES, label_smoothing=0.0, least_batch=1)
+        self.device, self.loop = device, loop
+
+    def train(self, batches: Any) -> dict[str, Any]:
+        """Trains once over ``batches``."""
+        result = self.loop.train_epoch(
+            self.model, batches, self.stepper, self.precision, self.settings, self.device,
+            lambda _: None,
+        )  # fmt: skip
+        return {"count": result.images, "loss": result.loss, "precision": self.precision.name}
+
+
+def ours(batch: int, threads: int, precision: str, small: bool) -> Contender:
+    """Our step on a fixed batch."""
+    import torch
+
+    from trainer.loader import Batch
+
+    trainer = Ours(threads, precision, small)
+    images, labels = _fixed_batch(batch)
+    images = images.to(memory_format=torch.channels_last)
+    fixed = Batch(images, labels, torch.arange(batch))
+    return Contender(lambda: trainer.train([fixed]))
+
+
+def fed(beton: str, stats: str, batch: int, threads: int, precision: str, small: bool) -> Contender:
+    """Our step fed by our loader from a beton: an epoch of it is a lap."""
+    from imagenet_prep.artifacts import load_stats
+    from trainer.loader import train_loader
+
+    trainer = Ours(threads, precision, small)
+    loader = train_loader(
+        Path(beton), load_stats(Path(stats)), batch_size=batch, crop_size=INPUT_PX, jobs=threads
+    )
+    return Contender(lambda: trainer.train(loader))
