@@ -20,26 +20,53 @@ EVERYTHING = "everything in its package"
 
 MAY_IMPORT: dict[str, str] = {
     # Workshop: values in, values out.
-    "imagenet_prep.crop": "crop_settings",
+    "imagenet_prep.crop": "crop_settings turbo",
     "imagenet_prep.crop_settings": "",
     "imagenet_prep.scenes": "",
-    "imagenet_prep.stats": "artifacts",
+    "imagenet_prep.kernel": "",
+    "imagenet_prep.coverage": "artifacts",
+    "imagenet_prep.stats": "artifacts coverage kernel",
     # Dock: paths, verification, renaming.
     "imagenet_prep.artifacts": "",
     "imagenet_prep.parallel": "",
     "imagenet_prep.places": "",
-    "imagenet_prep.sources": "artifacts parallel places",
+    "imagenet_prep.source_types": "artifacts places",
+    "imagenet_prep.source_classes": "artifacts source_types",
+    "imagenet_prep.source_folders": "artifacts places source_types",
+    "imagenet_prep.source_tars": "artifacts",
+    "imagenet_prep.source_mat": "",
+    "imagenet_prep.source_ilsvrc": "artifacts places source_mat source_tars source_types",
+    "imagenet_prep.source_tiny": "artifacts places source_types",
+    "imagenet_prep.source_flat": "artifacts places source_folders source_types",
+    "imagenet_prep.source_idx": "artifacts places source_types",
+    "imagenet_prep.source_webdataset": "artifacts source_tars source_types",
+    "imagenet_prep.source_lists": "artifacts places source_types",
+    "imagenet_prep.sources": (
+        "artifacts source_types source_classes source_folders source_ilsvrc source_tiny "
+        "source_flat source_idx source_webdataset source_lists"
+    ),
     "imagenet_prep.pictures": "artifacts parallel",
     "imagenet_prep.sample": "artifacts parallel scenes",
     "imagenet_prep.beton_format": "artifacts",
-    "imagenet_prep.beton": "artifacts parallel beton_format",
+    "imagenet_prep.threads": "",
+    "imagenet_prep.jpeg": "",
+    "imagenet_prep.turbo": "",
+    "imagenet_prep.packing": "artifacts beton_format",
+    "imagenet_prep.beton_pages": "artifacts parallel threads beton_format jpeg packing",
+    "imagenet_prep.beton": "artifacts parallel beton_format beton_pages packing",
+    "imagenet_prep.beton_check": "artifacts parallel threads beton_format beton_pages",
     "imagenet_prep.journal": "artifacts",
     "imagenet_prep.crop_stage": "artifacts journal parallel places sources crop crop_settings",
-    "imagenet_prep.stats_stage": "artifacts parallel sources stats journal",
+    "imagenet_prep.compare": "artifacts",
+    "imagenet_prep.reference": "artifacts compare",
+    "imagenet_prep.stats_read": "artifacts jpeg parallel stats turbo",
+    "imagenet_prep.stats_stage": (
+        "artifacts beton_format coverage journal parallel stats stats_read"
+    ),
     # Reporting: what the doorway says of it all, and how.
     "imagenet_prep.terminal": "artifacts",
-    "imagenet_prep.outcome": "artifacts crop_stage",
-    "imagenet_prep.describe": "artifacts parallel pictures beton journal outcome",
+    "imagenet_prep.outcome": "artifacts coverage crop_stage beton_check",
+    "imagenet_prep.describe": "artifacts parallel pictures beton journal outcome beton_format",
     # Doorway.
     "imagenet_prep.cli": EVERYTHING,
     "imagenet_prep.cli_common": "artifacts crop_settings describe terminal",
@@ -49,7 +76,11 @@ MAY_IMPORT: dict[str, str] = {
     # Workshop.
     "trainer.schedule": "",
     "trainer.config": "",
-    "trainer.lrn": "",
+    "trainer.presets": "config",
+    "trainer.lrn": "lrn_kernels lrn_triton",
+    "trainer.lrn_triton": "",
+    "trainer.lrn_kernels": "primitives",
+    "trainer.memory": "",
     "trainer.model": "lrn",
     "trainer.draws": "",
     "trainer.charts": "",
@@ -69,19 +100,40 @@ MAY_IMPORT: dict[str, str] = {
     # Dock.
     "trainer.checkpoint": "",
     "trainer.record": "",
-    "trainer.report": "charts",
+    "trainer.report": "charts gallery",
+    "trainer.gallery": "beton_tables loop",
+    "trainer.published": "",
     "trainer.interrupt": "",
-    "trainer.session": "checkpoint config loop model optim record",
+    "trainer.watch": "",
+    "trainer.world": "loop order",
+    "trainer.session": "checkpoint config loop memory model optim record world",
     "trainer.evaluation": "checkpoint config loader loop model session",
-    "trainer.run": "checkpoint config evaluation loader loop record report schedule session",
-    "trainer.predict": "checkpoint evaluation loop session",
+    "trainer.training": "draws evaluation interrupt loader loop order schedule session watch",
+    "trainer.doctor": "config loader loop session training world",
+    "trainer.run": "charts checkpoint config evaluation gallery interrupt loader published record "
+    "report schedule session training watch world",
+    "trainer.preparation": "config draws",
+    "trainer.predict": "checkpoint evaluation loop preparation session",
+    "trainer.export": "checkpoint evaluation lrn model preparation",
     # Doorway.
     "trainer.cli": EVERYTHING,
+    "trainer.cli_common": "interrupt",
+    "trainer.cli_run": EVERYTHING,
+    "trainer.cli_eval": EVERYTHING,
+    "trainer.cli_predict": EVERYTHING,
+    "trainer.cli_show": EVERYTHING,
+    "trainer.cli_doctor": EVERYTHING,
+    "trainer.cli_export": EVERYTHING,
+    "trainer.__main__": "cli",
 }
 ACROSS = {
     "imagenet_prep": "",
     "trainer": "imagenet_prep.artifacts imagenet_prep.crop imagenet_prep.crop_settings",
     "trainer.cli": "imagenet_prep.terminal",
+    "trainer.cli_run": "imagenet_prep.terminal",
+    "trainer.cli_eval": "imagenet_prep.terminal",
+    "trainer.cli_predict": "imagenet_prep.terminal",
+    "trainer.cli_doctor": "imagenet_prep.terminal",
 }
 """What a package, and a module besides, may import of the other one."""
 
@@ -91,7 +143,7 @@ SPEAKING = re.compile(r"cli|cli_\w+|terminal")
 GALLERY = ("tools", "tests")
 """What no module of the packages imports."""
 
-HEAVY_TEXT = "torch torchvision ffcv numba numpy PIL joblib matplotlib tensorboard tqdm"
+HEAVY_TEXT = "torch torchvision ffcv numba llvmlite numpy PIL joblib matplotlib tensorboard tqdm"
 HEAVY = frozenset(HEAVY_TEXT.split())
 LIGHT = ("imagenet_prep.artifacts", "imagenet_prep.cli", "trainer.cli")
 """These load nothing HEAVY when they are imported, also not through what they import."""

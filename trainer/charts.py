@@ -106,13 +106,28 @@ def finite(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [value for row in rows if math.isfinite(value := number(row, key))]
 
 
-def chart_cards(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> str:
+@dataclass(frozen=True)
+class Reference:
+    """Another run to compare with, drawn faintly: its name, and column -> value by epoch."""
+
+    name: str
+    values: Mapping[str, Sequence[float]]
+
+
+def chart_cards(
+    rows: Sequence[Mapping[str, Any]],
+    best: Mapping[str, Any] | None,
+    reference: Reference | None = None,
+) -> str:
     """One card per chart: loss, error, learning rate, speed and waiting.
 
     ``rows`` has one dict per epoch, as ``report.write_report`` describes them, at least
-    one; ``best`` is the row whose error is marked.
+    one; ``best`` is the row whose error is marked. Of ``reference`` the epochs up to the
+    last one of ``rows`` are drawn.
     """
-    return "".join(_chart(title, panels, rows, best) for title, panels in _CHARTS.items())
+    return "".join(
+        _chart(title, panels, rows, best, reference) for title, panels in _CHARTS.items()
+    )
 
 
 def _chart(
@@ -120,6 +135,7 @@ def _chart(
     panels: Sequence[_Panel],
     rows: Sequence[Mapping[str, Any]],
     best: Mapping[str, Any] | None,
+    reference: Reference | None,
 ) -> str:
     """One card with the curves of ``panels``, one above the other over the same epochs."""
     import matplotlib as mpl
@@ -131,7 +147,8 @@ def _chart(
         figure = Figure(figsize=(5.6, 3.3), layout="constrained")
         stacked = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for axes, panel in zip(stacked, panels, strict=True):
-            _draw(axes, panel, rows, best)
+            compared = [] if reference is None else _refer(axes, panel, rows, reference)
+            _draw(axes, panel, rows, best, compared)
         stacked[-1].set_xlabel("epoch")
         if len(stacked[0].get_lines()) > 1:
             # Above the axes: inside them it would lie on the curves of a run that stays put.
@@ -149,8 +166,12 @@ def _draw(
     panel: _Panel,
     rows: Sequence[Mapping[str, Any]],
     best: Mapping[str, Any] | None,
+    compared: Sequence[float],
 ) -> None:
-    """Draws the lines of ``panel`` that have values; marks the best epoch where asked."""
+    """Draws the lines of ``panel`` that have values; marks the best epoch where asked.
+
+    ``compared`` are values that are drawn already and have to fit on the axes.
+    """
     epochs = [number(row, "epoch") for row in rows]
     drawn = [line for line in panel.lines if finite(rows, line.key)]
     for line in drawn:
@@ -170,7 +191,30 @@ def _draw(
         look: dict[str, Any] = {"color": _VAL, "markersize": 8, "markerfacecolor": "none"}
         axes.plot(*point, "o", label="best epoch", **look)
     values = [value * panel.times for line in drawn for value in finite(rows, line.key)]
+    values += compared
     _scale(axes, panel, epochs, values)
+
+
+def _refer(
+    axes: Axes, panel: _Panel, rows: Sequence[Mapping[str, Any]], reference: Reference
+) -> list[float]:
+    """Draws what ``reference`` has of ``panel`` -> the values that were drawn."""
+    last = int(number(rows[-1], "epoch"))
+    drawn: list[float] = []
+    for line in panel.lines:
+        values = list(reference.values.get(line.key, ()))[:last]
+        if values:
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                label=f"{line.label}: {reference.name}",
+                color=_MUTED,
+                linewidth=0.9,
+                linestyle=(0, (4, 2)) if line.dashed else (0, (1, 1.5)),
+                alpha=0.8,
+            )
+            drawn += values
+    return drawn
 
 
 def _scale(axes: Axes, panel: _Panel, epochs: Sequence[float], values: Sequence[float]) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KIND = "imagenet-alexnet checkpoint"
-FORMAT = 1
+FORMAT = 2
 _REMEDY = "name a last.pt or best.pt that trainer run wrote"
 
 
@@ -37,7 +37,8 @@ _REMEDY = "name a last.pt or best.pt that trainer run wrote"
 class Checkpoint:
     """A checkpoint as read from ``path``.
 
-    ``model`` and ``average`` are state dicts; ``stats`` are the training pictures'
+    ``model`` and ``average`` are state dicts; ``partial`` is where a run stood inside an
+    epoch (None: between two); ``stats`` are the training pictures'
     statistics, whole, and ``stats_digest`` is the SHA-256 of their ``stats.npz``.
     """
 
@@ -46,6 +47,7 @@ class Checkpoint:
     optimizer: dict[str, Any] | None
     average: dict[str, Tensor] | None
     progress: dict[str, Any]
+    partial: dict[str, Any] | None
     config: dict[str, Any]
     classes: Classes
     stats: Stats
@@ -77,6 +79,7 @@ def save_checkpoint(
     optimizer: dict[str, Any] | None,
     average: Mapping[str, Tensor] | None,
     progress: dict[str, Any],
+    partial: dict[str, Any] | None,
     config: dict[str, Any],
     classes: Classes,
     stats: Stats,
@@ -97,6 +100,7 @@ def save_checkpoint(
             "optimizer": optimizer,
             "average": average,
             "progress": progress,
+            "partial": partial,
             "config": config,
             "classes": {"names": list(classes.names), "readable": dict(classes.readable)},
             "stats": _stored_stats(stats),
@@ -129,7 +133,8 @@ def _stored_stats(stats: Stats) -> dict[str, Any]:
         name: array.view(np.int64) if array.dtype == np.uint64 else array
         for name, array in arrays.items()
     }
-    scalars = {"size": stats.size_px, "count": stats.count, "source": stats.source}
+    scalars: dict[str, Any] = {"size": stats.size_px, "count": stats.count, "source": stats.source}
+    scalars["coverage"] = list(stats.coverage)
     return stored | scalars | {"digest": _stats_digest(stats)}
 
 
@@ -145,7 +150,12 @@ def _stats_of(stored: dict[str, Any]) -> Stats:
             raise ValueError(f"{name} has not the shape {shape}")
         array = stored[name].cpu().numpy()
         arrays[name] = array.view(np.uint64) if array.dtype == np.int64 else array
-    return Stats(**arrays, count=int(stored["count"]), source=str(stored["source"]))
+    return Stats(
+        **arrays,
+        count=int(stored["count"]),
+        source=str(stored["source"]),
+        coverage=tuple(str(part) for part in stored["coverage"]),
+    )
 
 
 def _stats_digest(stats: Stats) -> str:
@@ -254,13 +264,14 @@ def _check_kind(path: Path, payload: object) -> None:
 def _checkpoint_of(path: Path, payload: dict[str, Any]) -> Checkpoint:
     """The fields, each checked; KeyError, TypeError or ValueError says what is wrong."""
     names = payload["classes"]["names"]
-    average, optimizer = payload["average"], payload["optimizer"]
+    average, optimizer, partial = (payload[k] for k in ("average", "optimizer", "partial"))
     return Checkpoint(
         path=path,
         model=_state_dict(payload["model"], "model"),
         optimizer=None if optimizer is None else _dictionary(optimizer, "optimizer"),
         average=None if average is None else _state_dict(average, "average"),
         progress=_dictionary(payload["progress"], "progress"),
+        partial=None if partial is None else _dictionary(partial, "partial"),
         config=_dictionary(payload["config"], "config"),
         classes=Classes(
             tuple(str(name) for name in names),

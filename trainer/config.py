@@ -1,4 +1,4 @@
-"""RunConfig: every choice of a run as one frozen value, its presets and its validation."""
+"""RunConfig: every choice of a run as one frozen value, and its validation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ SCHEDULES = ("constant", "linear", "cosine", "step", "drops", "plateau")
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+MEANS = ("image", "centre", "channel", "none")
+LIGHTING_MODES = ("deviation", "variance", "image", "off")
+ORDERS = ("shuffle", "pages", "sequential")
 
 
 class ConfigError(UsageError):
@@ -37,8 +40,13 @@ class RunConfig:
     instead crops of that share of the picture's area or more, with sides in ratio 3:4 to
     4:3, as other models' recipes do; crops are resampled to the network's input size where
     that differs. ``lighting`` is the standard deviation of the colour noise in units of the
-    data set's own along each direction; it is off from epoch ``lighting_epochs`` on (0:
-    never off).
+    data set's own along each direction (``lighting_mode``: see ``draws.Views``); it is off
+    from epoch ``lighting_epochs`` on (0: never off). ``mean`` is what is subtracted: the mean
+    image, its centre, its average per channel or nothing; with ``scaled`` the difference is
+    divided by the channels' standard deviations. ``order`` is how an epoch goes through the
+    beton.
+
+    ``checkpoint_every`` steps make a checkpoint inside an epoch (0: at its end only).
     """
 
     preset: str = "small"
@@ -67,75 +75,48 @@ class RunConfig:
     scale_min: float = 1.0
     mirror: bool = True
     lighting: float = 0.1
+    lighting_mode: str = "deviation"
     lighting_epochs: int = 0
+    mean: str = "image"
+    scaled: bool = False
+    order: str = "shuffle"
+    checkpoint_every: int = 0
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
     jobs: int | None = None
 
 
-PRESETS: dict[str, RunConfig] = {}
-"""Name -> recipe; the text in ``PRESET_NOTES`` says what to expect of each."""
-
-PRESET_NOTES: dict[str, str] = {}
-
-
-def _preset(name: str, note: str, **changes: Any) -> None:
-    PRESETS[name] = RunConfig(preset=name, **changes)
-    PRESET_NOTES[name] = note
-
-
-_preset(
-    "small",
-    "hundreds to tens of thousands of pictures, on a CPU: batch-normalised AlexNet at 131 px",
-    network="small",
-    epochs=16,
-    batch_size=32,
-    lr=4e-4,
-    average=0.98,
-    scale_min=0.35,
-    lighting=0.0,
-)
-_preset(
-    "demo",
-    "the procedural sample in a few minutes; a short `small`",
-    network="small",
-    epochs=6,
-    batch_size=32,
-    lr=4e-4,
-    warmup_epochs=1.0,
-    average=0.98,
-    scale_min=0.7,
-    lighting=0.0,
-)
-_preset(
-    "paper",
-    "the paper's recipe as far as one tower goes: SGD 0.01, momentum 0.9, batch 128, LRN, "
-    "colour noise; for 1.2 million pictures (it does not leave chance on 1,000)",
-    network="paper",
-    epochs=90,
-    batch_size=128,
-    optimizer="sgd",
-    lr=0.01,
-    weight_decay=5e-4,
-    schedule="step",
-    warmup_epochs=0.0,
-    label_smoothing=0.0,
-    clip_norm=0.0,
-)
-
-
-def preset(name: str) -> RunConfig:
-    """The named recipe; ConfigError if there is none of that name."""
-    if name not in PRESETS:
-        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+_ONLY_WITH: dict[str, tuple[str, tuple[Any, ...], str]] = {
+    "drop_epochs": ("schedule", ("step",), "--schedule step"),
+    "drops": ("schedule", ("drops",), "--schedule drops"),
+    "plateau_patience": ("schedule", ("plateau",), "--schedule plateau"),
+    "momentum": ("optimizer", ("sgd", "lars"), "--optimizer sgd or lars"),
+}
+"""Setting -> (the setting it depends on, the values with which it does something, in words)."""
 
 
 def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
-    """``config`` with every option that is not None, validated."""
-    config = replace(config, **{k: v for k, v in options.items() if v is not None})
+    """``config`` with every option that is not None, validated.
+
+    A run with other ``epochs`` warms up for a quarter of them at most, unless that is said
+    too. ConfigError also for an option that would change nothing beside the others.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    config = replace(config, **given)
+    if "epochs" in given and "warmup_epochs" not in given:
+        config = replace(config, warmup_epochs=min(config.warmup_epochs, config.epochs / 4))
     validate(config)
+    for name, (other, values, words) in _ONLY_WITH.items():
+        if name in given and getattr(config, other) not in values:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} does nothing with {other} {getattr(config, other)}; "
+                f"add {words}, or leave it out"
+            )
+    if "freeze_epoch" in given and not config.freeze:
+        raise ConfigError("--freeze-epoch does nothing without --freeze LAYER; add one")
+    if "lighting_epochs" in given and config.lighting == 0:
+        raise ConfigError("--lighting-epochs does nothing with lighting 0; add --lighting 0.1")
     return config
 
 
@@ -150,13 +131,14 @@ def validate(config: RunConfig) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be above 0")
     for name in (
         *("weight_decay", "warmup_epochs", "clip_norm", "lighting"),
-        *("lighting_epochs", "freeze_epoch", "patience"),
+        *("lighting_epochs", "freeze_epoch", "patience", "checkpoint_every"),
     ):
         if not getattr(config, name) >= 0:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 0")
     for name in ("momentum", "average", "label_smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be from 0 to below 1")
+    _check_together(config)
     if config.scale_min > 1:
         raise ConfigError(f"scale_min is {config.scale_min}; it is a share, at most 1")
     for name, allowed in (
@@ -164,11 +146,29 @@ def validate(config: RunConfig) -> None:
         ("schedule", SCHEDULES),
         ("precision", PRECISIONS),
         ("device", DEVICES),
+        ("mean", MEANS),
+        ("lighting_mode", LIGHTING_MODES),
+        ("order", ORDERS),
     ):
         if getattr(config, name) not in allowed:
             raise ConfigError(
                 f"{name} is {getattr(config, name)!r}; it is one of {', '.join(allowed)}"
             )
+
+
+def _check_together(config: RunConfig) -> None:
+    """ConfigError where two settings exclude each other."""
+    if config.warmup_epochs > config.epochs:
+        raise ConfigError(
+            f"the warm-up of {config.warmup_epochs:g} epochs is longer than the run's "
+            f"{config.epochs}; use a shorter --warmup-epochs"
+        )
+    if config.schedule == "drops" and not config.drops:
+        raise ConfigError("schedule drops needs the epochs; add for example --drops 25,51,79")
+    if list(config.drops) != sorted(config.drops) or min(config.drops, default=1) < 1:
+        raise ConfigError(f"drops is {config.drops}; epochs above 0, in order")
+    if config.scaled and config.mean == "none":
+        raise ConfigError("scaled pictures need a mean to be around; use --mean channel or image")
 
 
 def as_dict(config: RunConfig) -> dict[str, Any]:

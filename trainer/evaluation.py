@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from imagenet_prep.artifacts import Classes, Progress, Stats, ToolError, load_manifest
+from imagenet_prep.artifacts import Classes, Progress, Stats, ToolError, UsageError, load_manifest
 from trainer import config as configs
 from trainer import loop
 from trainer.checkpoint import Checkpoint, check_classes, load_checkpoint
@@ -16,24 +19,100 @@ from trainer.loader import BetonLoader, eval_loader
 from trainer.model import AlexNet, NetworkSpec
 from trainer.session import choose_device
 
+VIEWS = {1: "centre", 5: "five", 10: "ten"}
+"""Views of a picture in an evaluation -> the loader's name of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Loss and errors (percent) over a set, by class too.
+
+    ``confusion`` (K, K) int64 counts pictures, true class × predicted class; ``in_top5``
+    (K,) int64 those whose true class was among the five likeliest; ``judged`` has every
+    picture.
+    """
+
+    result: loop.Result
+    confusion: NDArray[np.int64]
+    in_top5: NDArray[np.int64]
+    judged: loop.Judged
+
+    def by_class(self, classes: Classes) -> list[dict[str, Any]]:
+        """A row per class: its pictures, top-1 and top-5 error in percent (None where there
+        are no pictures), and the class that it is most often taken for, with the count."""
+        rows: list[dict[str, Any]] = []
+        for label, name in enumerate(classes.names):
+            counts = self.confusion[label]
+            total = int(counts.sum())
+            wrong = counts.copy()
+            wrong[label] = 0
+            most = int(wrong.argmax())
+            right, five = int(counts[label]), int(self.in_top5[label])
+            rows.append(
+                {
+                    "class": name,
+                    "name": classes.title(label),
+                    "images": total,
+                    "top1_error": 100 * (1 - right / total) if total else None,
+                    "top5_error": 100 * (1 - five / total) if total else None,
+                    "taken_for": classes.names[most] if wrong[most] else None,
+                    "taken_for_images": int(wrong[most]),
+                }
+            )
+        return rows
+
+
+def evaluation_of(judged: loop.Judged, classes: int) -> Evaluation:
+    """What was said of each picture -> loss, errors and tables over ``classes``."""
+    labels, predicted = judged.labels.numpy(), judged.predicted.numpy()
+    cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    in_top5 = judged.in_top5.numpy()
+    count = len(labels)
+    result = loop.Result(
+        float(judged.losses.double().mean()) if count else 0.0,
+        100 * (1 - float((labels == predicted).sum()) / max(count, 1)),
+        100 * (1 - float(in_top5.sum()) / max(count, 1)),
+        count,
+    )
+    return Evaluation(
+        result,
+        cells.reshape(classes, classes).astype(np.int64),
+        np.bincount(labels[in_top5], minlength=classes).astype(np.int64),
+        judged,
+    )
+
 
 def evaluation_batches(
-    beton: Path, stats: Stats, spec: NetworkSpec, config: configs.RunConfig
+    beton: Path,
+    stats: Stats,
+    spec: NetworkSpec,
+    config: configs.RunConfig,
+    *,
+    views: int = 1,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> BetonLoader:
-    """The centre crops of ``beton`` as the network sees them."""
+    """The pictures of ``beton`` as the network sees them: 1, 5 or 10 views of each."""
+    if views not in VIEWS:
+        raise UsageError(f"{views} views: an evaluation takes 1, 5 or 10 of each picture")
     return eval_loader(
         beton,
         stats,
-        batch_size=config.batch_size,
+        batch_size=max(1, config.batch_size // views),
+        view=VIEWS[views],
         crop_size=config.crop_size,
         out_size=spec.input_size,
+        mean=config.mean,
+        scaled=config.scaled,
+        rank=rank,
+        ranks=ranks,
         jobs=config.jobs,
         device=choose_device(config.device).type,
     )
 
 
-def counter(progress: Progress, what: str, total: int) -> Callable[[int], None]:
-    done = 0
+def counter(progress: Progress, what: str, total: int, done: int = 0) -> Callable[[int], None]:
+    """A count of pictures -> ``progress`` with the sum so far."""
 
     def advance(count: int) -> None:
         nonlocal done
@@ -72,8 +151,9 @@ def evaluate_beton(
     precision: str,
     jobs: int | None,
     progress: Progress,
-) -> loop.Result:
-    """Loss and errors of a checkpoint over a beton, with the checkpoint's own mean image."""
+    views: int = 1,
+) -> tuple[Evaluation, Classes]:
+    """A checkpoint over a beton, with the checkpoint's own mean image; and the classes."""
     checkpoint = load_checkpoint(checkpoint_path)
     manifest = load_manifest(beton)
     check_classes(checkpoint, Classes(manifest.classes, manifest.readable))
@@ -83,7 +163,8 @@ def evaluate_beton(
         config, device=place.type, jobs=jobs, batch_size=batch_size or config.batch_size
     )
     chosen = loop.Precision(place, loop.choose_precision(precision, place))
-    with evaluation_batches(beton, checkpoint.stats, model.spec, config) as batches:
+    batches = evaluation_batches(beton, checkpoint.stats, model.spec, config, views=views)
+    with batches:
         count = counter(progress, "evaluate", batches.samples)
-        result, _ = loop.evaluate(model, batches, chosen, len(checkpoint.classes), place, count)
-    return result
+        judged = loop.evaluate(model, batches, chosen, count)
+    return evaluation_of(judged, len(checkpoint.classes)), checkpoint.classes

@@ -7,6 +7,8 @@ device until the epoch ends.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,13 +19,19 @@ from torch.nn import functional
 
 
 class BatchLike(Protocol):
-    """What a loader yields: images (B, C, S, S) float32 and labels (B,) int64."""
+    """What a loader yields: images (B, C, S, S), labels (B,) int64 and indices (B,) int64.
+
+    For evaluation images may be (B, V, C, S, S): V views of each picture.
+    """
 
     @property
     def images(self) -> Tensor: ...
 
     @property
     def labels(self) -> Tensor: ...
+
+    @property
+    def indices(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,8 @@ class Average:
             ours.copy_(theirs)
 
 
-class _Sums:
-    """Loss and hits of an epoch, kept on the device."""
+class Sums:
+    """Loss and hits of an epoch, kept on the device; may be stored and taken up again."""
 
     def __init__(self, device: torch.device, classes: int) -> None:
         self.values = torch.zeros(3, dtype=torch.float64, device=device)
@@ -102,6 +110,7 @@ class _Sums:
         self.images = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Counts a batch with its mean loss."""
         loss = loss.detach()
         hits = logits.detach().topk(self.k, dim=1).indices == labels[:, None]
         count = labels.shape[0]
@@ -110,9 +119,22 @@ class _Sums:
         self.images += count
 
     def result(self) -> Result:
+        """The figures of what was counted; waits for the device."""
         loss, top1, top5 = (self.values / max(self.images, 1)).tolist()
         steps = torch.stack(self.losses).tolist() if self.losses else []
         return Result(loss, 100 * (1 - top1), 100 * (1 - top5), self.images, tuple(steps))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums as tensors and numbers."""
+        losses = torch.stack(self.losses) if self.losses else torch.empty(0)
+        return {"values": self.values, "losses": losses, "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
+        device = self.values.device
+        self.values = state["values"].to(device)
+        self.losses = list(state["losses"].to(device).unbind())
+        self.images = int(state["images"])
 
 
 @dataclass(frozen=True)
@@ -166,34 +188,77 @@ def train_epoch(
     settings: StepSettings,
     device: torch.device,
     advance: Callable[[int], None],
+    *,
+    sums: Sums | None = None,
+    weights: Iterable[float] = itertools.repeat(1.0),
+    after_step: Callable[[], None] = lambda: None,
 ) -> Result:
     """Trains once over ``batches``; ``stepper`` moves the weights.
 
-    ``advance(n)`` is called after each batch with its pictures, when the weights have moved.
-    A last batch below ``least_batch`` is left out (batch normalisation cannot train on one
-    picture); a last group of fewer than ``accumulate`` batches makes a smaller step.
+    ``advance(n)`` is called after each batch with its pictures, when the weights have moved,
+    and ``after_step()`` after each step, when the batch that ended it is in ``sums`` (of an
+    epoch that was begun before; None: a new one). ``weights`` multiply the batches' losses,
+    where several processes share one step unevenly; a batch of weight 0 is left out, and so
+    is a last batch below ``least_batch`` (batch normalisation cannot train on one picture).
+    A last group of fewer than ``accumulate`` batches makes a smaller step.
     """
     model.train()
-    sums = _Sums(device, settings.classes)
+    sums = Sums(device, settings.classes) if sums is None else sums
     share, collected = 1.0 / settings.accumulate, 0
-    for batch in batches:
+    for batch, weight in zip(batches, weights, strict=False):
         images, labels = batch.images, batch.labels
-        if labels.shape[0] < settings.least_batch:
+        if labels.shape[0] < settings.least_batch or not weight:
             continue
         with precision.context():
             logits = model(images)
         logits = logits.float()
         loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        torch.autograd.backward(precision.scaler.scale(loss * share))
+        torch.autograd.backward(precision.scaler.scale(loss * (share * weight)))
         collected += 1
-        if collected == settings.accumulate:
+        ended = collected == settings.accumulate
+        if ended:
             stepper()
             collected = 0
         sums.add(loss, logits, labels)
         advance(labels.shape[0])
+        if ended:
+            after_step()
     if collected:
         stepper()
+        after_step()
     return sums.result()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a network said of N pictures, each (N,), on the CPU.
+
+    ``indices`` are the places in the beton; ``confidence`` is the probability of the
+    ``predicted`` class and ``truth`` that of the true one; ``losses`` are -ln of it;
+    ``in_top5``: the true class is among the five likeliest.
+    """
+
+    indices: Tensor
+    labels: Tensor
+    predicted: Tensor
+    confidence: Tensor
+    truth: Tensor
+    losses: Tensor
+    in_top5: Tensor
+
+
+def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """Pictures (B, C, S, S) or views of them (B, V, C, S, S) -> ln p (B, K) float32.
+
+    Views are averaged after the softmax, as Krizhevsky et al. (2012) did.
+    """
+    views = images.shape[1] if images.ndim == 5 else 1
+    flat = images.flatten(0, 1) if images.ndim == 5 else images
+    found: Tensor = model(flat).float().log_softmax(dim=1)
+    if views == 1:
+        return found
+    together: Tensor = found.unflatten(0, (-1, views))  # type: ignore[no-untyped-call]
+    return together.logsumexp(dim=1) - math.log(views)
 
 
 @torch.inference_mode()
@@ -201,22 +266,28 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[BatchLike],
     precision: Precision,
-    classes: int,
-    device: torch.device,
     advance: Callable[[int], None],
-) -> tuple[Result, Tensor]:
-    """(mean loss and errors over ``batches``, confusion (K, K) int64: true × predicted)."""
+) -> Judged:
+    """What ``model`` says of every picture of ``batches``, in their order."""
     model.eval()
-    sums = _Sums(device, classes)
-    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-    one = torch.ones((), dtype=torch.int64, device=device)
+    columns: list[list[Tensor]] = [[] for _ in range(7)]
     for batch in batches:
         labels = batch.labels
         with precision.context():
-            logits = model(batch.images)
-        logits = logits.float()
-        sums.add(functional.cross_entropy(logits, labels), logits, labels)
-        cells = labels * classes + logits.argmax(dim=1)
-        confusion.scatter_add_(0, cells, one.expand_as(cells))
+            found = log_probabilities(model, batch.images)
+        best = found.max(dim=1)
+        losses = functional.nll_loss(found, labels, reduction="none")
+        in_top5 = (found.topk(min(5, found.shape[1]), dim=1).indices == labels[:, None]).any(dim=1)
+        values = (
+            batch.indices.clone(),
+            labels.clone(),
+            best.indices,
+            best.values.exp(),
+            losses.neg().exp(),
+            losses,
+            in_top5,
+        )
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
         advance(labels.shape[0])
-    return sums.result(), confusion.reshape(classes, classes).cpu()
+    return Judged(*(torch.cat(column).cpu() for column in columns))

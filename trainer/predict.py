@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from imagenet_prep.artifacts import Progress, ToolError, UsageError
 from imagenet_prep.crop import PictureError, crop_pixels
@@ -16,6 +17,7 @@ from imagenet_prep.crop_settings import CropSettings
 from trainer import loop
 from trainer.checkpoint import load_checkpoint
 from trainer.evaluation import model_of
+from trainer.preparation import Preparation
 from trainer.session import choose_device
 
 NOT_PICTURES = {".json", ".jsonl", ".txt", ".csv", ".md", ".npz", ".beton", ".pt", ".html"}
@@ -32,11 +34,15 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one picture, best first; or the reason why there are none."""
+    """The likeliest classes of one picture, best first; or the reason why there are none.
+
+    ``pixels`` (S, S, 3) uint8 is the crop that was judged.
+    """
 
     path: Path
     guesses: tuple[Guess, ...]
     reason: str | None = None
+    pixels: NDArray[np.uint8] | None = None
 
 
 def list_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -60,22 +66,6 @@ def list_pictures(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def prepare(pixels: Tensor, mean: Tensor, crop_size: int, out_size: int) -> Tensor:
-    """(S, S, 3) uint8 -> (3, out, out) float32: the centre crop of picture minus mean.
-
-    Resampled to the network's size as the loader does it: antialiased, bilinear.
-    """
-    start = (mean.shape[0] - crop_size) // 2
-    window = slice(start, start + crop_size)
-    levels = (pixels.to(torch.float32) - mean)[window, window].permute(2, 0, 1)
-    if out_size == crop_size:
-        return levels
-    resampled = functional.interpolate(
-        levels[None], size=(out_size, out_size), mode="bilinear", antialias=True
-    )
-    return resampled[0]
-
-
 def predict(
     checkpoint_path: Path,
     pictures: Sequence[Path],
@@ -95,12 +85,13 @@ def predict(
     place = choose_device(device)
     model, config = model_of(checkpoint, place)
     chosen = loop.Precision(place, loop.choose_precision(precision, place))
-    mean = checkpoint.mean.to(torch.float32)
+    prepare = Preparation.of(config, checkpoint.stats, model.spec.input_size)
     classes = checkpoint.classes
     top = min(top, len(classes))
     for start in range(0, len(pictures), batch_size):
         some = pictures[start : start + batch_size]
         inputs: list[Tensor] = []
+        crops: dict[Path, NDArray[np.uint8]] = {}
         reasons: dict[Path, str] = {}
         for path in some:
             try:
@@ -108,8 +99,8 @@ def predict(
             except (PictureError, OSError) as error:
                 reasons[path] = getattr(error, "strerror", None) or str(error)
                 continue
-            image = torch.tensor(pixels)
-            inputs.append(prepare(image, mean, config.crop_size, model.spec.input_size))
+            crops[path] = pixels
+            inputs.append(prepare(torch.tensor(pixels)))
         rows = iter(_guess(model, inputs, chosen, place, top))
         for path in some:
             if path in reasons:
@@ -119,7 +110,7 @@ def predict(
                 Guess(classes.names[label], classes.title(label), probability)
                 for label, probability in next(rows)
             )
-            yield Prediction(path, guesses)
+            yield Prediction(path, guesses, pixels=crops[path])
         progress("predict", min(start + batch_size, len(pictures)), len(pictures))
 
 

@@ -176,6 +176,11 @@ class RunRecorder:
         self._writer.add_image("first_layer", image, epoch, dataformats="HWC")
         self._flush()
 
+    def sample(self, images: NDArray[np.floating[Any]]) -> None:
+        """Shows pictures as the network sees them, (B, 3, S, S), in TensorBoard."""
+        self._writer.add_image("sample_batch", sample_grid(images), 0, dataformats="HWC")
+        self._flush()
+
     def close(self) -> None:
         """Ends the files; harmless when called again."""
         self._file.close()
@@ -283,6 +288,26 @@ def kernel_grid(weights: NDArray[np.floating[Any]], columns: int) -> NDArray[np.
         top = 1 + index // columns * (height + 1)
         left = 1 + index % columns * (width + 1)
         picture[top : top + height, left : left + width] = tile
+    return picture
+
+
+def sample_grid(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Network inputs (B, 3, S, S) around zero -> a picture (H, W, 3) uint8 of them all.
+
+    Zero, the mean, is mid-grey; the largest magnitude of the batch is black or white.
+    """
+    import numpy as np
+
+    count, _, side, _ = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    largest = float(np.abs(images).max()) or 1.0
+    shown = np.rint(127.5 + 127.5 * images.astype(np.float64) / largest).astype(np.uint8)
+    picture = np.full((rows * (side + 1) + 1, columns * (side + 1) + 1, 3), 255, dtype=np.uint8)
+    for index, image in enumerate(shown.transpose(0, 2, 3, 1)):
+        top = 1 + index // columns * (side + 1)
+        left = 1 + index % columns * (side + 1)
+        picture[top : top + side, left : left + side] = image
     return picture
 
 

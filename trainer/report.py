@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_prep.artifacts import publish
-from trainer.charts import chart_cards, finite, number
+from trainer.charts import Reference, chart_cards, finite, number
+from trainer.gallery import Example, gallery_card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +54,8 @@ svg,img{display:block;max-width:100%;height:auto}.plot svg{width:100%}
 .matrix{overflow-x:auto}.matrix text{font-size:12px;fill:currentColor}
 .matrix text.on{fill:#fff}.matrix text.axis{fill:var(--muted)}
 .scroll{overflow-x:auto}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(112px,1fr));gap:12px}
+.gallery figure{margin:0}.gallery figcaption{overflow-wrap:anywhere;line-height:1.3;margin-top:4px}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
 th,td{padding:5px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th{color:var(--muted);font-weight:500}tr:last-child td,tr:last-child th{border-bottom:0}
@@ -79,6 +82,7 @@ _COLUMNS = (
     ("lr", "learning rate", 1.0, ".3g"),
     ("images_per_second", "images/s", 1.0, ",.0f"),
     ("wait_share", "wait (%)", 100.0, ".1f"),
+    ("step_share", "steps (%)", 100.0, ".1f"),
     ("seconds", "time (s)", 1.0, ",.1f"),
 )
 
@@ -92,6 +96,9 @@ def write_report(
     kernels: NDArray[np.uint8] | None,
     environment: dict[str, Any],
     confusion: NDArray[np.integer[Any]] | None,
+    best: Sequence[Example] = (),
+    worst: Sequence[Example] = (),
+    reference: Reference | None = None,
 ) -> Path:
     """Publishes ``folder/report.html`` and returns its path.
 
@@ -100,6 +107,7 @@ def write_report(
     seconds (of that epoch); what is missing or None is left out, and so are rows whose
     ``kind`` is ``step``. ``kernels`` is (H, W, 3); ``confusion`` counts pictures,
     (true class, predicted class), and must be as large as ``classes`` (else ValueError).
+    ``best`` and ``worst`` are shown as pictures, ``reference`` beside the curves.
     """
     epochs = [row for row in rows if row.get("kind", "epoch") == "epoch"]
     if confusion is not None and confusion.shape != (len(classes), len(classes)):
@@ -107,12 +115,17 @@ def write_report(
     name = folder.resolve().name
     parts = [_summary(epochs, len(classes))]
     if epochs:
-        parts.append(f'<div class="grid">{chart_cards(epochs, _best(epochs)[1])}</div>')
+        parts.append(f'<div class="grid">{chart_cards(epochs, _best(epochs)[1], reference)}</div>')
     if kernels is not None:
         parts.append(_kernels(kernels))
     if confusion is not None:
         parts.append(_confusion(confusion, classes))
         parts.append(_per_class(confusion, classes))
+    if worst:
+        note = "Mistakes that gave the true class the least probability; look for wrong labels."
+        parts.append(gallery_card("Worst predictions", note, worst))
+    if best:
+        parts.append(gallery_card("Best predictions", "The surest right answers.", best))
     if epochs:
         parts.append(_epoch_table(epochs))
     parts.append(

@@ -6,6 +6,7 @@ each epoch is handed to ``report`` as a row, progress goes to the callback.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -16,18 +17,26 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from imagenet_prep.artifacts import Progress, ToolError, write_json
+from imagenet_prep.artifacts import Progress, UsageError, write_json
 from trainer import config as configs
-from trainer import loop
+from trainer import published
+from trainer.charts import Reference
 from trainer.checkpoint import load_checkpoint
-from trainer.evaluation import counter, evaluation_batches
-from trainer.loader import BetonLoader, train_loader
+from trainer.evaluation import Evaluation, evaluation_batches
+from trainer.gallery import Example, best_and_worst, examples
+from trainer.interrupt import Stop
+from trainer.loader import BetonLoader
 from trainer.record import RunRecorder, kernel_grid, read_metrics
-from trainer.report import write_report
-from trainer.schedule import epochs_without_gain, learning_rate_factor, plateau_drops
+from trainer.report import REPORT_NAME, write_report
+from trainer.schedule import epochs_without_gain
 from trainer.session import Session, find_data
+from trainer.training import EpochResult, EpochRun, Tools, best_so_far, training_batches
+from trainer.watch import STUCK_AFTER_STEPS, stuck
+from trainer.world import World
 
 STEPS_PER_RECORD = 10
+EXAMPLES = 16
+SAMPLE_PICTURES = 16
 
 
 @dataclass(frozen=True)
@@ -48,48 +57,153 @@ def train(
     resume: bool,
     report: Callable[[dict[str, Any]], None],
     progress: Progress,
+    force: bool = False,
+    notice: Callable[[str], None] = lambda _: None,
+    stop: Stop | None = None,
+    world: World | None = None,
 ) -> RunResult:
     """Trains as ``config`` says and fills ``folder``; see design section 3.
 
-    ``report(row)`` gets every finished epoch. Raises ToolError where data, statistics
-    or checkpoint do not fit, and when the loss stops being a number.
+    ``report(row)`` gets every finished epoch, ``notice`` a sentence where the network does
+    not learn. ``resume`` continues from ``folder/last.pt`` (from the beginning where there
+    is none yet), with ``force`` under other settings too. When ``stop`` has a status the run
+    writes a checkpoint after its step and raises StoppedError. Raises ToolError where data,
+    statistics or checkpoint do not fit, and when the loss stops being a number.
     """
     started = time.perf_counter()
-    data = find_data(beton)
-    session = Session(config, data)
+    world = world or World()
+    session = Session(config, find_data(beton), world)
+    _check_validation(session)
+    last = folder / "last.pt"
+    resume = resume and last.exists()
     if resume:
-        session.restore(load_checkpoint(folder / "last.pt"))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", session.stored_config())
-    write_json(folder / "environment.json", session.environment)
-    confusion: NDArray[Any] | None = None
-    with (
-        RunRecorder(folder, append=resume, keep_until_epoch=session.epochs_done) as recorder,
-        _training_batches(session) as batches,
-    ):
+        session.restore(load_checkpoint(last), force=force)
+    if world.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", session.stored_config())
+        write_json(folder / "environment.json", session.environment)
+    found: Evaluation | None = None
+    with contextlib.ExitStack() as open_things:
+        record = _Record(session, folder, open_things, resume=resume, notice=notice)
+        batches = open_things.enter_context(training_batches(session))
         validation = _validation_batches(session)
-        try:
-            while session.epochs_done < config.epochs and not _is_over(session):
-                row, confusion = _epoch(session, batches, validation, recorder, progress, folder)
-                recorder.epoch(row)
-                recorder.kernels(session.epochs_done, _kernels(session))
-                session.save(folder / "last.pt", whole=True)
-                report(row)
-        finally:
-            if validation is not None:
-                validation.close()
-    rows = [row for row in read_metrics(folder) if row.get("kind") != "step"]
+        if validation is not None:
+            open_things.enter_context(validation)
+        record.sample(batches)
+        tools = Tools(batches, validation, folder, progress, stop or Stop())
+        while session.epochs_done < config.epochs and not _is_over(session):
+            done = EpochRun(session, tools)()
+            found = done.evaluation
+            if best_so_far(session, done.row):
+                session.best = done.row
+                session.save(folder / "best.pt", whole=False)
+            record(done)
+            session.save(last, whole=True)
+            if world.main:
+                report(done.row)
+    rows: list[dict[str, Any]] = []
+    if world.main:
+        rows = [row for row in read_metrics(folder) if row.get("kind") != "step"]
+        if not (found is None and (folder / REPORT_NAME).exists()):  # nothing is new otherwise
+            _write_report(session, folder, rows, found)
+    return RunResult(folder, rows, session.best or {}, time.perf_counter() - started)
+
+
+def _check_validation(session: Session) -> None:
+    """UsageError for settings that need a validation set where there is none."""
+    config = session.config
+    if session.data.validation is not None:
+        return
+    for setting, used in (
+        ("--schedule plateau", config.schedule == "plateau"),
+        ("--patience", config.patience > 0),
+    ):
+        if used:
+            raise UsageError(
+                f"{session.data.train}: there is no val.beton beside it, whose errors "
+                f"{setting} goes by; build one, or use another setting"
+            )
+
+
+class _Record:
+    """What an epoch leaves in the run's folder, and the notice that nothing is learned."""
+
+    def __init__(
+        self,
+        session: Session,
+        folder: Path,
+        open_things: contextlib.ExitStack,
+        *,
+        resume: bool,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.session, self.notice = session, notice
+        self.losses: list[float] = []
+        self.noticed = False
+        self.recorder: RunRecorder | None = None
+        if session.world.main:
+            self.recorder = open_things.enter_context(
+                RunRecorder(folder, append=resume, keep_until_epoch=session.epochs_done)
+            )
+
+    def sample(self, batches: BetonLoader) -> None:
+        """Shows the first pictures of a new run as the network will see them."""
+        if self.recorder is None or self.session.step or self.session.partial is not None:
+            return
+        batches.set_epoch(0)
+        first = next(iter(batches))
+        self.recorder.sample(first.images[:SAMPLE_PICTURES].float().cpu().numpy())
+        batches.close()
+
+    def __call__(self, done: EpochResult) -> None:
+        """Writes the epoch's lines, events and kernels; says once that the network is stuck."""
+        if self.recorder is None:
+            return
+        epoch = self.session.epochs_done
+        for index, loss in enumerate(done.losses):
+            step = done.first_step + index
+            if step % STEPS_PER_RECORD == 0:
+                self.recorder.step(epoch, step, {"train_loss": loss})
+        self.recorder.epoch(done.row)
+        self.recorder.kernels(epoch, _kernels(self.session))
+        self.losses = [*self.losses, *done.losses][-STUCK_AFTER_STEPS:]
+        finding = stuck(
+            self.losses,
+            self.session.step,
+            None if done.evaluation is None else done.evaluation.confusion,
+            classes=len(self.session.data.classes),
+            lr=self.session.config.lr,
+            norm=self.session.spec.norm,
+        )
+        if finding is not None and not self.noticed:
+            self.noticed = True
+            self.notice(str(finding))
+
+
+def _write_report(
+    session: Session, folder: Path, rows: list[dict[str, Any]], found: Evaluation | None
+) -> None:
+    """report.html from the epochs' rows and the last evaluation."""
+    classes, validation = session.data.classes, session.data.validation
+    best: list[Example] = []
+    worst: list[Example] = []
+    if found is not None and validation is not None:
+        best, worst = (
+            examples(validation, found.judged, rows_of, classes)
+            for rows_of in best_and_worst(found.judged, EXAMPLES)
+        )
     write_report(
         folder,
         config=session.stored_config(),
         rows=rows,
-        classes=[data.classes.title(label) for label in range(len(data.classes))],
+        classes=[classes.title(label) for label in range(len(classes))],
         kernels=_kernels(session),
         environment=session.environment,
-        confusion=confusion,
+        confusion=None if found is None else found.confusion,
+        best=best,
+        worst=worst,
+        reference=Reference(published.SOURCE, published.CURVE) if len(classes) == 1000 else None,
     )
-    best = session.best or {}
-    return RunResult(folder, rows, best, time.perf_counter() - started)
 
 
 def _is_over(session: Session) -> bool:
@@ -98,147 +212,14 @@ def _is_over(session: Session) -> bool:
     return patience > 0 and epochs_without_gain(session.errors) >= patience
 
 
-def _training_batches(session: Session) -> BetonLoader:
-    config = session.config
-    return train_loader(
-        session.data.train,
-        session.data.stats,
-        batch_size=config.batch_size,
-        crop_size=config.crop_size,
-        out_size=session.spec.input_size,
-        view="resized" if config.scale_min < 1 else "random",
-        scale=(config.scale_min, 1.0),
-        seed=config.seed,
-        lighting=config.lighting,
-        mirror=config.mirror,
-        jobs=config.jobs,
-        device=session.device.type,
-    )
-
-
 def _validation_batches(session: Session) -> BetonLoader | None:
     if session.data.validation is None:
         return None
-    config = session.config
-    return evaluation_batches(session.data.validation, session.data.stats, session.spec, config)
-
-
-def _epoch(
-    session: Session,
-    batches: BetonLoader,
-    validation: BetonLoader | None,
-    recorder: RunRecorder,
-    progress: Progress,
-    folder: Path,
-) -> tuple[dict[str, Any], NDArray[Any] | None]:
-    """Trains one epoch, evaluates it, keeps the best; (its row, the confusion matrix)."""
-    config, epoch = session.config, session.epochs_done
-    # Dropout of an epoch is a function of seed and epoch, so that resuming repeats it.
-    torch.manual_seed((config.seed << 32) + epoch)
-    batches.set_epoch(epoch)
-    batches.lighting = 0.0 if 0 < config.lighting_epochs <= epoch else config.lighting
-    session.freeze()
-    steps = math.ceil(len(batches) / config.accumulate)
-    drops = plateau_drops(session.errors, patience=config.plateau_patience)
-
-    def rate(step: int) -> float:
-        return config.lr * _factor(config, step, steps, drops)
-
-    started = time.perf_counter()
-    result = loop.train_epoch(
-        session.model,
-        batches,
-        loop.Stepper(
-            session.model,
-            session.optimizer,
-            session.average,
-            session.precision,
-            config.clip_norm,
-            rate,
-            session.step,
-        ),
-        session.precision,
-        loop.StepSettings(
-            classes=len(session.data.classes),
-            label_smoothing=config.label_smoothing,
-            least_batch=2 if session.spec.norm == "batch" else 1,
-            accumulate=config.accumulate,
-        ),
-        session.device,
-        counter(progress, f"epoch {epoch + 1}/{config.epochs}", batches.samples),
-    )
-    seconds = time.perf_counter() - started
-    _check_finite(result, epoch, config, folder)
-    _record_steps(recorder, result, epoch, session.step)
-    session.step += steps
-    session.epochs_done += 1
-    row: dict[str, Any] = {
-        "epoch": session.epochs_done,
-        "train_loss": result.loss,
-        "train_top1_error": result.top1_error,
-        "train_top5_error": result.top5_error,
-        "lr": rate(session.step - 1),
-        "seconds": seconds,
-        "images_per_second": result.images / seconds,
-        "wait_share": batches.wait_s / seconds,
-    }
-    confusion = None
-    if validation is not None:
-        found, matrix = loop.evaluate(
-            session.evaluated,
-            validation,
-            session.precision,
-            len(session.data.classes),
-            session.device,
-            counter(progress, "validation", validation.samples),
-        )
-        confusion = matrix.numpy()
-        row |= {
-            "val_loss": found.loss,
-            "val_top1_error": found.top1_error,
-            "val_top5_error": found.top5_error,
-        }
-        session.errors.append(found.top1_error)
-    _keep_best(session, row, folder)
-    return row, confusion
-
-
-def _check_finite(result: loop.Result, epoch: int, config: configs.RunConfig, folder: Path) -> None:
-    for index, loss in enumerate(result.step_losses):
-        if not math.isfinite(loss):
-            raise ToolError(
-                f"{folder}: the loss stopped being a number in epoch {epoch + 1}, step "
-                f"{index + 1}; use a smaller --lr (it was {config.lr:g}) or --precision float32"
-            )
-
-
-def _record_steps(recorder: RunRecorder, result: loop.Result, epoch: int, first_step: int) -> None:
-    """Every tenth step's loss; they arrive together, because a step never waits for one."""
-    for index, loss in enumerate(result.step_losses):
-        step = first_step + index
-        if step % STEPS_PER_RECORD == 0:
-            recorder.step(epoch + 1, step, {"train_loss": loss})
-
-
-def _keep_best(session: Session, row: dict[str, Any], folder: Path) -> None:
-    """``best.pt`` is the epoch of the least validation error (the last one without a set)."""
-    key = "val_top1_error"
-    if key not in row or session.best is None or row[key] <= session.best[key]:
-        session.best = row
-        session.save(folder / "best.pt", whole=False)
-
-
-def _factor(config: configs.RunConfig, step: int, steps_per_epoch: int, drops: int) -> float:
-    return learning_rate_factor(
-        config.schedule,
-        step,
-        config.epochs * steps_per_epoch,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
-        epoch=step // steps_per_epoch,
-        drop_epochs=config.drop_epochs,
-        drops=config.drops,
-        plateau=drops,
-    )
+    world = session.world
+    return evaluation_batches(
+        session.data.validation, session.data.stats, session.spec, session.config,
+        rank=world.rank, ranks=world.ranks,
+    )  # fmt: skip
 
 
 def _kernels(session: Session) -> NDArray[Any]:

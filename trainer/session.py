@@ -22,12 +22,14 @@ from imagenet_prep.artifacts import (
 from trainer import config as configs
 from trainer import loop
 from trainer.checkpoint import Checkpoint, check_classes, save_checkpoint
+from trainer.memory import keep_freed_memory
 from trainer.model import build, network_spec
 from trainer.optim import make_optimizer
 from trainer.record import environment_stamp
+from trainer.world import World
 
 # Settings that may differ between a run and its continuation: they change no result.
-FREE_ON_RESUME = {"jobs", "device", "precision", "preset"}
+FREE_ON_RESUME = {"jobs", "device", "precision", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,15 @@ def choose_device(name: str) -> torch.device:
 
 
 class Session:
-    """The state of a run between epochs: model, average, optimiser, place in the schedule."""
+    """The state of a run between steps: model, average, optimiser, place in the schedule."""
 
-    def __init__(self, config: configs.RunConfig, data: Data) -> None:
-        self.config, self.data = config, data
+    def __init__(self, config: configs.RunConfig, data: Data, world: World) -> None:
+        self.config, self.data, self.world = config, data, world
         self.device = choose_device(config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        if self.device.type == "cuda" and world.ranks > 1:
+            torch.cuda.set_device(world.local_rank)
         self.precision = loop.Precision(
             self.device, loop.choose_precision(config.precision, self.device)
         )
@@ -98,6 +104,7 @@ class Session:
         )
         self.epochs_done = 0
         self.step = 0
+        self.partial: dict[str, Any] | None = None  # where a resumed run stands in its epoch
         self.errors: list[float] = []  # validation top-1, percent, of each epoch
         self.best: dict[str, Any] | None = None
         self.environment = environment_stamp() | {"precision": self.precision.name}
@@ -118,11 +125,22 @@ class Session:
             self.model.get_submodule(name).requires_grad_(not frozen)
 
     def stored_config(self) -> dict[str, Any]:
-        """What ``config.json`` and checkpoints hold: the recipe and the network."""
-        return {"run": configs.as_dict(self.config), "network": asdict(self.spec)}
+        """What ``config.json`` and checkpoints hold: the recipe, the network, what it reads."""
+        manifest = self.data.manifest
+        return {
+            "run": configs.as_dict(self.config),
+            "network": asdict(self.spec),
+            "beton": {"digest": manifest.digest, "samples": len(manifest.keys)},
+            "ranks": self.world.ranks,
+        }
 
-    def save(self, path: Path, *, whole: bool) -> None:
-        """A checkpoint: everything to continue (``whole``), or the evaluated weights."""
+    def save(self, path: Path, *, whole: bool, partial: dict[str, Any] | None = None) -> None:
+        """A checkpoint: everything to continue (``whole``), or the evaluated weights.
+
+        ``partial`` says where the run stands inside an epoch. Only rank 0 writes.
+        """
+        if not self.world.main:
+            return
         average = self.average.average.state_dict() if self.average and whole else None
         save_checkpoint(
             path,
@@ -134,37 +152,93 @@ class Session:
                 "step": self.step,
                 "best": self.best,
                 "errors": self.errors,
+                "scaler": self.precision.scaler.state_dict(),
             },
+            partial=partial,
             config=self.stored_config(),
             classes=self.data.classes,
             stats=self.data.stats,
             environment=self.environment,
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continues from ``checkpoint``; ToolError if it belongs to another run."""
+    def restore(self, checkpoint: Checkpoint, *, force: bool) -> None:
+        """Continues from ``checkpoint``; ToolError if it belongs to another run.
+
+        With ``force`` other settings, pictures and ranks are taken as they are here; inside
+        an epoch of another beton or order that epoch begins again.
+        """
         check_classes(checkpoint, self.data.classes)
-        stored = configs.from_dict(checkpoint.config["run"])
-        ours, theirs = configs.as_dict(self.config), configs.as_dict(stored)
-        differ = [k for k in ours if ours[k] != theirs[k] and k not in FREE_ON_RESUME]
-        if differ:
-            what = ", ".join(f"{k} {theirs[k]} there and {ours[k]} here" for k in differ)
-            raise ToolError(
-                f"{checkpoint.path}: was trained with other settings ({what}); repeat the "
-                "run's own options, or start a new run with another --out"
-            )
-        if checkpoint.stats_source != self.data.stats.source:
-            raise ToolError(
-                f"{checkpoint.path}: was trained on other pictures than {self.data.train}; name "
-                "the run's own beton, or start a new run with another --out"
-            )
         if checkpoint.optimizer is None:
             raise ToolError(f"{checkpoint.path}: holds no optimiser state; resume from a last.pt")
-        self.model.load_state_dict(checkpoint.model)
-        if self.average is not None and checkpoint.average is not None:
-            self.average.average.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.epochs_done = int(checkpoint.progress["epochs_done"])
-        self.step = int(checkpoint.progress["step"])
-        self.best = checkpoint.progress["best"]
-        self.errors = [float(error) for error in checkpoint.progress["errors"]]
+        try:
+            differ = self._differences(checkpoint)
+            self._check_network(checkpoint)
+            if differ and not force:
+                raise ToolError(
+                    f"{checkpoint.path}: the run was another one ({', '.join(differ)}); repeat "
+                    "its own options, add --force to go on with these, or give another --out"
+                )
+            self.model.load_state_dict(checkpoint.model)
+            if self.average is not None:
+                weights = checkpoint.average or checkpoint.model
+                self.average.average.load_state_dict(weights)
+            self._load_optimizer(checkpoint)
+            progress = checkpoint.progress
+            self.epochs_done, self.step = int(progress["epochs_done"]), int(progress["step"])
+            self.best = progress["best"]
+            self.errors = [float(error) for error in progress["errors"]]
+            if progress["scaler"]:
+                self.precision.scaler.load_state_dict(progress["scaler"])
+            self.partial = checkpoint.partial
+            if self.partial is not None:
+                self.step = int(self.partial["step"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ToolError(
+                f"{checkpoint.path}: does not fit the run ({reason}); start a new run with "
+                "another --out"
+            ) from error
+
+    def _differences(self, checkpoint: Checkpoint) -> list[str]:
+        """What the checkpoint's run did in another way than this one, in words."""
+        stored, here = checkpoint.config, self.stored_config()
+        theirs, ours = configs.as_dict(configs.from_dict(stored["run"])), here["run"]
+        differ = [
+            f"{name} {_shown(theirs[name])} there and {_shown(ours[name])} here"
+            for name in ours
+            if ours[name] != theirs[name] and name not in FREE_ON_RESUME
+        ]
+        if checkpoint.stats_source != self.data.stats.source:
+            differ.append(f"it was trained on other pictures than {self.data.train}")
+        elif stored["beton"] != here["beton"]:
+            differ.append(f"its beton was another file than {self.data.train}")
+        if stored["ranks"] != here["ranks"]:
+            differ.append(f"{stored['ranks']} processes there and {here['ranks']} here")
+        return differ
+
+    def _check_network(self, checkpoint: Checkpoint) -> None:
+        """ToolError where the weights are of another network: no force helps there."""
+        theirs = {name: tuple(value.shape) for name, value in checkpoint.model.items()}
+        ours = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        if theirs != ours:
+            name = checkpoint.config["run"]["network"]
+            raise ToolError(
+                f"{checkpoint.path}: holds the weights of network {name}, which do not fit "
+                f"{self.config.network}; add --network {name}, or give another --out"
+            )
+
+    def _load_optimizer(self, checkpoint: Checkpoint) -> None:
+        """The optimiser's memory; with another optimiser (under force) it begins empty."""
+        assert checkpoint.optimizer is not None
+        if checkpoint.config["run"]["optimizer"] == self.config.optimizer:
+            groups = [dict(group) for group in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            # The recipe is the configuration's, whatever the file says.
+            for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
+                group.update({k: v for k, v in ours.items() if k != "params"})
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value)

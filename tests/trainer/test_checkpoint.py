@@ -34,6 +34,7 @@ def small_stats(size: int = 8) -> Stats:
         eigenstdev=np.sqrt(values),
         eigenvectors=vectors,
         source="abc",
+        coverage=("train", "0:10"),
     )
 
 
@@ -55,6 +56,7 @@ def write(path: Path, **changes: Any) -> Path:
         "optimizer": optimizer.state_dict(),
         "average": None,
         "progress": {"epoch": np.int64(3), "step": 12, "best": {"val_top1_error": 20.5}},
+        "partial": None,
         "config": {"run": {"lr": 0.01, "widths": (1, 2), "jobs": None}},
         "classes": CLASSES,
         "stats": small_stats(),
@@ -229,10 +231,10 @@ def test_bare_weights_are_named_as_such(tmp_path: Path) -> None:
     assert "not a checkpoint of this trainer" in refused(path)
 
 
-@pytest.mark.parametrize(("found", "age"), [(0, "older"), (None, "older"), (2, "newer")])
+@pytest.mark.parametrize(("found", "age"), [(1, "older"), (None, "older"), (3, "newer")])
 def test_another_format_is_told_from_damage(tmp_path: Path, found: object, age: str) -> None:
     path = rewrite(write(tmp_path / "a.pt"), lambda payload: payload.update(format=found))
-    assert f"{age} version (format {found}, this one reads 1)" in refused(path)
+    assert f"{age} version (format {found}, this one reads 2)" in refused(path)
 
 
 @pytest.mark.parametrize(

@@ -9,21 +9,31 @@ import pytest
 
 from imagenet_prep.artifacts import UsageError
 from trainer import config as configs
+from trainer import presets
 from trainer.model import NETWORKS
 
 
-@pytest.mark.parametrize("name", sorted(configs.PRESETS))
+@pytest.mark.parametrize("name", sorted(presets.PRESETS))
 def test_presets_are_valid_and_name_real_networks(name: str) -> None:
-    config = configs.preset(name)
+    config = presets.preset(name)
     configs.validate(config)
     assert config.preset == name
     assert config.network in NETWORKS
-    assert configs.PRESET_NOTES[name]
+    words = presets.find(name)
+    assert words.summary and words.time and words.result
+    assert f"--preset {name}" in words.command
 
 
 def test_options_override_the_preset_and_none_does_not() -> None:
-    config = configs.with_options(configs.preset("small"), {"epochs": 3, "lr": None})
-    assert (config.epochs, config.lr) == (3, configs.preset("small").lr)
+    config = configs.with_options(presets.preset("small"), {"epochs": 3, "lr": None})
+    assert (config.epochs, config.lr) == (3, presets.preset("small").lr)
+
+
+def test_a_shorter_run_has_a_shorter_warm_up_unless_it_is_given() -> None:
+    small = presets.preset("small")
+    assert configs.with_options(small, {"epochs": 2}).warmup_epochs == 0.5
+    assert configs.with_options(small, {"epochs": 40}).warmup_epochs == small.warmup_epochs
+    assert configs.with_options(small, {"epochs": 2, "warmup_epochs": 1.5}).warmup_epochs == 1.5
 
 
 @pytest.mark.parametrize(
@@ -35,24 +45,33 @@ def test_options_override_the_preset_and_none_does_not() -> None:
         ({"scale_min": 1.5}, "scale_min"),
         ({"schedule": "zigzag"}, "zigzag"),
         ({"clip_norm": -1.0}, "clip_norm"),
+        ({"momentum": 0.5}, "--momentum does nothing with optimizer adamw"),
+        ({"drops": (3, 5)}, "--drops does nothing with schedule linear; add --schedule drops"),
+        ({"schedule": "drops"}, "needs the epochs"),
+        ({"schedule": "drops", "drops": (9, 5)}, "in order"),
+        ({"freeze_epoch": 3}, "--freeze"),
+        ({"lighting_epochs": 3}, "--lighting"),
+        ({"warmup_epochs": 99.0}, "longer than the run"),
+        ({"scaled": True, "mean": "none"}, "around"),
+        ({"checkpoint_every": -1}, "checkpoint_every"),
     ],
 )
 def test_impossible_settings_are_named(options: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
-        configs.with_options(configs.preset("small"), options)
+        configs.with_options(presets.preset("small"), options)
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="small"):
-        configs.preset("huge")
+        presets.preset("huge")
 
 
 def test_a_config_survives_json() -> None:
-    config = configs.preset("paper")
+    config = presets.preset("paper")
     assert configs.from_dict(json.loads(json.dumps(configs.as_dict(config)))) == config
 
 
 def test_a_config_of_another_version_is_refused() -> None:
-    values = configs.as_dict(configs.preset("paper")) | {"sharpness": 11}
+    values = configs.as_dict(presets.preset("paper")) | {"sharpness": 11}
     with pytest.raises(UsageError, match="sharpness"):
         configs.from_dict(values)

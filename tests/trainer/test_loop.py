@@ -23,6 +23,10 @@ class Batch:
     images: Tensor
     labels: Tensor
 
+    @property
+    def indices(self) -> Tensor:
+        return torch.arange(len(self.labels))
+
 
 def ignore(_: int) -> None:
     """Progress that nobody watches."""
@@ -72,29 +76,29 @@ def test_training_lowers_the_loss() -> None:
     assert len(first.step_losses) == 8
 
 
-def test_errors_and_confusion_are_counted_in_percent() -> None:
-    # The identity predicts the largest input: class 0 always right, class 1 taken for 2.
-    images = torch.eye(6)[[0, 0, 0, 2]] - 0.01 * torch.arange(6)
-    labels = torch.tensor([0, 0, 0, 1])
-    result, confusion = loop.evaluate(
-        nn.Identity(), [Batch(images, labels)], loop.Precision(CPU, "float32"), 6, CPU, ignore
-    )
-    assert (result.top1_error, result.images) == (25.0, 4)
-    assert result.top5_error == 0.0
-    assert confusion[0, 0] == 3
-    assert confusion[1, 2] == 1
-    assert confusion.sum() == 4
-
-
-def test_loss_is_the_mean_over_pictures_not_over_batches() -> None:
-    data = batches(2, 8) + batches(1, 3, seed=9)
-    whole = Batch(torch.cat([b.images for b in data]), torch.cat([b.labels for b in data]))
+def test_after_step_sees_the_batch_that_ended_the_step_and_moved_weights() -> None:
     model = nn.Linear(4, 4)
-    precision = loop.Precision(CPU, "float32")
-    parts, _ = loop.evaluate(model, data, precision, 4, CPU, ignore)
-    at_once, _ = loop.evaluate(model, [whole], precision, 4, CPU, ignore)
-    assert parts.loss == pytest.approx(at_once.loss, rel=1e-6)
-    assert parts.images == 19
+    optimizer = make_optimizer(model, "sgd", lr=0.5, momentum=0.0, weight_decay=0.0)
+    precision, sums = loop.Precision(CPU, "float32"), loop.Sums(CPU, 4)
+    stepper = loop.Stepper(model, optimizer, None, precision, 0.0, lambda _: 0.5, 0)
+    seen: list[tuple[int, int, float]] = []
+    loop.train_epoch(
+        model, batches(5), stepper, precision, settings(accumulate=2), CPU, ignore, sums=sums,
+        after_step=lambda: seen.append((stepper.step, sums.images, model.weight[0, 0].item())),
+    )  # fmt: skip
+    assert [one[:2] for one in seen] == [(1, 16), (2, 32), (3, 40)]
+    assert len({one[2] for one in seen}) == 3
+
+
+def test_stored_sums_go_on_to_the_same_result() -> None:
+    logits, labels = torch.randn(6, 7), torch.tensor([0, 1, 2, 3, 4, 5])
+    whole, first, second = (loop.Sums(CPU, 7) for _ in range(3))
+    for part in (slice(0, 4), slice(4, 6)):
+        whole.add(torch.tensor(0.5 + part.start), logits[part], labels[part])
+    first.add(torch.tensor(0.5), logits[:4], labels[:4])
+    second.load_state_dict(first.state_dict())
+    second.add(torch.tensor(4.5), logits[4:], labels[4:])
+    assert second.result() == whole.result()
 
 
 def test_a_batch_below_the_least_is_left_out() -> None:

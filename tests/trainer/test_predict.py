@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from imagenet_prep.artifacts import UsageError, quiet
-from trainer import config as configs
+from trainer import presets
 from trainer.loader import eval_loader
-from trainer.predict import list_pictures, predict, prepare
+from trainer.predict import list_pictures, predict
+from trainer.preparation import Preparation
 from trainer.run import train
 
 if TYPE_CHECKING:
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("out_px", [56, 40, 72])
-def test_input_is_what_the_loader_makes(small_beton: Sample, out_px: int) -> None:
+@pytest.mark.parametrize(("mean", "scaled"), [("image", False), ("channel", True), ("none", False)])
+def test_input_is_what_the_loader_makes(
+    small_beton: Sample, out_px: int, mean: str, scaled: bool
+) -> None:
     with eval_loader(
-        small_beton.path, small_beton.stats, batch_size=25, crop_size=56, out_size=out_px, jobs=1
-    ) as batches:
+        small_beton.path, small_beton.stats, batch_size=25, crop_size=56, out_size=out_px,
+        mean=mean, scaled=scaled, jobs=1,
+    ) as batches:  # fmt: skip
         images = next(iter(batches)).images.clone()
-    mean = torch.from_numpy(small_beton.stats.mean)
+    config = dataclasses.replace(presets.preset("small"), crop_size=56, mean=mean, scaled=scaled)
+    prepare = Preparation.of(config, small_beton.stats, out_px)
     for place, pixels in enumerate(small_beton.pictures):
-        ours = prepare(torch.from_numpy(pixels), mean, 56, out_px)
-        assert torch.allclose(ours, images[place], atol=1e-3)
+        assert torch.allclose(prepare(torch.from_numpy(pixels)), images[place], atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def checkpoint(
     """best.pt of one epoch on the small beton."""
     folder = tmp_path_factory.mktemp("run")
     config = dataclasses.replace(
-        configs.preset("small"),
+        presets.preset("small"),
         network=tiny_network,
         epochs=1,
         batch_size=8,

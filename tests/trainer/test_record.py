@@ -16,7 +16,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from imagenet_prep.artifacts import ToolError
-from trainer.record import Clock, RunRecorder, _commit, environment_stamp, kernel_grid, read_metrics
+from trainer.record import (
+    Clock,
+    RunRecorder,
+    _commit,
+    environment_stamp,
+    kernel_grid,
+    read_metrics,
+    sample_grid,
+)
 
 MADE_ROW: dict[str, float | int] = {
     "train_loss": 2.0,
@@ -292,3 +300,15 @@ def test_the_commit_is_that_of_the_checkout_and_marks_changes(tmp_path: Path) ->
     assert _commit(tmp_path) == commit + "+"
     (tmp_path / "inner").mkdir()
     assert _commit(tmp_path / "inner") is None
+
+
+def test_a_sample_batch_is_shown_around_mid_grey() -> None:
+    images = np.zeros((3, 3, 5, 5), np.float32)
+    images[1, 0] = 60.0
+    images[2, 2] = -30.0
+    picture = sample_grid(images)
+    assert picture.shape == (13, 13, 3)
+    assert picture[1, 1].tolist() == [128, 128, 128]
+    assert picture[1, 7].tolist() == [255, 128, 128]
+    assert picture[7, 1].tolist() == [128, 128, 64]
+    assert (picture[7:12, 7:12] == 255).all()  # no fourth picture

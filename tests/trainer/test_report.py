@@ -14,6 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainer import published
+from trainer.charts import Reference
+from trainer.gallery import Example
 from trainer.report import write_report
 
 NASTY = '<script>alert("x")</script> & $x^2$'
@@ -241,3 +244,39 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
         page(tmp_path, rows=rows(2), confusion=matrix(2), kernels=np.ones((3, 3, 3), np.uint8))
         written.append((tmp_path / "report.html").read_bytes())
     assert written[0] == written[1]
+
+
+def test_best_and_worst_predictions_are_pictures_with_what_was_said(tmp_path: Path) -> None:
+    pixels = np.full((64, 64, 3), 90, np.uint8)
+    found = page(
+        tmp_path,
+        worst=[Example(pixels, "ant", NASTY, 0.875)],
+        best=[Example(pixels, "bee", "bee", 0.99)],
+    )
+    assert "Worst predictions" in found.text
+    assert f"{NASTY} 88%" in found.text
+    assert "is ant" in found.text
+    assert "is bee" not in found.text
+    pictures = [link for link in found.links if link.startswith("data:image/jpeg;base64,")]
+    assert len(pictures) == 2
+    with Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))) as image:
+        assert image.size == (112, 112)
+
+
+def test_a_reference_is_drawn_and_named_up_to_the_last_epoch(tmp_path: Path) -> None:
+    values = {"val_loss": (9.0, 8.0, 7.0), "val_top1_error": (90.0, 80.0, 70.0)}
+    plain = page(tmp_path / "plain", rows=rows(2))
+    found = page(tmp_path / "other", rows=rows(2), reference=Reference("others", values))
+    assert found.tags.count("path") > plain.tags.count("path")
+
+
+def test_the_published_curve_is_the_log_that_was_published(shared_reference: Path) -> None:
+    import csv
+
+    with (shared_reference / "imagenet_training_curve.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    columns = {"train_loss": "train_loss", "val_loss": "val_loss"}
+    columns |= {f"val_top{k}_error": f"val_top{k}err" for k in (1, 5)}
+    assert set(published.CURVE) == set(columns)
+    for ours, theirs in columns.items():
+        assert list(published.CURVE[ours]) == [float(row[theirs]) for row in logged]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from imagenet_prep.artifacts import ToolError, UsageError, quiet, save_stats, stats_beside
-from trainer import config as configs
+from trainer import presets
 from trainer.checkpoint import load_checkpoint
 from trainer.evaluation import evaluate_beton
 from trainer.record import read_metrics
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.trainer.conftest import Sample
 
 TINY = dataclasses.replace(
-    configs.preset("small"),
+    presets.preset("small"),
     network="tiny",
     epochs=2,
     batch_size=8,
@@ -84,7 +84,7 @@ def test_eval_repeats_the_best_epochs_figures(workplace: Path) -> None:
     result = train(
         TINY, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet
     )
-    found = evaluate_beton(
+    evaluation, _ = evaluate_beton(
         folder / "best.pt",
         workplace / "val.beton",
         device="cpu",
@@ -93,6 +93,7 @@ def test_eval_repeats_the_best_epochs_figures(workplace: Path) -> None:
         jobs=1,
         progress=quiet,
     )
+    found = evaluation.result
     assert found.top1_error == pytest.approx(result.best["val_top1_error"])
     assert found.loss == pytest.approx(result.best["val_loss"], rel=1e-5)
     assert found.images == 25

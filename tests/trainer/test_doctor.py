@@ -1,0 +1,63 @@
+"""The doctor: real measurements of a small run, and what it says of made ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imagenet_prep.artifacts import quiet
+from trainer import presets
+from trainer.doctor import Diagnosis, Stage, diagnose, examine
+
+if TYPE_CHECKING:
+    from tests.trainer.conftest import Sample
+
+CONFIG = dataclasses.replace(
+    presets.preset("small"), network="tiny", batch_size=8, crop_size=56, device="cpu",
+    precision="float32", jobs=1,
+)  # fmt: skip
+
+
+def said(
+    disk: float = 1e6, loader: float = 1e6, step: float = 1e6, together: float = 1e6,
+    wait: float = 0.0, tried: tuple[Stage, ...] = (), cpus: int = 1, jpeg: int = 10,
+) -> Diagnosis:  # fmt: skip
+    rates = (("disk", disk), ("loader", loader), ("step", step), ("together", together))
+    first, second, third, last = (Stage(name, rate) for name, rate in rates)
+    formats = {"jpeg": jpeg, "raw": 10 - jpeg}
+    return diagnose((first, second, third, last), tried, wait, CONFIG, formats, cpus)
+
+
+def test_each_stage_of_a_small_run_is_measured(small_beton: Sample, tiny_network: str) -> None:
+    found = examine(CONFIG, small_beton.path, seconds=0.05, progress=quiet)
+    assert [stage.name for stage in found.stages] == ["disk", "loader", "step", "together"]
+    assert all(stage.images_per_second > 0 for stage in found.stages)
+    assert 0 <= found.wait_share <= 1
+    assert found.limit in ("disk", "loader", "step")
+    assert found.advice
+
+
+def test_a_loader_that_lets_the_step_wait_is_the_limit_and_says_what_helps() -> None:
+    found = said(disk=9e4, loader=500, step=2000, together=480, wait=0.7, cpus=8)
+    assert found.limit == "loader"
+    assert found.gain == pytest.approx(2000 / 480)
+    assert found.advice[0].startswith("--jobs 8")
+    assert any("--format raw" in advice for advice in found.advice)
+    raw = said(loader=500, step=2000, together=480, wait=0.7, cpus=1, jpeg=0)
+    assert not any("raw" in advice or "--jobs" in advice for advice in raw.advice)
+
+
+def test_a_disk_slower_than_the_loader_is_the_limit() -> None:
+    found = said(disk=450, loader=500, step=2000, together=440, wait=0.7)
+    assert found.limit == "disk"
+    assert "--order pages" in found.advice[0]
+
+
+def test_a_step_that_never_waits_is_the_limit_and_names_what_was_faster() -> None:
+    tried = (Stage("--precision bfloat16", 240.0), Stage("--batch-size 16", 105.0))
+    found = said(loader=3000, step=100, together=98, wait=0.01, tried=tried)
+    assert found.limit == "step"
+    assert found.advice[0] == "--precision bfloat16: the step alone was 2.4 times as fast"
+    assert not any("--batch-size" in advice for advice in found.advice)

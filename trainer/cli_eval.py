@@ -1,0 +1,128 @@
+"""The doorway of what a checkpoint says: ``trainer eval``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imagenet_prep.terminal import Bar
+from trainer.cli_common import (
+    AT_LEAST_ONE,
+    PATH,
+    checkpoint_option,
+    device_option,
+    jobs_option,
+    json_option,
+    precision_option,
+    print_json,
+    table,
+)
+
+if TYPE_CHECKING:
+    from imagenet_prep.artifacts import Classes
+    from trainer.evaluation import Evaluation
+
+_LARGEST_MATRIX = 20
+
+
+@click.command("eval")
+@checkpoint_option
+@click.option("--beton", type=PATH, required=True, help="The set to evaluate, e.g. val.beton.")
+@click.option(
+    "--views",
+    type=click.Choice(["1", "5", "10"]),
+    default="1",
+    show_default=True,
+    help="Views of each picture: the centre; with the corners; with the mirror images.",
+)
+@click.option("--table", "as_table", is_flag=True, help="Errors by class and confusion matrix.")
+@click.option("--batch-size", type=AT_LEAST_ONE, help="Views at once.")
+@device_option()
+@precision_option()
+@jobs_option()
+@json_option
+def evaluate(
+    checkpoint: Path,
+    beton: Path,
+    views: str,
+    as_table: bool,
+    batch_size: int | None,
+    device: str,
+    precision: str,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Loss, top-1 and top-5 error (percent) of a checkpoint on a beton.
+
+    Of several views the probabilities are averaged, as in the paper. --json has the classes
+    and the confusion matrix (rows: true classes) always.
+
+    \b
+    Example: trainer eval --checkpoint runs/small/best.pt --beton val.beton --views 10 --table
+    """
+    from trainer.evaluation import evaluate_beton
+
+    bar = Bar()
+    started = time.perf_counter()
+    try:
+        found, classes = evaluate_beton(
+            checkpoint, beton, device=device, batch_size=batch_size, precision=precision,
+            jobs=jobs, progress=bar, views=int(views),
+        )  # fmt: skip
+    finally:
+        bar.close()
+    result = found.result
+    if as_json:
+        values = {
+            "loss": result.loss,
+            "top1_error": result.top1_error,
+            "top5_error": result.top5_error,
+            "images": result.images,
+            "views": int(views),
+            "seconds": time.perf_counter() - started,
+            "classes": found.by_class(classes),
+            "confusion": found.confusion.tolist(),
+        }
+        print_json(values)
+        return
+    click.echo(
+        f"{result.images} images, {views} view{'s' if views != '1' else ''}: loss "
+        f"{result.loss:.4f}, top-1 error {result.top1_error:.2f} %, top-5 error "
+        f"{result.top5_error:.2f} %"
+    )
+    if as_table:
+        click.echo("\n".join(["", *_class_lines(found, classes), "", *_matrix(found, classes)]))
+
+
+def _class_lines(found: Evaluation, classes: Classes) -> list[str]:
+    """The classes, the worst first, with what each is most often taken for."""
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f} %"
+
+    def badness(row: dict[str, Any]) -> float:
+        return -1.0 if row["top1_error"] is None else float(row["top1_error"])
+
+    rows = sorted(found.by_class(classes), key=badness, reverse=True)
+    cells = []
+    for row in rows:
+        other = row["taken_for"]
+        taken = f"{other} ({row['taken_for_images']})" if other is not None else "–"
+        errors = [percent(row["top1_error"]), percent(row["top5_error"])]
+        cells.append([row["name"], str(row["images"]), *errors, taken])
+    return table(["class", "images", "top-1 error", "top-5 error", "most often taken for"], cells)
+
+
+def _matrix(found: Evaluation, classes: Classes) -> list[str]:
+    """The confusion matrix: true classes in rows, predicted ones in columns by number."""
+    if len(classes) > _LARGEST_MATRIX:
+        return [f"confusion of {len(classes)} classes: too wide for a terminal; see --json"]
+    titles = [f"{label}: {classes.title(label)}" for label in range(len(classes))]
+    rows = [
+        [title, *map(str, counts)]
+        for title, counts in zip(titles, found.confusion.tolist(), strict=True)
+    ]
+    return table(["true class \\ predicted", *map(str, range(len(classes)))], rows)

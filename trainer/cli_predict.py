@@ -1,0 +1,103 @@
+"""The doorway of predictions on raw pictures: ``trainer predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imagenet_prep.artifacts import ToolError
+from imagenet_prep.terminal import Bar, say
+from trainer.cli_common import (
+    AT_LEAST_ONE,
+    PATH,
+    checkpoint_option,
+    device_option,
+    json_option,
+    precision_option,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from trainer.predict import Prediction
+
+_MOST_DRAWN = 100
+
+
+@click.command()
+@checkpoint_option
+@click.option("--top", type=AT_LEAST_ONE, default=5, show_default=True, help="Classes to show.")
+@click.option("--picture", type=PATH, help="Also draw the pictures with their classes (PNG).")
+@click.argument("pictures", type=PATH, nargs=-1, required=True)
+@device_option()
+@precision_option()
+@json_option
+def predict(
+    checkpoint: Path,
+    top: int,
+    picture: Path | None,
+    pictures: tuple[Path, ...],
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """The likeliest classes of PICTURES (files or folders; JPEG, PNG, WebP, AVIF, ...).
+
+    \b
+    Example: trainer predict --checkpoint runs/small/best.pt --picture grid.png cat.jpg holiday/
+    """
+    from trainer.predict import list_pictures
+    from trainer.predict import predict as predictions
+
+    bar = Bar()
+    found: list[Prediction] = []
+    paths = list_pictures(pictures)
+    for one in predictions(
+        checkpoint, paths, top=top, device=device, precision=precision, progress=bar
+    ):
+        bar.close()
+        found.append(one)
+        if one.reason is not None:
+            say(f"trainer: {one.path}: {one.reason}; left out")
+        elif not as_json:
+            _show_prediction(one)
+    if picture is not None:
+        _draw(found, picture)
+    if as_json:
+        print_json({"predictions": [_prediction_row(one) for one in found]})
+    if all(one.reason is not None for one in found):
+        raise ToolError("none of the pictures could be read; the reasons are above")
+
+
+def _prediction_row(one: Prediction) -> dict[str, Any]:
+    if one.reason is not None:
+        return {"path": str(one.path), "reason": one.reason}
+    guesses = [
+        {"class": g.name, "name": g.title, "probability": g.probability} for g in one.guesses
+    ]
+    return {"path": str(one.path), "classes": guesses}
+
+
+def _show_prediction(one: Prediction) -> None:
+    click.echo(str(one.path))
+    for guess in one.guesses:
+        name = guess.title if guess.title == guess.name else f"{guess.title} ({guess.name})"
+        click.echo(f"  {100 * guess.probability:6.2f} %  {name}")
+
+
+def _draw(found: list[Prediction], picture: Path) -> None:
+    """The first pictures with their three likeliest classes, as a PNG at ``picture``."""
+    from imagenet_prep.artifacts import publish
+    from trainer.gallery import grid_picture
+
+    shown = [
+        (one.pixels, [one.path.name, *(f"{g.probability:.0%} {g.title}" for g in one.guesses[:3])])
+        for one in found
+        if one.pixels is not None
+    ]
+    if len(shown) > _MOST_DRAWN:
+        say(f"trainer: {picture}: shows the first {_MOST_DRAWN} of {len(shown)} pictures")
+    if shown:
+        with publish(picture) as temporary:
+            temporary.write_bytes(grid_picture(shown[:_MOST_DRAWN]))

@@ -1,0 +1,261 @@
+"""The doorway of training: ``trainer run``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imagenet_prep.artifacts import UsageError
+from imagenet_prep.terminal import Bar, say
+from trainer.cli_common import (
+    AT_LEAST_ONE,
+    PATH,
+    GroupedCommand,
+    Option,
+    device_option,
+    doorkeeper,
+    jobs_option,
+    json_option,
+    precision_option,
+    print_json,
+)
+from trainer.config import LIGHTING_MODES, MEANS, OPTIMIZERS, ORDERS, SCHEDULES
+from trainer.interrupt import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainer.config import RunConfig
+    from trainer.run import RunResult
+
+COUNT = click.IntRange(min=0)
+AT_LEAST_ZERO = click.FloatRange(min=0)
+ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
+SHARE = click.FloatRange(min=0, max=1, max_open=True)
+
+
+def epochs(value: str) -> tuple[int, ...]:
+    """``25,51,79`` -> (25, 51, 79); a usage error for anything else."""
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of epochs such as 25,51,79") from None
+
+
+def _choice(*names: str) -> click.Choice[str]:
+    return click.Choice(names)
+
+
+# (heading, option, type, help): settings of RunConfig; what is not given is the preset's.
+_SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
+    ("The recipe", "--network", str, "Another network than the preset's; see `summary`."),
+    ("The recipe", "--epochs", AT_LEAST_ONE, "Passes over the training set."),
+    ("The recipe", "--batch-size", AT_LEAST_ONE, "Pictures at once."),
+    ("The recipe", "--accumulate", AT_LEAST_ONE, "Batches that make one step."),
+    ("The recipe", "--seed", click.IntRange(0, 2**31 - 1), "Of everything random."),
+    ("Learning", "--optimizer", _choice(*OPTIMIZERS), "lars is for batches of thousands."),
+    ("Learning", "--lr", ABOVE_ZERO, "Peak learning rate, for levels of 0-255."),
+    ("Learning", "--momentum", SHARE, "Of sgd and lars."),
+    ("Learning", "--weight-decay", AT_LEAST_ZERO, "Of weights."),
+    ("Learning", "--bias-rate", ABOVE_ZERO, "How many times as fast biases learn (2012: 2)."),
+    ("Learning", "--decay-biases/--no-decay-biases", bool, "Whether biases decay too."),
+    ("Learning", "--label-smoothing", SHARE, "Share of the target for the other classes."),
+    ("Learning", "--clip-norm", AT_LEAST_ZERO, "Longest gradient; 0: not clipped."),
+    ("Learning", "--average", SHARE, "Decay of the weights' running average; 0: none."),
+    ("Schedule", "--schedule", _choice(*SCHEDULES), "How the learning rate falls."),
+    ("Schedule", "--warmup-epochs", AT_LEAST_ZERO, "Epochs of linear rise."),
+    ("Schedule", "--drop-epochs", AT_LEAST_ONE, "With step: epochs between divisions by ten."),
+    ("Schedule", "--drops", epochs, "With drops: the epochs, e.g. 25,51,79."),
+    ("Schedule", "--plateau-patience", AT_LEAST_ONE, "With plateau: epochs without gain."),
+    ("Schedule", "--freeze-epoch", COUNT, "Epoch from which --freeze holds."),
+    ("Schedule", "--patience", COUNT, "Ends after that many epochs without gain; 0: never."),
+    ("Pictures", "--crop-size", AT_LEAST_ONE, "Side of the crops in pixels."),
+    ("Pictures", "--scale-min", click.FloatRange(0, 1, min_open=True), "Least share of a "
+     "picture's area in a crop; 1: crops of --crop-size anywhere."),
+    ("Pictures", "--mirror/--no-mirror", bool, "Turns every other picture from left to right."),
+    ("Pictures", "--lighting", AT_LEAST_ZERO, "Colour noise, in units of the set's own."),
+    ("Pictures", "--lighting-mode", _choice(*LIGHTING_MODES), "What the noise is a multiple of."),
+    ("Pictures", "--lighting-epochs", COUNT, "Epoch from which it is off; 0: never."),
+    ("Pictures", "--mean", _choice(*MEANS), "What is subtracted: the mean image, or less of it."),
+    ("Pictures", "--scaled/--not-scaled", bool, "Divides by the channels' standard deviations."),
+    ("Pictures", "--order", _choice(*ORDERS), "pages: for betons beyond memory."),
+)  # fmt: skip
+
+
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds an option for each setting, in order."""
+    freeze = click.option(
+        "--freeze", cls=Option, heading="Schedule", multiple=True, metavar="LAYER",
+        help="A layer that stops learning, e.g. features.0; may be repeated.",
+    )  # fmt: skip
+    options = [
+        click.option(name, cls=Option, heading=heading, type=kind, default=None, help=text)
+        for heading, name, kind, text in _SETTINGS
+    ]
+    for option in reversed([*options, freeze]):
+        command = option(command)
+    return command
+
+
+@click.command(cls=GroupedCommand)
+@click.option(
+    "--beton", cls=Option, heading="What and where", type=PATH, required=True,
+    help="The training set, e.g. train.beton.",
+)  # fmt: skip
+@click.option(
+    "--preset", cls=Option, heading="What and where", default="small", show_default=True,
+    help="The recipe; see `presets`.",
+)  # fmt: skip
+@click.option(
+    "--out", cls=Option, heading="What and where", type=PATH,
+    help="The run's folder.  [default: runs/<preset>, numbered if taken]",
+)  # fmt: skip
+@click.option(
+    "--overwrite", cls=Option, heading="What and where", is_flag=True,
+    help="Begin again in --out although a run is there.",
+)  # fmt: skip
+@click.option(
+    "--checkpoint-every", cls=Option, heading="Interruptions", type=COUNT, metavar="STEPS",
+    help="Also write last.pt inside an epoch, after every so many steps.",
+)  # fmt: skip
+@click.option(
+    "--resume", cls=Option, heading="Interruptions", is_flag=True,
+    help="Continue the run in --out (or runs/<preset>), inside an epoch too.",
+)  # fmt: skip
+@click.option(
+    "--force", cls=Option, heading="Interruptions", is_flag=True,
+    help="Resume although settings or pictures differ.",
+)  # fmt: skip
+@_settings
+@device_option("The machine")
+@precision_option("The machine")
+@jobs_option("The machine")
+@json_option
+def run(
+    beton: Path,
+    preset: str,
+    out: Path | None,
+    resume: bool,
+    force: bool,
+    overwrite: bool,
+    as_json: bool,
+    freeze: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Trains a network and writes checkpoints, metrics and a report.
+
+    val.beton and train.stats.npz beside --beton are found by themselves. What is not given
+    is as the preset has it. Ctrl-C and SIGTERM end after the step, with a checkpoint; a
+    second one ends at once. On several GPUs, with --batch-size for each of them:
+    torchrun --nproc-per-node 4 -m trainer run --beton train.beton --out runs/one
+
+    \b
+    Example: trainer run --beton train.beton --preset small --epochs 12
+    """
+    from trainer import presets
+    from trainer.config import with_options
+
+    config = with_options(presets.preset(preset), options | {"freeze": freeze or None})
+    if force and not resume:
+        raise UsageError("--force is for --resume; add that, or leave it out")
+    folder = _run_folder(config, out, resume=resume, overwrite=overwrite)
+    lines = sys.stderr if as_json else sys.stdout
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one of the processes speaks
+        click.echo(f"preset {preset}, network {config.network}, to {folder}", file=lines)
+    _train(config, beton, folder, resume=resume, force=force, as_json=as_json)
+
+
+def _train(
+    config: RunConfig, beton: Path, folder: Path, *, resume: bool, force: bool, as_json: bool
+) -> None:
+    """Trains with a bar, a line per epoch and an ear for signals; prints what came of it."""
+    stop = Stop()
+    doorkeeper.watch(folder, stop)
+    with stop.listening():
+        from imagenet_prep.artifacts import quiet
+        from trainer.run import train
+        from trainer.world import World
+
+        bar, world = Bar(), World.join()
+        lines = sys.stderr if as_json else sys.stdout
+
+        def report(row: dict[str, Any]) -> None:
+            bar.close()
+            click.echo(_epoch_line(row, config.epochs), file=lines)
+
+        def notice(sentence: str) -> None:
+            bar.close()
+            say(f"trainer: {sentence}")
+
+        try:
+            result = train(
+                config, beton, folder, resume=resume, force=force, report=report,
+                notice=notice, progress=bar if world.main else quiet, stop=stop, world=world,
+            )  # fmt: skip
+        finally:
+            bar.close()
+            world.leave()
+    if world.main:
+        _show(result, as_json)
+
+
+def _show(result: RunResult, as_json: bool) -> None:
+    """What came of a run."""
+    folder = result.folder
+    if as_json:
+        print_json({"out": str(folder), "best": result.best, "seconds": result.seconds})
+        return
+    best = result.best
+    if "val_top1_error" in best:
+        click.echo(
+            f"best: epoch {best['epoch']}, validation top-1 error {best['val_top1_error']:.2f} %, "
+            f"top-5 {best['val_top5_error']:.2f} %; {result.seconds:.0f} s in all"
+        )
+    click.echo(f"look at {folder / 'report.html'}; predict with --checkpoint {folder / 'best.pt'}")
+
+
+def _run_folder(config: RunConfig, out: Path | None, *, resume: bool, overwrite: bool) -> Path:
+    """Where the run goes; a sentence where that is taken or not there."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other; give one of them")
+    base = Path("runs") / config.preset
+    if resume:
+        folder = out or base
+        if not (folder / "config.json").exists():
+            raise UsageError(f"{folder}: no run to resume; name the run's folder in --out")
+        return folder
+    if out is None:
+        folder, number = base, 1
+        while folder.exists() and not overwrite:
+            number += 1
+            folder = base.with_name(f"{base.name}-{number}")
+        return folder
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file, not a folder; give another --out")
+    if (out / "last.pt").exists() and not overwrite:
+        raise UsageError(
+            f"{out}: already holds a run; continue it with --resume, replace it with "
+            "--overwrite, or give another --out"
+        )
+    return out
+
+
+def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+    text = (
+        f"epoch {row['epoch']:>3}/{epochs}  train: loss {row['train_loss']:.3f}, "
+        f"top-1 error {row['train_top1_error']:5.2f} %, top-5 {row['train_top5_error']:5.2f} %"
+    )
+    if "val_loss" in row:
+        text += (
+            f"  val: loss {row['val_loss']:.3f}, top-1 error {row['val_top1_error']:5.2f} %, "
+            f"top-5 {row['val_top5_error']:5.2f} %"
+        )
+    speed = f"{row['images_per_second']:.0f} images/s"
+    return (
+        f"{text}  {speed}, {100 * row['wait_share']:.1f} % waiting for data, "
+        f"{100 * row['step_share']:.1f} % in steps"
+    )

@@ -1,0 +1,148 @@
+"""Pictures with what a network said of them: for the report, and as a PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from imagenet_prep.artifacts import Classes
+from trainer.beton_tables import inspect_beton
+from trainer.loop import Judged
+
+THUMB_PX = 112
+_LINE_PX = 16
+_RAW = 1  # FFCV's mode of a sample that is stored as pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A picture (S, S, 3) uint8 with its true class ("" if unknown), the predicted class and
+    the probability of that, 0 to 1."""
+
+    pixels: NDArray[np.uint8]
+    truth: str
+    predicted: str
+    confidence: float
+
+    @property
+    def right(self) -> bool:
+        """Whether it was recognised; True where nobody knows."""
+        return self.truth in ("", self.predicted)
+
+
+def best_and_worst(judged: Judged, count: int) -> tuple[list[int], list[int]]:
+    """Rows of ``judged``: the surest right answers, and the mistakes that gave the true class
+    the least; ``count`` of each at most."""
+    right = (judged.labels == judged.predicted).numpy()
+    surest = np.argsort(-judged.truth.numpy(), kind="stable")
+    best = [int(row) for row in surest if right[row]][:count]
+    worst = [int(row) for row in surest[::-1] if not right[row]][:count]
+    return best, worst
+
+
+def examples(beton: Path, judged: Judged, rows: Sequence[int], classes: Classes) -> list[Example]:
+    """Those rows of ``judged`` with their pictures from ``beton``."""
+    pictures = read_pictures(beton, [int(judged.indices[row]) for row in rows])
+    return [
+        Example(
+            pixels,
+            classes.title(int(judged.labels[row])),
+            classes.title(int(judged.predicted[row])),
+            float(judged.confidence[row]),
+        )
+        for pixels, row in zip(pictures, rows, strict=True)
+    ]
+
+
+def read_pictures(beton: Path, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """The samples at those places of a beton, (S, S, 3) uint8 each."""
+    info = inspect_beton(beton)
+    found = []
+    with beton.open("rb") as file:
+        for index in indices:
+            offset, size, mode = (int(value) for value in info.extents[index])
+            file.seek(offset)
+            data = file.read(size)
+            if mode == _RAW:
+                side = info.side_px
+                found.append(np.frombuffer(data, np.uint8).reshape(side, side, 3).copy())
+            else:
+                with Image.open(io.BytesIO(data)) as image:
+                    found.append(np.asarray(image.convert("RGB")))
+    return found
+
+
+def gallery_card(title: str, note: str, shown: Sequence[Example]) -> str:
+    """A card of ``report.html`` with the pictures and, under each, what was said."""
+    figures = []
+    for one in shown:
+        said = f"{escape(one.predicted)} {one.confidence:.0%}"
+        truth = "" if one.right else f"<br>is {escape(one.truth)}"
+        figures.append(
+            f'<figure><img alt="{escape(one.truth)}" width="{THUMB_PX}" height="{THUMB_PX}" '
+            f'src="data:image/jpeg;base64,{_thumb_base64(one.pixels)}">'
+            f"<figcaption>{said}{truth}</figcaption></figure>"
+        )
+    return (
+        f'<section class="card"><h2>{escape(title)}</h2><div class="gallery">{"".join(figures)}'
+        f'</div><p class="note">{escape(note)}</p></section>'
+    )
+
+
+def _thumb(pixels: NDArray[np.uint8]) -> Image.Image:
+    size = (THUMB_PX, THUMB_PX)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+def _thumb_base64(pixels: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    _thumb(pixels).save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def grid_picture(shown: Sequence[tuple[NDArray[np.uint8], Sequence[str]]]) -> bytes:
+    """(Pictures (S, S, 3), lines of text under each) -> one PNG, about as wide as high."""
+    lines = max((len(text) for _, text in shown), default=0)
+    cell, wide = 2 * THUMB_PX, 2 * THUMB_PX + 12
+    high = cell + 12 + lines * _LINE_PX
+    columns = max(1, min(len(shown), round((len(shown) * high / wide) ** 0.5)))
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (columns * wide + 12, rows * high + 12), "white")
+    draw: Any = ImageDraw.Draw(sheet)
+    font = _font()
+    for index, (pixels, text) in enumerate(shown):
+        x, y = 12 + index % columns * wide, 12 + index // columns * high
+        sheet.paste(Image.fromarray(pixels).resize((cell, cell), Image.Resampling.BICUBIC), (x, y))
+        for number, line in enumerate(text):
+            at = (x, y + cell + 2 + number * _LINE_PX)
+            draw.text(at, _fitting(line, draw, font, cell), fill="black" if number else "#1f4e99",
+                      font=font)  # fmt: skip
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _font() -> Any:
+    """DejaVu Sans, which comes with matplotlib: names of classes are in any language."""
+    import matplotlib as mpl
+
+    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), 12)
+
+
+def _fitting(line: str, draw: Any, font: Any, width_px: int) -> str:
+    """``line`` cut so that it is no wider."""
+    if draw.textlength(line, font=font) <= width_px:
+        return line
+    while line and draw.textlength(line + "…", font=font) > width_px:
+        line = line[:-1]
+    return line + "…"

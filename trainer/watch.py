@@ -1,0 +1,129 @@
+"""What a run says of itself while it runs: a loss that is no number, a network that is stuck.
+
+Pure but for ``LossWatch``, which looks at the device's sums without waiting for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LOOK_EVERY_STEPS = 50
+STUCK_AFTER_STEPS = 200
+_RECENT_LOSSES = 100
+_NEAR_CHANCE = 0.99
+
+
+class LossWatch:
+    """Sees a sum of losses that stopped being a number, at most two looks later.
+
+    On a CUDA device the sum is copied into pinned memory and looked at when the copy has
+    arrived: a step never waits for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._copy = torch.zeros(1, dtype=torch.float64, pin_memory=self._cuda)
+        self._event: torch.cuda.Event | None = None
+        self._steps = 0
+
+    def broken(self, total: Tensor) -> bool:
+        """Whether ``total`` (0-dim, on the device) was seen not to be a number; each step."""
+        self._steps += 1
+        if self._steps % LOOK_EVERY_STEPS:
+            return False
+        if not self._cuda:
+            return not math.isfinite(float(total))
+        seen = False
+        if self._event is not None:
+            if not self._event.query():  # type: ignore[no-untyped-call]
+                return False
+            seen = not math.isfinite(float(self._copy))
+        self._copy.copy_(total.reshape(1), non_blocking=True)
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._event.record()
+        return seen
+
+
+def loss_sentence(losses: Sequence[float], epoch: int, lr: float, precision: str) -> str | None:
+    """Losses of an epoch's batches -> where and why they stopped being numbers; None if not.
+
+    ``epoch`` counts from 0.
+    """
+    bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if bad is None:
+        return None
+    where = f"the loss stopped being a number in epoch {epoch + 1}, step {bad + 1}"
+    before = losses[max(0, bad - 10) : bad]
+    if epoch == 0 and bad == 0:
+        cause = (
+            "before any weight had moved, so the pictures or the first weights are too large "
+            "for the network: check --mean and --scaled, or use --network small"
+        )
+    elif precision == "float16" and before and max(before) < 2 * losses[0]:
+        cause = "float16 overflows above 65504: use --precision bfloat16 or float32"
+    else:
+        rose = before and max(before) > 1.5 * min(losses[:bad])
+        found = "the loss had been rising" if rose else "one step was too long"
+        cause = f"{found}: use a smaller --lr (it was {lr:g}), a --warmup-epochs or --clip-norm 1"
+    return f"{where}; {cause}"
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """Why a network is thought not to have begun to learn, and what to try."""
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}"
+
+
+def stuck(
+    losses: Sequence[float],
+    steps: int,
+    confusion: NDArray[np.int64] | None,
+    *,
+    classes: int,
+    lr: float,
+    norm: str,
+) -> Stuck | None:
+    """The last batches' losses and the last confusion -> a finding, or None.
+
+    ``steps`` have been made; before STUCK_AFTER_STEPS nothing is said. ``confusion`` counts
+    true × predicted classes. ``norm`` is the network's normalisation.
+    """
+    if classes < 2 or steps < STUCK_AFTER_STEPS or not losses:
+        return None
+    chance = math.log(classes)
+    mean = sum(losses[-_RECENT_LOSSES:]) / len(losses[-_RECENT_LOSSES:])
+    what = None
+    if confusion is not None and (confusion.sum(axis=1) > 0).sum() > 1:
+        predicted = np.flatnonzero(confusion.sum(axis=0))
+        if len(predicted) == 1:
+            what = f"after {steps} steps the network predicts class {predicted[0]} for everything"
+    if what is None and mean >= _NEAR_CHANCE * chance:
+        what = (
+            f"after {steps} steps the loss is {mean:.3f} and guessing among {classes} classes "
+            f"gives ln({classes}) = {chance:.3f}"
+        )
+    if what is None:
+        return None
+    tries = [
+        f"another learning rate (--lr {lr / 10:g} or {lr * 3:g}; it is {lr:g})",
+        "the input scale (pictures are levels of 0-255 minus the mean; recipes for pictures of "
+        "unit variance need --scaled)",
+    ]
+    if norm != "batch":
+        tries.append(
+            "other first weights: batch normalisation starts by itself (--network small), the "
+            "paper's weights of 0.01 need many thousand steps"
+        )
+    return Stuck(f"{what}: it has not begun to learn", f"try {'; '.join(tries)}")
