@@ -24,6 +24,11 @@ def example() -> str:
     return textwrap.dedent("\n".join(lines[first : last + 1]))
 
 
+def test_the_readme_shows_the_same_example() -> None:
+    readme = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text()
+    assert textwrap.indent(example(), "    ").rstrip() in readme
+
+
 def test_the_example_trains_a_torchvision_network(
     full_beton: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
