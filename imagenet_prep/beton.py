@@ -215,17 +215,16 @@ def read_samples(path: Path, count: int) -> list[tuple[NDArray[np.uint8], int]]:
     """
     index = read_index(path)
     rows = zip(index.table[:count], index.samples[:count], strict=True)
-    decoded = []
+    decoded: list[tuple[NDArray[np.uint8], int]] = []
     with path.open("rb") as file:
         for number, (place, sample) in enumerate(rows):
             image = sample["image"]
             file.seek(int(place["ptr"]))
             data = file.read(int(place["size"]))
             try:
-                shape = (int(image["height"]), int(image["width"]), 3)
-                is_jpeg = image["mode"] == MODE_JPEG
-                pixels = pixels_of(data) if is_jpeg else np.frombuffer(data, np.uint8)
-                decoded.append((pixels.reshape(shape), sample["label"]))
+                side, is_jpeg = int(image["width"]), image["mode"] == MODE_JPEG
+                pixels = pixels_of(data, side) if is_jpeg else np.frombuffer(data, np.uint8)
+                decoded.append((pixels.reshape(side, side, 3), int(sample["label"])))
             except ValueError:
                 raise broken(path, f"sample {number} does not decode") from None
-    return [(pixels, int(label)) for pixels, label in decoded]
+    return decoded

@@ -21,7 +21,6 @@ from imagenet_prep import artifacts, parallel
 from imagenet_prep.artifacts import Progress, ToolError
 from imagenet_prep.beton_format import (
     MODE_JPEG,
-    MODE_RAW,
     Layout,
     broken,
     head_bytes,
@@ -144,9 +143,10 @@ def fill_page(page: Page) -> Filled | parallel.Failed:
             else:
                 with open(f"{page.folder}/{crop}", "rb", buffering=0) as file:  # noqa: PTH123
                     data = file.readall()
-            _check_frame(data, page.size_px)
-            if mode == MODE_RAW:
-                room[:] = pixels_of(data).reshape(-1).data
+            if mode == MODE_JPEG:
+                _check_frame(data, page.size_px)
+            else:
+                room[:] = pixels_of(data, page.size_px).reshape(-1).data
         except OSError as error:
             return parallel.Failed(crop, f"cannot be read ({error.strerror})")
         except ValueError as error:
@@ -193,16 +193,16 @@ def _check_frame(data: memoryview | bytes, size_px: int) -> None:
         raise ValueError(f"is {width}x{height} where the statistics are of {size_px}x{size_px}")
 
 
-def pixels_of(data: memoryview | bytes) -> NDArray[np.uint8]:
-    """JPEG bytes -> their pixels, (height, width, 3) uint8 RGB.
+def pixels_of(data: memoryview | bytes, size_px: int) -> NDArray[np.uint8]:
+    """The JPEG bytes of a crop -> its pixels, (S, S, 3) uint8 RGB with S = ``size_px``.
 
     By OpenCV, which FFCV brings: the same pixels as PIL's, to the bit (both have
     libjpeg-turbo's accurate transform; a test compares them), in two thirds of the time.
-    Raises ValueError with the reason when they do not decode.
+    Raises ValueError with the reason when they are no such picture.
     """
     import cv2
 
-    jpeg_frame(data)
+    _check_frame(data, size_px)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:

@@ -16,7 +16,7 @@ import click
 
 from imagenet_prep import __version__, outcome
 from imagenet_prep.artifacts import STATS_NAME
-from imagenet_prep.cli_beton import build, info, make_betons, verify
+from imagenet_prep.cli_beton import build, info, make_betons, packing_options, verify
 from imagenet_prep.cli_common import (
     FOLDER,
     PROGRAM,
@@ -85,6 +85,7 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
     "--dst", type=FOLDER, default=Path(), show_default=".", help="Folder for everything made."
 )
 @crop_options
+@packing_options
 @jobs_option
 @json_option
 def prepare(
@@ -95,6 +96,10 @@ def prepare(
     jobs: int | None,
     max_failures: int | None,
     as_json: bool,
+    format: str,
+    shuffle: int | None,
+    subset: int | float | None,
+    page_size: int | None,
     **settings: Any,
 ) -> None:
     """Does it all: --dst gets cropped/, stats.npz, and train.beton, val.beton, ...
@@ -110,7 +115,10 @@ def prepare(
         **settings,
     )  # fmt: skip
     statistics, _ = make_stats(cropped, dst / STATS_NAME, jobs)
-    built = make_betons(cropped, dst, dst / STATS_NAME, jobs)
+    built = make_betons(
+        cropped, dst, dst / STATS_NAME, jobs, format=format, shuffle=shuffle, subset=subset,
+        page_size=page_size,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
     value = {
         "crop": outcome.crop_value(report),

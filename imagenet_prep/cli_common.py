@@ -17,7 +17,7 @@ FOLDER = click.Path(path_type=Path)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(min=1), help="Worker processes.  [default: one per processor]"
+    "--jobs", type=click.IntRange(min=1), help="Workers.  [default: one per processor]"
 )
 size_option = click.option(
     "--size",

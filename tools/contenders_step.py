@@ -1,4 +1,4 @@
-"""Who trains: one step of AlexNet with local response normalisation on a CPU.
+"""Who trains: one step of AlexNet with local response normalisation.
 
 A lap is one step on a fixed batch, or as many as a beton feeds. The tutorials' network is
 written as they write it: PyTorch's layers in order, eager, float32, channels first.
@@ -14,16 +14,17 @@ from tools.contender import Contender
 CLASSES, INPUT_PX, LR = 1000, 227, 0.01
 
 
-def _fixed_batch(batch: int) -> tuple[Any, Any]:
+def fixed_batch(batch: int, side: int = INPUT_PX) -> tuple[Any, Any]:
+    """Random levels around a mean, (B, 3, side, side) float32, and labels (B,)."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    shape = (batch, 3, INPUT_PX, INPUT_PX)
+    shape = (batch, 3, side, side)
     images = torch.randint(0, 256, shape, generator=generator).float() - 120
     return images, torch.randint(0, CLASSES, (batch,), generator=generator)
 
 
-def tutorial(batch: int, threads: int, small: bool) -> Contender:
+def tutorial(batch: int, threads: int, small: bool, device: str = "cpu") -> Contender:
     """The tutorials' AlexNet (one tower, LRN from the library) with their SGD."""
     import torch
     from torch import nn
@@ -43,9 +44,9 @@ def tutorial(batch: int, threads: int, small: bool) -> Contender:
         nn.Dropout(), nn.Linear(9216, hidden), nn.ReLU(),
         nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(),
         nn.Linear(hidden, CLASSES),
-    )  # fmt: skip
+    ).to(device)  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
-    images, labels = _fixed_batch(batch)
+    images, labels = (tensor.to(device) for tensor in fixed_batch(batch))
     loss_of = nn.CrossEntropyLoss()
 
     def lap() -> dict[str, Any]:
@@ -61,7 +62,14 @@ def tutorial(batch: int, threads: int, small: bool) -> Contender:
 class Ours:
     """The trainer's own step: network, optimiser and loop as ``trainer run`` has them."""
 
-    def __init__(self, threads: int, precision: str, small: bool) -> None:
+    def __init__(
+        self,
+        threads: int,
+        precision: str,
+        small: bool,
+        device: str = "cpu",
+        network: str = "paper",
+    ) -> None:
         from dataclasses import replace
 
         import torch
@@ -72,13 +80,15 @@ class Ours:
         from trainer.optim import make_optimizer
 
         torch.set_num_threads(threads)
-        keep_freed_memory()
-        device = torch.device("cpu")
-        spec = network_spec("paper", classes=CLASSES)
+        self.device, self.loop = torch.device(device), loop
+        if device == "cpu":
+            keep_freed_memory()
+        spec = network_spec(network, classes=CLASSES)
         if small:
             spec = replace(spec, hidden=(64, 64))
-        self.model = build(spec, 0).to(memory_format=torch.channels_last)
-        self.precision = loop.Precision(device, loop.choose_precision(precision, device))
+        self.model: torch.nn.Module = build(spec, 0)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.precision = loop.Precision(self.device, loop.choose_precision(precision, self.device))
         optimizer = make_optimizer(
             self.model, "sgd", lr=LR, momentum=0.9, weight_decay=5e-4, bias_rate=1.0,
             decay_biases=True,
@@ -87,7 +97,6 @@ class Ours:
             self.model, optimizer, None, self.precision, 0.0, lambda _: LR, 0
         )
         self.settings = loop.StepSettings(classes=CLASSES, label_smoothing=0.0, least_batch=1)
-        self.device, self.loop = device, loop
 
     def train(self, batches: Any) -> dict[str, Any]:
         """Trains once over ``batches``."""
@@ -105,7 +114,7 @@ def ours(batch: int, threads: int, precision: str, small: bool) -> Contender:
     from trainer.loader import Batch
 
     trainer = Ours(threads, precision, small)
-    images, labels = _fixed_batch(batch)
+    images, labels = fixed_batch(batch)
     images = images.to(memory_format=torch.channels_last)
     fixed = Batch(images, labels, torch.arange(batch))
     return Contender(lambda: trainer.train([fixed]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from imagenet_prep import artifacts, beton, beton_format
-from imagenet_prep.artifacts import ToolError
+from imagenet_prep.artifacts import ToolError, UsageError
 from imagenet_prep.beton_check import check_beton
 from tests.prep.conftest import pil_pixels
 
@@ -161,20 +163,82 @@ def test_crop_that_cannot_be_taken_is_named_and_the_old_beton_stays(
     assert_old_files(beton_copy)
 
 
-def test_crop_that_changes_its_size_while_the_beton_is_filled_is_named(
-    beton_copy: Made, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("format", "change", "reason"),
+    [
+        ("jpeg", lambda p: p.write_bytes(p.read_bytes() + b"\0"), r"changed from \d+ to \d+ bytes"),
+        ("jpeg", lambda p: p.write_bytes(p.read_bytes()[:-9]), r"changed from \d+ to \d+ bytes"),
+        ("jpeg", Path.unlink, "cannot be read .No such file"),
+        ("raw", Path.unlink, "cannot be read .No such file"),
+        ("raw", lambda p: p.write_bytes(p.read_bytes()[:-9]), "is not a whole JPEG"),
+        ("raw", overwrite("RGB", 50, "JPEG"), "is 50x96 where"),
+    ],
+)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_crop_that_changes_while_the_beton_is_filled_is_named(
+    beton_copy: Made,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+    change: Callable[[Path], None],
+    reason: str,
+    jobs: int,
 ) -> None:
     bad = beton_copy.cropped / beton_copy.crops[5][0]
     planned = beton._plan_files
 
     def plan_then_change(*arguments: Any) -> beton_format.Layout:
         layout = planned(*arguments)
-        bad.write_bytes(bad.read_bytes() + b"\0")
+        change(bad)
         return layout
 
     monkeypatch.setattr(beton, "_plan_files", plan_then_change)
-    with pytest.raises(ToolError, match=r"changed from \d+ to \d+ bytes meanwhile"):
-        beton_copy.build(beton_copy.out)
+    with pytest.raises(ToolError, match=reason) as caught:
+        beton_copy.build(beton_copy.out, format=format, jobs=jobs)
+    assert str(caught.value).startswith(f"{bad}: ")
+    assert_old_files(beton_copy)
+
+
+def test_page_that_reads_back_otherwise_is_no_beton(
+    beton_copy: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pread
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", lambda file, size, at: real(file, size, at)[:-1] + b"?")
+        with pytest.raises(ToolError, match="does not hold what was written"):
+            beton_copy.build(beton_copy.out)
+    assert_old_files(beton_copy)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_disk_that_fills_while_it_is_written_leaves_the_old_files(
+    beton_copy: Made, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    def full(*arguments: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        beton_copy.build(beton_copy.out, jobs=jobs)
+    assert "train.beton" in str(caught.value.filename)
+    assert_old_files(beton_copy)
+
+
+def test_subset_does_not_ask_for_the_statistics_of_the_subset(
+    beton_copy: Made, tmp_path: Path
+) -> None:
+    manifest = beton_copy.build(tmp_path / "few" / "train.beton", subset=20)
+    assert manifest.samples == 20
+    assert manifest.source != beton_copy.stats.source
+    assert manifest.settings["subset"] == 20
+
+
+def test_page_that_does_not_hold_the_largest_sample_is_wrong_usage(
+    beton_copy: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = beton_copy.cropped / beton_copy.crops[0][0]
+    large.write_bytes(large.read_bytes() + bytes(3 << 20))
+    with pytest.raises(UsageError, match="does not hold the largest sample"):
+        beton_copy.build(beton_copy.out, page_size=1 << 21)
     assert_old_files(beton_copy)
 
 
@@ -209,13 +273,14 @@ def test_crops_that_make_no_beton_are_refused(
     assert_old_files(beton_copy)
 
 
-def test_interruption_leaves_the_old_files_alone(beton_copy: Made) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_interruption_leaves_the_old_files_alone(beton_copy: Made, jobs: int) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        beton_copy.build(beton_copy.out, progress=interrupt)
+        beton_copy.build(beton_copy.out, progress=interrupt, jobs=jobs)
     assert_old_files(beton_copy)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from imagenet_prep import artifacts, beton, beton_format
 from imagenet_prep.beton_check import check_beton
+from imagenet_prep.beton_pages import pixels_of
 from imagenet_prep.packing import is_jpeg
+from tests.conftest import smooth_pixels
 from tests.prep.conftest import pil_pixels
 
 if TYPE_CHECKING:
@@ -162,3 +166,32 @@ def test_stock_ffcv_loader_gives_the_pixels_and_labels_of_the_crops(
         # FFCV takes libjpeg's fast transform, PIL the accurate one: over real crops of
         # quality 90 that is about one level, most of it a darkening by 0.8.
         assert np.abs(image.astype(np.int16) - pil_pixels(crop)).mean() < 1.5
+
+
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size_px", [33, 256])
+def test_raw_pixels_are_those_of_pil_to_the_bit(
+    mode: str, size_px: int, options: dict[str, Any]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn it": crops are as they are
+    pixels = smooth_pixels(size_px, size_px, size_px)
+    for quality in (50, 90, 98):
+        buffer = io.BytesIO()
+        image = Image.fromarray(pixels).convert(mode)
+        image.save(buffer, "JPEG", quality=quality, exif=exif, **options)
+        found = pixels_of(buffer.getvalue(), size_px)
+        with Image.open(buffer) as decoded:
+            assert np.array_equal(found, np.asarray(decoded.convert("RGB")))
+
+
+def test_raw_pixels_of_real_crops_are_those_of_pil(shared_data: Path) -> None:
+    pictures = sorted((shared_data / "imagenet-sample").rglob("*.JPEG"))[:12]
+    assert pictures
+    for path in pictures:
+        with Image.open(path) as image:
+            buffer = io.BytesIO()
+            image.convert("RGB").resize((256, 256)).save(buffer, "JPEG", quality=90)
+        with Image.open(buffer) as decoded:
+            assert np.array_equal(pixels_of(buffer.getvalue(), 256), np.asarray(decoded))

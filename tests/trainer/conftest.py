@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -100,6 +101,14 @@ def make_beton(folder: Path, count: int, side: int, quality: int = 90) -> Sample
         np.stack([pixels[key] for key in manifest.keys]),
         np.array([labels[key] for key in manifest.keys]),
     )
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Stock FFCV changes PyTorch's thread count, with which sums change in their last bit."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
