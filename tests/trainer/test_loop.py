@@ -218,3 +218,21 @@ def test_biases_learn_and_decay_as_they_are_told() -> None:
     ).param_groups
     assert [group["lr_factor"] for group in groups] == [1.0, 2.0]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(("half_s", "chosen"), [(0.5, "bfloat16"), (0.9, "float32")])
+def test_auto_on_a_cpu_takes_bfloat16_only_where_it_is_faster(
+    half_s: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {torch.float32: 1.0, torch.bfloat16: half_s}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(loop, "_convolution_s", seconds.__getitem__)
+    loop._bfloat16_pays.cache_clear()
+    try:
+        assert loop.choose_precision("auto", CPU) == chosen
+    finally:
+        loop._bfloat16_pays.cache_clear()
+
+
+def test_the_trial_of_a_precision_is_a_time() -> None:
+    assert 0 < loop._convolution_s(torch.float32) < 60
