@@ -154,8 +154,14 @@ def publish(target: Path) -> Iterator[Path]:
 
     After an exception (KeyboardInterrupt included) the temporary file is gone and
     ``target`` is as it was. What a killed process left half-written is removed first.
+    Raises UsageError where no such file can be: it is a folder, or its folder a file.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; name a file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{target.parent}: is no folder or lies in none; name a folder") from None
     _remove_abandoned(target)
     handle, temporary = _locked_temporary(target)
     try:
@@ -173,7 +179,11 @@ def publish(target: Path) -> Iterator[Path]:
 def _locked_temporary(target: Path) -> tuple[int, Path]:
     """(descriptor, path) of a new file beside ``target``, locked while its writer lives."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        try:
+            handle, name = tempfile.mkstemp(".tmp", f".{target.name}.", target.parent)
+        except OSError as error:
+            error.filename = str(target)  # what the user knows of
+            raise
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         # Another process may have taken it for abandoned before it was locked.

@@ -43,7 +43,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Draws a data set to try everything with.")
 @click.option("--dst", type=FOLDER, required=True, help="Folder for the pictures.")
 @click.option("--train", type=click.IntRange(min=1), default=2000, show_default=True)
 @click.option("--val", type=click.IntRange(min=0), default=500, show_default=True)
@@ -79,7 +79,7 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
     print_result(as_json, value, [text])
 
 
-@cli.command()
+@cli.command(short_help="Does it all: crop, stats and build.")
 @source_options
 @click.option(
     "--dst", type=FOLDER, default=Path(), show_default=".", help="Folder for everything made."

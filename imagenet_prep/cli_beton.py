@@ -100,7 +100,7 @@ def packing_options(command: F) -> F:
     return command
 
 
-@click.command()
+@click.command(short_help="Packs the crops into betons.")
 @click.option(
     "--src", type=FOLDER, default=Path("cropped"), show_default=True, help="Folder of crops."
 )
@@ -185,7 +185,7 @@ def make_betons(
     return {"betons": betons, "seconds": round(seconds, 3), "images_per_second": rate}
 
 
-@click.command()
+@click.command(short_help="Checks every byte of a beton.")
 @click.argument("path", metavar="FILE", type=FOLDER)
 @click.option("--decode", is_flag=True, help="Decode every picture too.")
 @jobs_option
@@ -213,7 +213,7 @@ def verify(path: Path, decode: bool, jobs: int | None, as_json: bool) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="Says what a file or folder is.")
 @click.argument("path", type=FOLDER, required=False)
 @click.option("--picture", type=FOLDER, help="Draw a contact sheet of a beton into this PNG.")
 @json_option

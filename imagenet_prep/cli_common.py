@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from imagenet_prep.crop_settings import CropSettings
-from imagenet_prep.terminal import say
+from imagenet_prep.terminal import one_line, say
 
 PROGRAM = "imagenet-prep"
 FOLDER = click.Path(path_type=Path)
@@ -30,7 +30,7 @@ size_option = click.option(
 
 def print_result(as_json: bool, value: dict[str, Any], lines: Sequence[str]) -> None:
     """The result of a command: ``value`` as JSON, or ``lines`` for people."""
-    click.echo(json.dumps(value) if as_json else "\n".join(lines))
+    click.echo(json.dumps(value) if as_json else "\n".join(map(one_line, lines)))
 
 
 def warn_stock_pillow() -> None:

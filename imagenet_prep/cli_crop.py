@@ -20,7 +20,7 @@ from imagenet_prep.cli_common import (
 )
 from imagenet_prep.crop_settings import EXIF, FILTERS, FITS, TRUNCATED, CropSettings
 from imagenet_prep.sources import LAYOUTS
-from imagenet_prep.terminal import Bar
+from imagenet_prep.terminal import Bar, one_line
 
 if TYPE_CHECKING:
     from imagenet_prep.crop_stage import CropReport
@@ -93,7 +93,7 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
     )
 
 
-@click.command()
+@click.command(short_help="Makes a square crop of every picture.")
 @source_options
 @click.option("--dst", type=FOLDER, required=True, help="Folder for the crops.")
 @crop_options
@@ -141,14 +141,15 @@ def make_crops(
         bar.close()
 
 
-@click.command()
+@click.command(short_help="Lists the sources that gave no crop.")
 @click.argument("folder", type=FOLDER, default="cropped")
 @click.option("--reason", help="Only those whose reason contains this text.")
 @json_option
 def failures(folder: Path, reason: str | None, as_json: bool) -> None:
     """Lists the sources that gave no crop: one a line, a tab, the reason.
 
-    Made for other programs, to fetch the files again; --json counts them by reason as well.
+    Made for other programs, to fetch the files again; --json counts them by reason as well, and
+    has names as they are where here a line break or tab in one is written as \\n or \\t.
 
     \b
     Example: imagenet-prep failures cropped | cut -f1
@@ -165,5 +166,8 @@ def failures(folder: Path, reason: str | None, as_json: bool) -> None:
         "reasons": dict(Counter(why for _, why in failed).most_common()),
         "failures": [{"source": key, "reason": why} for key, why in failed],
     }
-    if failed or as_json:
-        print_result(as_json, value, [f"{key}\t{why}" for key, why in failed])
+    if as_json:
+        print_result(as_json, value, ())
+        return
+    for key, why in failed:
+        click.echo(f"{one_line(key)}\t{why}")

@@ -50,7 +50,9 @@ class _StatsGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_StatsGroup, invoke_without_command=True)
+@click.group(
+    cls=_StatsGroup, invoke_without_command=True, short_help="Computes the exact statistics."
+)
 @click.option(
     "--src",
     type=FOLDER,
@@ -154,10 +156,16 @@ def merge(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
     \b
     Example: imagenet-prep stats merge a.npz b.npz --out stats.npz
     """
+    from imagenet_prep.coverage import lacking
     from imagenet_prep.stats_stage import merge_files
 
     result = merge_files(files, out)
-    value = {**outcome.stats_value(result), "files": len(files), "out": str(out)}
+    value = {
+        **outcome.stats_value(result),
+        "files": len(files),
+        "lacking": lacking(result.coverage),
+        "out": str(out),
+    }
     print_result(as_json, value, outcome.merge_lines(value))
 
 
@@ -214,13 +222,13 @@ def _shown_file(file: Path | None) -> Path:
 def _preview_beside(file: Path, folder: Path) -> Path | None:
     """A crop to preview the lighting of a statistics file on, or the beton it lies beside."""
     from imagenet_prep.artifacts import JOURNAL_NAME
-    from imagenet_prep.journal import list_crops, list_splits
+    from imagenet_prep.journal import Journal
 
     if folder.suffix == ".beton":
         return folder
     if (folder / JOURNAL_NAME).is_file():
-        splits = list_splits(folder)
-        return folder / list_crops(folder, splits[0])[0][0] if splits else None
+        crops = (folder / e.crop for e in Journal(folder / JOURNAL_NAME) if e.status == "ok")
+        return next((crop for crop in crops if crop.is_file()), None)
     beton = file.with_name(file.name.removesuffix(".stats.npz") + ".beton")
     return beton if beton.is_file() else None
 

@@ -133,7 +133,8 @@ def run_crop(
         if report.ok + report.skipped == 0:
             reason, count = next(iter(report.reasons.items()))  # the commonest
             raise ToolError(
-                f"{src}: none of its {report.failed} files was cropped; {count} of them: {reason}"
+                f"{src}: none of its {report.failed} files was cropped; {count} of them: {reason} "
+                f"(see {dst / JOURNAL_NAME}); name the pictures' folder or their --layout"
             )
     return replace(report, seconds=time.perf_counter() - start)
 
@@ -154,8 +155,9 @@ def _million_objects(stack: contextlib.ExitStack) -> Iterator[None]:
 
 
 def _check_places(src: Path, dst: Path) -> None:
-    if dst.exists() and not dst.is_dir():
-        raise UsageError(f"{dst}: is a file; name a folder for the crops")
+    for place in (dst, *dst.parents):
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"{place}: is a file; name a folder for the crops")
     source, target = src.resolve(), dst.resolve()
     if source == target or source.is_relative_to(target) or target.is_relative_to(source):
         raise UsageError(
@@ -190,7 +192,11 @@ def _unfinished(dst: Path) -> Iterator[None]:
             pass  # a file system without locks
         if continued:
             _remove_temporaries(dst)
-        yield
+        try:
+            yield
+        except BaseException:
+            _remove_temporaries(dst)  # of workers that were stopped
+            raise
         marker.unlink()
 
 
@@ -281,7 +287,7 @@ def _run(
 ) -> CropReport:
     start = time.perf_counter()
     total = len(plan.kept) + len(plan.todo)
-    failures = _Failures(max_failures)
+    failures = _Failures(max_failures, dst / JOURNAL_NAME)
     remarks: Counter[str] = Counter()
     for entry in plan.kept:
         if entry.status == "failed":
@@ -342,8 +348,9 @@ def _do(
 class _Failures:
     """Counts failed pictures by reason, lists the first, and raises beyond the limit."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, journal: Path) -> None:
         self.limit = limit
+        self.journal = journal
         self.count = 0
         self.reasons: Counter[str] = Counter()
         self.listed: list[tuple[str, str]] = []
@@ -357,7 +364,8 @@ class _Failures:
             common, times = self.reasons.most_common(1)[0]
             raise ToolError(
                 f"{self.count} pictures could not be cropped, more than the {self.limit} that "
-                f"are allowed; {times} of them: {common} (see {JOURNAL_NAME})"
+                f"are allowed; {times} of them: {common} (see {self.journal}); allow more with "
+                "--max-failures, or look at the pictures"
             )
 
 

@@ -153,11 +153,13 @@ def read_finished(cropped: Path) -> dict[str, Entry]:
     not finish, or when its journal is damaged.
     """
     if not cropped.is_dir():
-        raise UsageError(f"{cropped}: no such folder; make it with imagenet-prep crop")
+        what = "is a file, no folder" if cropped.exists() else "no such folder"
+        raise UsageError(f"{cropped}: {what}; name one that imagenet-prep crop made")
     journal = cropped / JOURNAL_NAME
     if not journal.is_file():
         raise ToolError(
-            f"{cropped}: was not made by imagenet-prep crop (it has no {JOURNAL_NAME}); use that"
+            f"{cropped}: was not made by imagenet-prep crop (it has no {JOURNAL_NAME}); name its "
+            "--dst, or run it first"
         )
     if (cropped / UNFINISHED_NAME).exists():
         raise ToolError(
@@ -185,31 +187,25 @@ class Crops:
         self._good = [(entry.crop, entry.label) for entry in good]
 
     def of(self, split: str) -> list[tuple[str, int]]:
-        """(crop path relative to the folder, label) of those of ``split`` that exist, sorted.
+        """(crop path relative to the folder, label) of those of ``split``, sorted.
 
-        Raises ToolError when the split has no crops.
+        Raises ToolError when the split has no crops, or one of them is no longer there.
         """
         prefix, folder = f"{split}/", f"{self.folder}/"
-        crops = sorted(
-            crop
-            for crop in self._good
-            if crop[0].startswith(prefix) and os.path.isfile(folder + crop[0])  # noqa: PTH113 - a million of them
-        )
+        crops = sorted(crop for crop in self._good if crop[0].startswith(prefix))
         if not crops:
             raise ToolError(
                 f"{self.folder}: has no crops of the split {split}; crop the pictures first"
             )
+        for crop, _ in crops:
+            if not os.path.isfile(folder + crop):  # noqa: PTH113 - a million of them
+                raise ToolError(f"{folder}{crop}: is missing or cannot be reached; {_REMEDY}")
         return crops
 
 
 def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:
     """The good crops of one split; see ``Crops``."""
     return Crops(cropped).of(split)
-
-
-def list_splits(cropped: Path) -> tuple[str, ...]:
-    """Those of train, val and test that have crops in ``cropped``."""
-    return Crops(cropped).splits
 
 
 def settings_text(cropped: Path) -> str | None:

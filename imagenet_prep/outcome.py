@@ -90,6 +90,12 @@ def _stats_rows(value: dict[str, Any]) -> list[str]:
     ]
 
 
+def _lacking(value: dict[str, Any]) -> list[str]:
+    if not value["lacking"]:
+        return []
+    return [f"a part: {value['lacking']} pictures are in other parts; merge them"]
+
+
 def stats_lines(value: dict[str, Any]) -> list[str]:
     """``stats_value`` with ``seconds``, ``images_per_second`` and ``out`` -> lines."""
     speed = f"{value['seconds']:.1f} s, {value['images_per_second']} images/s"
@@ -101,9 +107,11 @@ def stats_lines(value: dict[str, Any]) -> list[str]:
 
 
 def merge_lines(value: dict[str, Any]) -> list[str]:
-    """``stats_value`` with ``files`` and ``out`` -> lines."""
+    """``stats_value`` with ``files``, ``lacking`` and ``out`` -> lines."""
+    files = f"{value['files']} file{'s' * (value['files'] != 1)}"
     return [
-        f"{value['files']} files, {value['images']} crops of {value['size']} x {value['size']} px",
+        f"{files}, {value['images']} crops of {value['size']} x {value['size']} px",
+        *_lacking(value),
         *_stats_rows(value),
         f"in {value['out']}",
     ]
@@ -112,9 +120,7 @@ def merge_lines(value: dict[str, Any]) -> list[str]:
 def show_lines(value: dict[str, Any]) -> list[str]:
     """``stats_figures`` with ``path``, ``picture`` and perhaps ``compared`` -> lines."""
     lines = [f"{value['path']}: {value['images']} crops of {value['size']} x {value['size']} px"]
-    if value["lacking"]:
-        lines.append(f"a part: {value['lacking']} pictures are in other parts; merge them")
-    lines += _stats_rows(value)
+    lines += [*_lacking(value), *_stats_rows(value)]
     lines += [
         _figures(f"  {name} of each direction", row, "+9.4f")
         for name, row in zip(("red", "green", "blue"), value["eigenvectors"], strict=True)

@@ -18,7 +18,8 @@ def read_choice(path: Path, known: Collection[str]) -> Choice:
     with one sentence for a class that is not ``known`` or is there twice, and for no classes.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; name a file with one class a line")
+        what = "is no file" if path.exists() else "no such file"
+        raise UsageError(f"{path}: {what}; name a file with one class a line")
     chosen: dict[str, str] = {}
     for number, line in enumerate(read_text(path, "the class list").splitlines(), 1):
         if not line.strip():

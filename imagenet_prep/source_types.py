@@ -259,7 +259,9 @@ def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
                 if not entry.name.startswith(".") and entry.name.lower() not in _JUNK_FOLDERS
             ]
     except OSError as error:
-        raise ToolError(f"{folder}: cannot be listed ({error.strerror})") from None
+        raise ToolError(
+            f"{folder}: cannot be listed ({error.strerror}); allow it or take it out of the source"
+        ) from None
     return sorted(kept, key=lambda entry: entry.name)
 
 

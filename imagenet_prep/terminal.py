@@ -19,7 +19,14 @@ _LINE_EVERY_S = 15.0
 
 def say(line: str) -> None:
     """A line on stderr."""
-    click.echo(line, err=True)
+    click.echo(one_line(line), err=True)
+
+
+def one_line(text: str) -> str:
+    """``text`` with its control characters written as Python does: names may have any."""
+    return "".join(
+        sign if sign.isprintable() or sign >= "\xa0" else repr(sign)[1:-1] for sign in text
+    )
 
 
 class Bar:

@@ -54,7 +54,7 @@ def tutorial(batch: int, threads: int, small: bool, device: str = "cpu") -> Cont
         loss = loss_of(model(images), labels)
         loss.backward()
         optimizer.step()
-        return {"count": batch, "loss": float(loss)}
+        return {"count": batch, "loss": loss.item()}
 
     return Contender(lap)
 

@@ -22,8 +22,8 @@ from typing import Any
 from tools.benching import REPOSITORY, Lap, Options, Race, cpu_rate, rate
 
 _PACKAGES = (
-    "torch", "torchvision", "ffcv", "numpy", "numba", "pillow-simd", "joblib", "opencv-python",
-    "pyvips", "pyvips-binary", "nvidia-dali-cuda120", "simplejpeg",
+    "torch", "torchvision", "triton", "ffcv", "numpy", "numba", "pillow-simd", "joblib",
+    "opencv-python", "pyvips", "pyvips-binary", "nvidia-dali-cuda120", "simplejpeg",
 )  # fmt: skip
 
 
@@ -83,6 +83,7 @@ class Record:
     failed: set[str] = field(default_factory=set)
     contenders: dict[str, dict[str, str]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    accelerator: dict[str, Any] = field(default_factory=dict)
 
     def add(self, race: Race, *rows: Row | None) -> None:
         """Takes over a race: its rows, its absent entrants, its versions."""
@@ -116,7 +117,7 @@ class Record:
             "bench": self.title,
             "command": command_line(sys.argv),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": machine(),
+            "machine": machine() | self.accelerator,
             "versions": package_versions(),
             "contenders": self.contenders,
             **commit(),

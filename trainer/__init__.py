@@ -1,1 +1,3 @@
 """A beton -> a trained AlexNet."""
+
+__version__ = "0.1.0"

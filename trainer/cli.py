@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from imagenet_prep.terminal import run_command
+from trainer import __version__
 from trainer.cli_common import FAREWELL, doorkeeper
 from trainer.cli_doctor import doctor
 from trainer.cli_eval import evaluate
@@ -20,7 +21,7 @@ from trainer.interrupt import INTERRUPTED, TERMINATED
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="imagenet-alexnet", prog_name="trainer")
+@click.version_option(__version__, prog_name="trainer")
 def cli() -> None:
     """Trains AlexNet on a beton that imagenet-prep made, evaluates it and predicts with it.
 

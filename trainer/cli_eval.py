@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LARGEST_MATRIX = 20
 
 
-@click.command("eval")
+@click.command("eval", short_help="Loss and errors of a checkpoint on a beton.")
 @checkpoint_option
 @click.option("--beton", type=PATH, required=True, help="The set to evaluate, e.g. val.beton.")
 @click.option(

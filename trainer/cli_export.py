@@ -9,7 +9,7 @@ import click
 from trainer.cli_common import PATH, checkpoint_option, doorkeeper, json_option, print_json
 
 
-@click.command()
+@click.command(short_help="Writes the network for other programs.")
 @checkpoint_option
 @click.option(
     "--format",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST_DRAWN = 100
 
 
-@click.command()
+@click.command(short_help="The likeliest classes of pictures.")
 @checkpoint_option
 @click.option("--top", type=AT_LEAST_ONE, default=5, show_default=True, help="Classes to show.")
 @click.option("--picture", type=PATH, help="Also draw the pictures with their classes (PNG).")

@@ -23,7 +23,7 @@ from trainer.cli_common import (
     precision_option,
     print_json,
 )
-from trainer.config import LIGHTING_MODES, MEANS, OPTIMIZERS, ORDERS, SCHEDULES
+from trainer.config import COMPILES, LIGHTING_MODES, MEANS, OPTIMIZERS, ORDERS, SCHEDULES
 from trainer.interrupt import Stop
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("Pictures", "--mean", _choice(*MEANS), "What is subtracted: the mean image, or less of it."),
     ("Pictures", "--scaled/--not-scaled", bool, "Divides by the channels' standard deviations."),
     ("Pictures", "--order", _choice(*ORDERS), "pages: for betons beyond memory."),
+    ("The machine", "--compile", _choice(*COMPILES), "Trains compiled code; auto: on CUDA."),
 )  # fmt: skip
 
 
@@ -255,7 +256,9 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
             f"top-5 {row['val_top5_error']:5.2f} %"
         )
     speed = f"{row['images_per_second']:.0f} images/s"
-    return (
-        f"{text}  {speed}, {100 * row['wait_share']:.1f} % waiting for data, "
+    text += (
+        f"  {speed}, {100 * row['wait_share']:.1f} % waiting for data, "
         f"{100 * row['step_share']:.1f} % in steps"
     )
+    saving = 1 - row["wait_share"] - row["step_share"]
+    return text if saving < 0.0005 else f"{text}, {100 * saving:.1f} % writing checkpoints"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trainer.presets import Preset
 
 
-@click.command()
+@click.command(short_help="The layers of a network, with shapes and sizes.")
 @click.option("--network", default="paper", show_default=True, help="A member of the family.")
 @click.option("--classes", type=AT_LEAST_ONE, default=1000, show_default=True)
 @click.option("--channels", type=AT_LEAST_ONE, default=3, show_default=True)
@@ -56,7 +56,7 @@ def summary(network: str, classes: int, channels: int, batch_size: int, as_json:
     )
 
 
-@click.command()
+@click.command(short_help="The recipes of run --preset; with NAME all of one.")
 @click.argument("name", required=False)
 @json_option
 def presets(name: str | None, as_json: bool) -> None:

@@ -12,6 +12,7 @@ SCHEDULES = ("constant", "linear", "cosine", "step", "drops", "plateau")
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+COMPILES = ("auto", "on", "off")
 MEANS = ("image", "centre", "channel", "none")
 LIGHTING_MODES = ("deviation", "variance", "image", "off")
 ORDERS = ("shuffle", "pages", "sequential")
@@ -45,6 +46,8 @@ class RunConfig:
     image, its centre, its average per channel or nothing; with ``scaled`` the difference is
     divided by the channels' standard deviations. ``order`` is how an epoch goes through the
     beton.
+
+    ``compile`` trains through a compiled network (``auto``: on CUDA).
 
     ``checkpoint_every`` steps make a checkpoint inside an epoch (0: at its end only).
     """
@@ -84,6 +87,7 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    compile: str = "auto"
     jobs: int | None = None
 
 
@@ -146,6 +150,7 @@ def validate(config: RunConfig) -> None:
         ("schedule", SCHEDULES),
         ("precision", PRECISIONS),
         ("device", DEVICES),
+        ("compile", COMPILES),
         ("mean", MEANS),
         ("lighting_mode", LIGHTING_MODES),
         ("order", ORDERS),
@@ -182,7 +187,8 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     strange = set(values) ^ names
     if strange:
         raise ConfigError(
-            f"the stored configuration has other settings than this version: {sorted(strange)}"
+            "the stored configuration has other settings than this version: "
+            + ", ".join(sorted(strange))
         )
     lists = {name: tuple(values[name]) for name in ("drops", "freeze")}
     return RunConfig(**{**values, **lists})

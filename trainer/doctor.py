@@ -27,6 +27,7 @@ from trainer.world import World
 
 WARM_UP_BATCHES = 2
 _ENOUGH_WAIT = 0.05  # the share of waiting below which a run is as fast as its step
+_DISTURBED = 0.6  # a fed step below this share of its own speed, without waiting, was disturbed
 _SAMPLES_READ = 2000
 
 
@@ -106,7 +107,7 @@ def diagnose(
     other = loader if limit == "step" else step
     gain = max(1.0, other.images_per_second / together.images_per_second)
     if limit == "step":
-        advice = tuple(_step_advice(config, tried, step))
+        advice = tuple(_step_advice(config, tried, step, together))
     else:
         advice = tuple(_data_advice(limit, config, formats, cpus, together))
     return Diagnosis(stages, tried, wait_share, limit, gain, advice)
@@ -222,7 +223,7 @@ def _train(
     )  # fmt: skip
     settings = loop.StepSettings(len(session.data.classes), config.label_smoothing, 1)
     loop.train_epoch(
-        session.model, _until(batches, seconds, start), stepper, session.precision, settings,
+        session.learner, _until(batches, seconds, start), stepper, session.precision, settings,
         session.device, meter.count,
     )  # fmt: skip
     spent = meter.seconds
@@ -297,8 +298,16 @@ def _alternatives(session: Session, batch: Batch, step: Stage, seconds: float) -
     yield Stage(f"--batch-size {len(double.labels)}", rate, "another recipe: adapt --lr")
 
 
-def _step_advice(config: configs.RunConfig, tried: tuple[Stage, ...], step: Stage) -> Iterator[str]:
+def _step_advice(
+    config: configs.RunConfig, tried: tuple[Stage, ...], step: Stage, together: Stage
+) -> Iterator[str]:
     """What makes the step faster: what was faster when it was tried."""
+    share = together.images_per_second / step.images_per_second
+    if share < _DISTURBED:
+        yield (
+            f"measure again on a quiet machine: fed by the loader the step ran at {share:.0%} of "
+            "its own speed without ever waiting for data, so something else used the processors"
+        )
     for stage in sorted(tried, key=lambda one: -one.images_per_second):
         gain = stage.images_per_second / step.images_per_second
         if gain > 1.1:

@@ -222,6 +222,15 @@ class CropDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc, name-define
         return decode
 
 
+def _sent(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array that is going to change -> what it holds now, on the device; to CUDA through
+    pinned memory, so that the loader's thread does not wait for the pictures before it."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class DeviceAugment(ffcv.Operation):  # type: ignore[misc, name-defined]
     """FFCV operation on a device: uint8 windows -> the network's input, see ``augment``.
 
@@ -250,8 +259,8 @@ class DeviceAugment(ffcv.Operation):  # type: ignore[misc, name-defined]
 
         def augment(crops: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
             count = len(crops)
-            placed = torch.from_numpy(self.decoder.placed(count)).to(self.device)
-            shifts = torch.from_numpy(self.decoder.shifts(count)).to(self.device)
+            placed = _sent(self.decoder.placed(count), self.device)
+            shifts = _sent(self.decoder.shifts(count), self.device)
             return normalise(
                 crops, placed, shifts, self.mean, self.gain, centre=self.views.mean == "centre",
                 out=out[:count],

@@ -132,7 +132,7 @@ def model_of(checkpoint: Checkpoint, device: torch.device) -> tuple[AlexNet, con
         config = configs.from_dict(checkpoint.config["run"])
         model = AlexNet(spec)
         model.load_state_dict(checkpoint.average or checkpoint.model)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, configs.ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise ToolError(
             f"{checkpoint.path}: its weights and its description do not belong together "

@@ -9,7 +9,6 @@ r = rsqrt(d); PyTorch's own layer pools in three dimensions and calls pow instea
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from typing import Any
 
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer import lrn_kernels
+from trainer.compiling import builds_kernels
 
-TRITON = importlib.util.find_spec("triton") is not None
+TRITON = builds_kernels()
 
 
 def band_matrix(channels: int, size: int) -> Tensor:

@@ -122,5 +122,5 @@ def check_fit(beton: Path, info: BetonInfo, manifest: Manifest, stats: Stats, vi
     if views.crop_px > info.side_px:
         raise UsageError(
             f"crop_size is {views.crop_px} where the pictures of {beton} have {info.side_px} px; "
-            "choose a smaller one"
+            f"choose a smaller one, for example --crop-size {info.side_px * 7 // 8}"
         )

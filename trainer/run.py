@@ -78,17 +78,19 @@ def train(
     resume = resume and last.exists()
     if resume:
         session.restore(load_checkpoint(last), force=force)
-    if world.main:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", session.stored_config())
-        write_json(folder / "environment.json", session.environment)
+    session.freeze()
     found: Evaluation | None = None
     with contextlib.ExitStack() as open_things:
-        record = _Record(session, folder, open_things, resume=resume, notice=notice)
         batches = open_things.enter_context(training_batches(session))
         validation = _validation_batches(session)
         if validation is not None:
             open_things.enter_context(validation)
+        # Only now: a run whose settings do not fit its pictures leaves no folder behind.
+        if world.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "config.json", session.stored_config())
+            write_json(folder / "environment.json", session.environment)
+        record = _Record(session, folder, open_things, resume=resume, notice=notice)
         record.sample(batches)
         tools = Tools(batches, validation, folder, progress, stop or Stop())
         while session.epochs_done < config.epochs and not _is_over(session):
@@ -147,12 +149,13 @@ class _Record:
             )
 
     def sample(self, batches: BetonLoader) -> None:
-        """Shows the first pictures of a new run as the network will see them."""
+        """Shows the network of a new run, and its first pictures as the network will see them."""
         if self.recorder is None or self.session.step or self.session.partial is not None:
             return
         batches.set_epoch(0)
         first = next(iter(batches))
         self.recorder.sample(first.images[:SAMPLE_PICTURES].float().cpu().numpy())
+        self.recorder.graph(self.session.layers())
         batches.close()
 
     def __call__(self, done: EpochResult) -> None:

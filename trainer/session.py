@@ -22,14 +22,15 @@ from imagenet_prep.artifacts import (
 from trainer import config as configs
 from trainer import loop
 from trainer.checkpoint import Checkpoint, check_classes, save_checkpoint
+from trainer.compiling import compiled
 from trainer.memory import keep_freed_memory
-from trainer.model import build, network_spec
+from trainer.model import build, network_spec, summarise
 from trainer.optim import make_optimizer
 from trainer.record import environment_stamp
 from trainer.world import World
 
 # Settings that may differ between a run and its continuation: they change no result.
-FREE_ON_RESUME = {"jobs", "device", "precision", "checkpoint_every"}
+FREE_ON_RESUME = {"jobs", "device", "precision", "compile", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,17 @@ class Session:
         self.device = choose_device(config.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        if self.device.type == "cuda" and world.ranks > 1:
-            torch.cuda.set_device(world.local_rank)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            if world.ranks > 1:
+                torch.cuda.set_device(world.local_rank)
         self.precision = loop.Precision(
             self.device, loop.choose_precision(config.precision, self.device)
         )
         self.spec = network_spec(config.network, classes=len(data.classes))
         self.model = build(self.spec, config.seed)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learner = compiled(self.model, self.device, config.compile)
         self.average: loop.Average | None = None
         if config.average > 0:
             copy = build(self.spec, config.seed)
@@ -113,6 +117,10 @@ class Session:
     def evaluated(self) -> torch.nn.Module:
         """The weights that count: the running average where there is one."""
         return self.model if self.average is None else self.average.average
+
+    def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, kind and output shape of one picture, of every layer in order."""
+        return [(row.layer, row.kind, row.output) for row in summarise(self.spec).rows]
 
     def freeze(self) -> None:
         """Stops the layers of ``config.freeze`` from learning, from their epoch on."""
@@ -192,7 +200,7 @@ class Session:
             self.partial = checkpoint.partial
             if self.partial is not None:
                 self.step = int(self.partial["step"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, configs.ConfigError) as error:
             reason = str(error).splitlines()[0]
             raise ToolError(
                 f"{checkpoint.path}: does not fit the run ({reason}); start a new run with "

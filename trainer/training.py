@@ -124,7 +124,7 @@ class EpochRun:
         )
         started = time.perf_counter()
         result = loop.train_epoch(
-            session.world.learner(session.model, session.device),
+            session.world.learner(session.learner, session.device),
             self.rest,
             stepper,
             session.precision,

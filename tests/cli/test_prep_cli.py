@@ -56,6 +56,13 @@ def test_every_help_has_an_example(capsys: Capture, command: str) -> None:
     assert f"Example: imagenet-prep {command}" in capsys.readouterr().out
 
 
+def test_the_list_of_commands_cuts_no_sentence_off(capsys: Capture) -> None:
+    assert cli.run(["--help"]) == 0
+    rows = capsys.readouterr().out.partition("Commands:")[2].splitlines()
+    assert len([row for row in rows if row.endswith(".")]) == len(COMMANDS)
+    assert not [row for row in rows if row.endswith("...")]
+
+
 def test_help_and_version_import_nothing_heavy() -> None:
     code = (
         "import sys; from imagenet_prep.cli import run; "
@@ -174,6 +181,10 @@ def test_stock_pillow_is_warned_of_once(
         (("crop", "--src", "{}/empty", "--dst", "{}/x"), 1, "holds no pictures"),
         (("crop", "--src", "{}/raw", "--dst", "{}/raw/x"), 2, "must not lie in one another"),
         (("crop", "--src", "{}/raw", "--dst", "{}/x", "--max-failures", 0), 1, "more than the 0"),
+        (("crop", "--src", "{}/raw", "--dst", "{}/file.beton/x"), 2, "name a folder"),
+        (("prepare", "--src", "{}/raw", "--dst", "{}/file.beton"), 2, "name a folder"),
+        (("crop", "--src", "{}/raw", "--dst", "{}/x", "--classes", "{}/empty"), 2, "is no file"),
+        (("failures", "{}/file.beton"), 2, "is a file"),
         (("stats", "--src", "{}/empty"), 1, "was not made by imagenet-prep crop"),
         (("build", "--src", "{}/none"), 2, "no such folder"),
         (("info", "{}/file.beton"), 1, "manifest"),
@@ -334,6 +345,38 @@ def test_failures_lists_the_sources_for_other_programs(
     assert value["reasons"] == {"empty file": 1}
     assert value["failures"] == [{"source": "train/ant/empty.jpg", "reason": "empty file"}]
     assert "no such folder" in complaint(capsys, 2, "failures", tmp_path / "none")
+
+
+def test_names_with_line_breaks_stay_on_their_line(
+    capsys: Capture, raw: Path, tmp_path: Path
+) -> None:
+    odd = "new\nli\tne\x1b[0m.jpg"
+    (raw / "val" / "bee" / odd).write_bytes(b"some words")
+    cropped = tmp_path / "cropped"
+    answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
+    assert cli.run(["failures", str(cropped), "--reason", "known format"]) == 0
+    line = "val/bee/new\\nli\\tne\\x1b[0m.jpg\tnot a picture of a known format\n"
+    assert capsys.readouterr().out == line
+    value = answer(capsys, "failures", cropped, "--reason", "known format")
+    assert value["failures"][0]["source"] == f"val/bee/{odd}"
+    said = complaint(capsys, 2, "crop", "--src", tmp_path / "no\nsuch", "--dst", cropped)
+    assert said.count("\n") == 1 and "no\\nsuch" in said
+
+
+def test_files_that_cannot_be_written_are_named(capsys: Capture, raw: Path, tmp_path: Path) -> None:
+    cropped = tmp_path / "cropped"
+    answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
+    said = complaint(capsys, 2, "stats", "--src", cropped, "--out", tmp_path, "--jobs", 1)
+    assert f"{tmp_path}: is a folder; name a file" in said
+    file = tmp_path / "file"
+    file.write_text("")
+    out = file / "stats.npz"
+    said = complaint(capsys, 2, "stats", "--src", cropped, "--out", out, "--jobs", 1)
+    assert f"{file}: is no folder or lies in none" in said
+    answer(capsys, "stats", "--src", cropped, "--jobs", 1)
+    said = complaint(capsys, 2, "build", "--src", cropped, "--dst", file, "--jobs", 1)
+    assert f"{file}: is no folder" in said
+    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_crop_options_reach_the_crops(capsys: Capture, raw: Path, tmp_path: Path) -> None:

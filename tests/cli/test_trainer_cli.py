@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import click
 import pytest
 
 from trainer import cli as trainer_cli
+from trainer.cli_run import _epoch_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +73,28 @@ def test_run_eval_and_predict_from_raw_pictures(
     assert run("run", "--beton", beton, "--out", out, *options) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert run("run", "--beton", beton, "--out", out, "--resume", *options) == 0
+
+
+def test_version_is_the_one_of_the_project(capsys: Capture) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == f"trainer, version {project['version']}"
+
+
+@pytest.mark.parametrize(("in_steps", "said"), [(0.4, True), (0.9, False)])
+def test_an_epochs_line_names_the_time_that_checkpoints_took(in_steps: float, said: bool) -> None:
+    row = {
+        **dict.fromkeys(("train_loss", "train_top1_error", "train_top5_error"), 1.0),
+        **{"epoch": 1, "images_per_second": 9.0, "wait_share": 0.1, "step_share": in_steps},
+    }
+    assert ("50.0 % writing checkpoints" in _epoch_line(row, 3)) is said
+
+
+def test_the_list_of_commands_cuts_no_sentence(capsys: Capture) -> None:
+    assert run("--help") == 0
+    commands = capsys.readouterr().out.split("Commands:")[1]
+    assert "doctor " in commands
+    assert "..." not in commands
 
 
 def test_summary_prints_parameters(capsys: Capture) -> None:

@@ -134,6 +134,8 @@ def test_doctor_shows_a_bar_for_each_stage_and_a_verdict(
     for stage in ("disk", "loader", "step", "together"):
         assert any(line.startswith(stage) and "█" in line for line in text.splitlines())
     assert "limits this run" in text
+    assert run(*words, "--crop-size", "9999") == 2
+    assert "crop_size is 9999" in capsys.readouterr().err
     assert run(*words, "--json") == 0
     value = last_object(capsys)
     assert value["limit"] in ("disk", "loader", "step")

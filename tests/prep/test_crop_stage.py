@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from imagenet_prep import crop_stage
 from imagenet_prep.artifacts import ToolError, UsageError, load_classes, quiet
 from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.crop_stage import CropReport, run_crop
-from imagenet_prep.journal import UNFINISHED_NAME, list_crops, list_splits, settings_text
+from imagenet_prep.journal import UNFINISHED_NAME, Crops, list_crops, settings_text
 
 SMALL = CropSettings(size=32)
 
@@ -71,16 +72,42 @@ def test_every_source_is_cropped_or_failed_and_in_the_journal(raw: Path, tmp_pat
 def test_list_crops_gives_the_good_ones_sorted_with_labels(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     cropped(raw, dst)
-    (dst / "train/bee/bee1.JPEG").unlink()
     assert list_crops(dst, "train") == [
         ("train/ant/ant0.JPEG", 0),
         ("train/ant/ant1.JPEG", 0),
         ("train/bee/bee0.JPEG", 1),
+        ("train/bee/bee1.JPEG", 1),
     ]
-    assert list_splits(dst) == ("train", "val")
+    assert Crops(dst).splits == ("train", "val")
     assert settings_text(dst) == SMALL.text()
     with pytest.raises(ToolError, match="no crops of the split test"):
         list_crops(dst, "test")
+
+
+def test_a_crop_that_is_gone_is_named_and_made_again(raw: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "cropped"
+    cropped(raw, dst)
+    before = list_crops(dst, "train")
+    (dst / "train/bee/bee1.JPEG").unlink()
+    with pytest.raises(ToolError, match=r"bee1\.JPEG: is missing .* crop again"):
+        list_crops(dst, "train")
+    assert list_crops(dst, "val")
+    assert cropped(raw, dst).ok == 1
+    assert list_crops(dst, "train") == before
+
+
+def test_a_run_that_is_stopped_leaves_no_temporary_files(raw: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "cropped"
+    cropped(raw, dst)
+
+    def stop(what: str, done: int, total: int) -> None:
+        (dst / "train/ant/.1-2.tmp").write_bytes(b"what a stopped worker leaves")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_crop(raw, dst, replace(SMALL, quality=50), jobs=1, progress=stop)
+    assert not list(dst.rglob("*.tmp"))
+    assert (dst / UNFINISHED_NAME).exists()
 
 
 def test_a_second_run_does_nothing_and_counts_everything(raw: Path, tmp_path: Path) -> None:

@@ -120,10 +120,12 @@ def test_only_paths_below_the_folder_are_inside(path: str, inside: bool) -> None
 
 
 def test_crops_are_not_listed_while_a_run_is_unfinished(path: Path) -> None:
-    crop = path.parent / ENTRIES[0].crop
-    crop.parent.mkdir(parents=True)
-    crop.write_bytes(b"x")
-    assert list_crops(path.parent, "train") == [(ENTRIES[0].crop, 0)]
+    good = [(entry.crop, entry.label) for entry in ENTRIES if entry.status == "ok"]
+    for name, _ in good:
+        crop = path.parent / name
+        crop.parent.mkdir(parents=True, exist_ok=True)
+        crop.write_bytes(b"x")
+    assert list_crops(path.parent, "train") == good
     (path.parent / UNFINISHED_NAME).touch()
     with pytest.raises(ToolError, match="has not finished"):
         list_crops(path.parent, "train")

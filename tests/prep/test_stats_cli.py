@@ -108,6 +108,17 @@ def test_a_part_says_what_it_lacks(capsys: Capture, cropped: Path) -> None:
     assert answer(capsys, "show", out)["lacking"] == 4
     assert cli.run(["stats", "show", out]) == 0
     assert "a part: 4 pictures are in other parts" in capsys.readouterr().out
+    assert cli.run(["stats", "merge", out, "--out", str(cropped / "merged.npz")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 file, 2 crops")
+    assert "a part: 4 pictures are in other parts" in said
+
+
+def test_statistics_are_shown_when_their_crops_are_gone(capsys: Capture, cropped: Path) -> None:
+    answer(capsys, "--src", cropped, "--jobs", 1)
+    for crop in cropped.rglob("*.JPEG"):
+        crop.unlink()
+    assert Path(answer(capsys, "show", cropped / "stats.npz")["picture"]).is_file()
 
 
 def test_compare_with_another_file_and_with_published_figures(

@@ -61,3 +61,10 @@ def test_a_step_that_never_waits_is_the_limit_and_names_what_was_faster() -> Non
     assert found.limit == "step"
     assert found.advice[0] == "--precision bfloat16: the step alone was 2.4 times as fast"
     assert not any("--batch-size" in advice for advice in found.advice)
+
+
+def test_a_step_slowed_by_other_programs_is_to_be_measured_again() -> None:
+    found = said(loader=5000, step=25, together=4.4)
+    assert found.advice[0].startswith("measure again on a quiet machine")
+    assert "18%" in found.advice[0]
+    assert not any("measure again" in advice for advice in said(step=25, together=20).advice)

@@ -312,3 +312,19 @@ def test_a_sample_batch_is_shown_around_mid_grey() -> None:
     assert picture[1, 7].tolist() == [255, 128, 128]
     assert picture[7, 1].tolist() == [128, 128, 64]
     assert (picture[7:12, 7:12] == 255).all()  # no fourth picture
+
+
+def test_tensorboard_shows_the_layers_in_order_with_their_shapes(tmp_path: Path) -> None:
+    with RunRecorder(tmp_path, append=False) as recorder:
+        recorder.graph([("features.0", "Conv2d", (96, 55, 55)), ("classifier.6", "Linear", (10,))])
+    graph = events(tmp_path).Graph()
+    assert [(node.name, node.op, list(node.input)) for node in graph.node] == [
+        ("pictures", "Placeholder", []),
+        ("features/0", "Conv2d", ["pictures"]),
+        ("classifier/6", "Linear", ["features/0"]),
+    ]
+    shapes = [
+        [dim.size for dim in node.attr["_output_shapes"].list.shape[0].dim]
+        for node in graph.node[1:]
+    ]
+    assert shapes == [[-1, 96, 55, 55], [-1, 10]]

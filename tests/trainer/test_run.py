@@ -169,3 +169,34 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_step(workplace: Path) ->
             wild, workplace / "train.beton", workplace / "run", resume=False, report=silent,
             progress=quiet,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"crop_size": 1000}, {"freeze": ("no-such-layer",)}])
+def test_a_run_that_cannot_begin_leaves_no_folder(workplace: Path, changes: dict[str, Any]) -> None:
+    config = dataclasses.replace(TINY, **changes)
+    folder = workplace / "runs" / "one"
+    with pytest.raises(UsageError, match=r"--crop-size|no-such-layer"):
+        train(
+            config, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet
+        )
+    assert not folder.exists()
+
+
+def test_a_checkpoint_of_other_settings_is_named_by_evaluation_and_resumption(
+    workplace: Path,
+) -> None:
+    config = dataclasses.replace(TINY, epochs=1)
+    beton, folder = workplace / "train.beton", workplace / "runs" / "one"
+    train(config, beton, folder, resume=False, report=silent, progress=quiet)
+    for name in ("best.pt", "last.pt"):
+        values = torch.load(folder / name, weights_only=True)
+        values["config"]["run"]["sharpness"] = 11
+        torch.save(values, folder / name)
+    with pytest.raises(ToolError, match=r"best\.pt.*sharpness") as refused:
+        evaluate_beton(
+            folder / "best.pt", beton, device="cpu", batch_size=None, precision="float32",
+            jobs=1, progress=quiet,
+        )  # fmt: skip
+    assert not isinstance(refused.value, UsageError)
+    with pytest.raises(ToolError, match=r"last\.pt.*sharpness"):
+        train(config, beton, folder, resume=True, report=silent, progress=quiet)

@@ -1,0 +1,31 @@
+"""What becomes of the 174 odd files of the real data: cropped, or why not.
+
+They break image readers in many ways, so a change here says that another Pillow, libjpeg or
+version of ``crop`` takes other files than before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagenet_prep.crop import PictureError, crop_picture
+from imagenet_prep.crop_settings import CropSettings
+
+# Beside the checkout, where the fixture ``shared_data`` looks as well.
+ODD = Path(__file__).resolve().parents[3] / "shared" / "data" / "odd"
+SIZE_PX = 64
+
+
+def outcome(data: bytes) -> str:
+    """A file's bytes -> "ok WIDTHxHEIGHT MODE", its own, or the reason why there is no crop."""
+    try:
+        crop = crop_picture(data, CropSettings(SIZE_PX))
+    except PictureError as error:
+        return str(error)
+    return f"ok {crop.width}x{crop.height} {crop.mode}"
+
+
+def outcomes() -> dict[str, str]:
+    """File name -> outcome of every file but the list of them."""
+    files = [path for path in ODD.iterdir() if path.name != "manifest.csv"]
+    return {path.name: outcome(path.read_bytes()) for path in files}
