@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ from imagenet_prep.beton_format import (
     read_index,
 )
 from imagenet_prep.beton_pages import bad_crop, fill, pixels_of
+from imagenet_prep.jpeg import jpeg_frame
 from imagenet_prep.packing import Crop, Packing, chosen, file_order, is_jpeg
 
 
@@ -76,15 +78,11 @@ def build_beton(
     share = packing.jpeg_share
     modes = np.array([MODE_RAW - is_jpeg(path, share) for path, _ in ordered], np.uint8)
     layout = _plan_files(cropped, ordered, modes, len(classes), stats.size_px, page_size)
+    _require_size(cropped, ordered, stats.size_px)
     _require_space(out, layout.bytes)
     copy = artifacts.stats_beside(out)
     with artifacts.publish(out) as temporary, artifacts.publish(copy) as temporary_copy:
-        artifacts.save_stats(temporary_copy, stats)
-        if artifacts.file_digest(temporary_copy) != stats_digest:
-            raise ToolError(
-                f"{copy}: would differ from the statistics that were given, which another program "
-                "or version wrote; make them again with imagenet-prep stats"
-            )
+        _copy_stats(stats, stats_digest, temporary_copy, copy)
         _reserve(temporary, layout.bytes, out)
         source, pages = fill(
             temporary, cropped, ordered, modes, layout,
@@ -109,13 +107,7 @@ def build_beton(
             pages=tuple(pages),
             stats_digest=stats_digest,
             source=source,
-            settings={
-                "crop": crop_settings,
-                "format": packing.format,
-                "page_size": packing.page_size,
-                "shuffle": packing.shuffle,
-                "subset": packing.subset,
-            },
+            settings={"crop": crop_settings, **_settings(packing)},
             versions=_versions(modes),
             keys=tuple(path for path, _ in ordered),
         )
@@ -123,6 +115,41 @@ def build_beton(
         artifacts.manifest_beside(out).unlink(missing_ok=True)
     artifacts.save_manifest(out, manifest)
     return manifest
+
+
+def _copy_stats(stats: Stats, digest: str, temporary: Path, copy: Path) -> None:
+    artifacts.save_stats(temporary, stats)
+    if artifacts.file_digest(temporary) != digest:
+        raise ToolError(
+            f"{copy}: would differ from the statistics that were given, which another program "
+            "or version wrote; make them again with imagenet-prep stats"
+        )
+
+
+def _require_size(cropped: Path, ordered: Sequence[Crop], size_px: int) -> None:
+    """ToolError where not one crop but the statistics are of another size."""
+    found = set()
+    for path, _ in (ordered[0], ordered[-1]):
+        try:
+            frame = jpeg_frame((cropped / path).read_bytes())
+        except (OSError, ValueError):
+            return  # that is said when it is read for good
+        found.add((frame.width, frame.height))
+    if len(found) == 1 and (size_px, size_px) not in found:
+        width, height = found.pop()
+        raise ToolError(
+            f"{cropped}: its crops are {width}x{height} and the statistics of {size_px}x{size_px}; "
+            "make these again with imagenet-prep stats"
+        )
+
+
+def _settings(packing: Packing) -> dict[str, Any]:
+    return {
+        "format": packing.format,
+        "page_size": packing.page_size,
+        "shuffle": packing.shuffle,
+        "subset": packing.subset,
+    }
 
 
 def _formats(modes: NDArray[np.uint8]) -> dict[str, int]:

@@ -6,9 +6,12 @@ that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from imagenet_prep.cli_common import (
 )
 from imagenet_prep.cli_crop import crop, crop_options, failures, make_crops, source_options
 from imagenet_prep.cli_stats import make_stats, stats
-from imagenet_prep.terminal import Bar, run_command, say
+from imagenet_prep.terminal import INTERRUPTED, TERMINATED, Bar, run_command, say
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -102,7 +105,7 @@ def prepare(
     page_size: int | None,
     **settings: Any,
 ) -> None:
-    """Does it all: --dst gets cropped/, stats.npz, and train.beton, val.beton, ...
+    """Does it all: --dst gets cropped/ with stats.npz, and train.beton, val.beton, ...
 
     \b
     Example: imagenet-prep prepare --src raw --dst .
@@ -114,9 +117,10 @@ def prepare(
         src, cropped, layout=layout, classes=classes, jobs=jobs, max_failures=max_failures,
         **settings,
     )  # fmt: skip
-    statistics, _ = make_stats(cropped, dst / STATS_NAME, jobs)
+    stats_file = cropped / STATS_NAME
+    statistics, _ = make_stats(cropped, stats_file, jobs)
     built = make_betons(
-        cropped, dst, dst / STATS_NAME, jobs, format=format, shuffle=shuffle, subset=subset,
+        cropped, dst, stats_file, jobs, format=format, shuffle=shuffle, subset=subset,
         page_size=page_size,
     )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -148,11 +152,32 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Command line arguments (default: the process's) -> exit status; says what went wrong."""
     from imagenet_prep.parallel import WorkerDied
 
+    terminated: list[int] = []
     try:
-        return run_command(cli, PROGRAM, arguments, "interrupted; the same command continues")
+        with _as_interrupt(signal.SIGTERM, terminated):
+            status = run_command(cli, PROGRAM, arguments, "interrupted; the same command continues")
     except WorkerDied as error:
         say(f"{PROGRAM}: {error}; run it again with fewer --jobs")
         return 1
+    return TERMINATED if terminated and status == INTERRUPTED else status
+
+
+@contextlib.contextmanager
+def _as_interrupt(number: signal.Signals, received: list[int]) -> Iterator[None]:
+    """Within the block the signal ends the work as Ctrl-C does, and is added to ``received``."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def main() -> None:

@@ -154,11 +154,13 @@ def failures(folder: Path, reason: str | None, as_json: bool) -> None:
     \b
     Example: imagenet-prep failures cropped | cut -f1
     """
-    from imagenet_prep.journal import read_finished
+    from imagenet_prep.journal import Journal, journal_of
 
+    # Also of a run that was stopped, perhaps because of them.
+    last = {entry.key: entry for entry in Journal(journal_of(folder))}
     failed = [
         (entry.key, entry.reason)
-        for entry in read_finished(folder).values()
+        for entry in last.values()
         if entry.status == "failed" and (reason is None or reason in entry.reason)
     ]
     value = {

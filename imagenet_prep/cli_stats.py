@@ -253,8 +253,9 @@ def _draw(result: Stats, preview: Path | None, picture: Path) -> None:
 
 
 def _cropped(preview: Path, size_px: int) -> Any:
-    from imagenet_prep.crop import PictureError, crop_pixels
+    from imagenet_prep.crop import crop_pixels
     from imagenet_prep.crop_settings import CropSettings
+    from imagenet_prep.formats import PictureError
 
     try:
         return crop_pixels(preview.read_bytes(), CropSettings(size_px))

@@ -8,15 +8,11 @@ a fraction of its size, never below three times the crop: that changes a pixel b
 levels on average and 0.3 in the worst real picture seen, where twice the crop changes
 one picture by 1.9.
 
-Formats are recognised by their first bytes, never by their name, and opened by their own
-plugin: which other plugins are loaded in this process, and in which order, is irrelevant,
-and none of those that run programs (EPS) or guess (TGA) are ever asked.
+Formats are recognised by their first bytes (``formats``), never by their name.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
 import io
 import logging
 import re
@@ -27,12 +23,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile
 
 from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.formats import PictureError, plugin, recognise
 from imagenet_prep.turbo import decode_into, is_fast
 
 if TYPE_CHECKING:
@@ -72,10 +69,6 @@ _DECODER_ERRORS = (
 
 # Pillow logs remarks about odd files; without any handler Python prints them.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-class PictureError(Exception):
-    """A picture that cannot be used. Its text is the reason: short, stable, no file names."""
 
 
 @dataclass(frozen=True)
@@ -352,83 +345,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-_PLUGINS = {
-    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "PNM": ("PIL.PpmImagePlugin", "PpmImageFile"),
-    "JPEG 2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
-    "ICO": ("PIL.IcoImagePlugin", "IcoImageFile"),
-    "PCX": ("PIL.PcxImagePlugin", "PcxImageFile"),
-}
-_MAGIC = (
-    (b"\xff\xd8", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
-    (b"\0\0\1\0", "ICO"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"BM", "BMP"),
-)
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-
-
-def _recognise(data: bytes) -> str:
-    """The name of the format that these bytes begin; empty if it is none we know."""
-    head = data[:64]
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WebP"
-    if head[4:8] == b"ftyp":
-        if b"avif" in head or b"avis" in head:
-            return "AVIF"
-        return "HEIC" if head[8:12] in _HEIF_BRANDS else ""
-    if re.match(rb"P[1-6][\s#]", head):
-        return "PNM"
-    if re.match(rb"\x0a[\x00\x02\x03\x05]\x01[\x01\x02\x04\x08]", head):
-        return "PCX"
-    return next((name for magic, name in _MAGIC if head.startswith(magic)), "")
-
-
 def _open(data: bytes) -> ImageFile.ImageFile:
     """A picture file's bytes -> the opened, undecoded picture, of a size that is allowed."""
     if not data:
         raise PictureError("empty file")
-    name = _recognise(data)
+    name = recognise(data)
     if name in ("", "HEIC", "JPEG XL"):
         what = f"{name} is not supported" if name else "not a picture of a known format"
         raise PictureError(what)
-    image: ImageFile.ImageFile = _plugin(name)(io.BytesIO(data))
+    image: ImageFile.ImageFile = plugin(name)(io.BytesIO(data))
     width, height = image.size
     if width < 1 or height < 1:
         raise PictureError(f"damaged {name} (it has no pixels)")
     if width * height > MAX_PIXELS:
         raise PictureError(f"too large: {width} x {height} pixels")
     return image
-
-
-@functools.cache
-def _plugin(name: str) -> Any:
-    """The class that opens format ``name``; loaded when the first such file needs it."""
-    if name == "WebP" and not features.check("webp"):
-        raise PictureError("WebP is not supported by this Pillow")
-    if name != "AVIF":
-        module, attribute = _PLUGINS[name]
-        return getattr(importlib.import_module(module), attribute)
-    module = "PIL.AvifImagePlugin" if features.check("avif") else "pillow_avif.AvifImagePlugin"
-    try:
-        return importlib.import_module(module).AvifImageFile
-    except ImportError:
-        raise PictureError("AVIF needs the package pillow-avif-plugin") from None
 
 
 @contextmanager
@@ -439,7 +370,7 @@ def _reasons(data: bytes) -> Iterator[None]:
         try:
             yield
         except _DECODER_ERRORS as error:
-            raise PictureError(_reason(_recognise(data), error)) from None
+            raise PictureError(_reason(recognise(data), error)) from None
 
 
 def _reason(name: str, error: BaseException) -> str:

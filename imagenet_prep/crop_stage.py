@@ -31,8 +31,9 @@ from imagenet_prep.artifacts import (
     quiet,
     save_classes,
 )
-from imagenet_prep.crop import PictureError, crop_picture
+from imagenet_prep.crop import crop_picture
 from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.formats import PictureError
 from imagenet_prep.journal import UNFINISHED_NAME, Entry, Journal, end_line, line_of
 from imagenet_prep.parallel import Failed, Ok, map_ordered, resolve_jobs
 from imagenet_prep.places import WHOLE, Place

@@ -152,6 +152,17 @@ def read_finished(cropped: Path) -> dict[str, Entry]:
     Raises UsageError or ToolError when the folder was not made by ``crop``, when that did
     not finish, or when its journal is damaged.
     """
+    journal = journal_of(cropped)
+    if (cropped / UNFINISHED_NAME).exists():
+        raise ToolError(
+            f"{cropped}: imagenet-prep crop has not finished there; run the same command "
+            "again, it continues"
+        )
+    return read_journal(journal)
+
+
+def journal_of(cropped: Path) -> Path:
+    """The journal in a folder; UsageError or ToolError when ``crop`` did not make that."""
     if not cropped.is_dir():
         what = "is a file, no folder" if cropped.exists() else "no such folder"
         raise UsageError(f"{cropped}: {what}; name one that imagenet-prep crop made")
@@ -161,12 +172,7 @@ def read_finished(cropped: Path) -> dict[str, Entry]:
             f"{cropped}: was not made by imagenet-prep crop (it has no {JOURNAL_NAME}); name its "
             "--dst, or run it first"
         )
-    if (cropped / UNFINISHED_NAME).exists():
-        raise ToolError(
-            f"{cropped}: imagenet-prep crop has not finished there; run the same command "
-            "again, it continues"
-        )
-    return read_journal(journal)
+    return journal
 
 
 class Crops:

@@ -178,11 +178,12 @@ def _run_chunk(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 @contextlib.contextmanager
 def _interrupt_held() -> Iterator[None]:
-    """Ctrl-C arrives after the block, not inside it, and never at a process started in it."""
+    """Ctrl-C and SIGTERM arrive after the block, not inside it; Ctrl-C never at a process that
+    was started in it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -195,6 +196,7 @@ def _start_worker(parent: int) -> None:
     import sys
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # held while it was started
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -13,7 +13,7 @@ import click
 
 from imagenet_prep.artifacts import ToolError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 _LINE_EVERY_S = 15.0
 
 

@@ -20,7 +20,8 @@ EVERYTHING = "everything in its package"
 
 MAY_IMPORT: dict[str, str] = {
     # Workshop: values in, values out.
-    "imagenet_prep.crop": "crop_settings turbo",
+    "imagenet_prep.crop": "crop_settings formats turbo",
+    "imagenet_prep.formats": "",
     "imagenet_prep.crop_settings": "",
     "imagenet_prep.scenes": "",
     "imagenet_prep.kernel": "",
@@ -53,10 +54,11 @@ MAY_IMPORT: dict[str, str] = {
     "imagenet_prep.turbo": "",
     "imagenet_prep.packing": "artifacts beton_format",
     "imagenet_prep.beton_pages": "artifacts parallel threads beton_format jpeg packing",
-    "imagenet_prep.beton": "artifacts parallel beton_format beton_pages packing",
+    "imagenet_prep.beton": "artifacts parallel beton_format beton_pages jpeg packing",
     "imagenet_prep.beton_check": "artifacts parallel threads beton_format beton_pages",
     "imagenet_prep.journal": "artifacts",
-    "imagenet_prep.crop_stage": "artifacts journal parallel places sources crop crop_settings",
+    "imagenet_prep.crop_stage": "artifacts journal parallel places sources crop crop_settings "
+    "formats",
     "imagenet_prep.compare": "artifacts",
     "imagenet_prep.reference": "artifacts compare",
     "imagenet_prep.stats_read": "artifacts jpeg parallel stats turbo",
@@ -129,7 +131,8 @@ MAY_IMPORT: dict[str, str] = {
 }
 ACROSS = {
     "imagenet_prep": "",
-    "trainer": "imagenet_prep.artifacts imagenet_prep.crop imagenet_prep.crop_settings",
+    "trainer": "imagenet_prep.artifacts imagenet_prep.crop imagenet_prep.crop_settings "
+    "imagenet_prep.formats",
     "trainer.cli": "imagenet_prep.terminal",
     "trainer.cli_run": "imagenet_prep.terminal",
     "trainer.cli_eval": "imagenet_prep.terminal",

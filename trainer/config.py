@@ -181,9 +181,14 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
     return asdict(config)
 
 
-def from_dict(values: Mapping[str, Any]) -> RunConfig:
-    """A config from :func:`as_dict`; ConfigError for unknown or missing names."""
+def from_dict(values: Mapping[str, Any], *, older: bool = False) -> RunConfig:
+    """A config from :func:`as_dict`; ConfigError for unknown or missing names.
+
+    With ``older`` what is missing is as it is by default: to use a network, not to go on.
+    """
     names = {field.name for field in fields(RunConfig)}
+    if older:
+        values = {**as_dict(RunConfig()), **values}
     strange = set(values) ^ names
     if strange:
         raise ConfigError(

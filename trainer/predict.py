@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagenet_prep.artifacts import Progress, ToolError, UsageError
-from imagenet_prep.crop import PictureError, crop_pixels
+from imagenet_prep.crop import crop_pixels
 from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.formats import PictureError
 from trainer import loop
 from trainer.checkpoint import load_checkpoint
 from trainer.evaluation import model_of

@@ -112,7 +112,6 @@ def test_prepare_puts_everything_into_one_folder(
     assert value["crop"]["ok"] == 8 and value["stats"]["size"] == 32
     assert sorted(path.name for path in dst.iterdir()) == [
         "cropped",
-        "stats.npz",
         "train.beton",
         "train.beton.json",
         "train.stats.npz",
@@ -124,7 +123,7 @@ def test_prepare_puts_everything_into_one_folder(
     about = answer(capsys, "info", dst / "train.beton", "--picture", sheet)
     assert (about["what"], about["samples"], about["size"]) == ("beton", 6, 32)
     assert sheet.read_bytes().startswith(b"\x89PNG")
-    assert answer(capsys, "info", dst / "stats.npz")["images"] == 6
+    assert answer(capsys, "info", dst / "cropped" / "stats.npz")["images"] == 6
     crops = answer(capsys, "info", dst / "cropped")
     assert (crops["ok"], crops["failed"], crops["finished"]) == (8, 1, True)
     assert crops["splits"] == {"train": 6, "val": 2}
@@ -294,8 +293,9 @@ def descendants(process: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
-def test_ctrl_c_ends_every_process_and_leaves_whole_crops(
-    make_raw: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_every_process_and_leave_whole_crops(
+    number: signal.Signals, status: int, make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
     raw = make_raw(train=1, val=0)
     data = (raw / "train/ant/ant0.jpg").read_bytes()
@@ -314,9 +314,10 @@ def test_ctrl_c_ends_every_process_and_leaves_whole_crops(
     journal = dst / "crop.jsonl"
     until(lambda: running.poll() is not None or (journal.exists() and journal.stat().st_size > 0))
     workers = descendants(running.pid)
-    os.killpg(running.pid, signal.SIGINT)
+    # Ctrl-C goes to all processes of a terminal, SIGTERM to the one that was started.
+    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
     out, err = running.communicate(timeout=60)
-    assert running.returncode == 130
+    assert running.returncode == status
     assert out == "" and "Traceback" not in err
     assert err.strip() == "imagenet-prep: interrupted; the same command continues"
     assert workers
@@ -393,5 +394,6 @@ def test_crop_options_reach_the_crops(capsys: Capture, raw: Path, tmp_path: Path
 def test_max_failures_is_a_number_or_none(capsys: Capture, raw: Path, tmp_path: Path) -> None:
     arguments = ("crop", "--src", raw, "--dst", tmp_path / "a", "--size", 32, "--max-failures")
     assert "more than the 0 that are allowed" in complaint(capsys, 1, *arguments, "0")
+    assert answer(capsys, "failures", tmp_path / "a")["failed"] == 1
     assert "neither a number nor none" in complaint(capsys, 2, *arguments, "-1")
     assert cli.run([*map(str, arguments), "none"]) == 0

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagenet_prep.crop import PictureError, crop_picture
+from imagenet_prep.crop import crop_picture
 from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.formats import PictureError
 
 # Beside the checkout, where the fixture ``shared_data`` looks as well.
 ODD = Path(__file__).resolve().parents[3] / "shared" / "data" / "odd"

@@ -163,6 +163,14 @@ def test_crop_that_cannot_be_taken_is_named_and_the_old_beton_stays(
     assert_old_files(beton_copy)
 
 
+def test_statistics_of_another_size_are_said_to_be_the_old_ones(beton_copy: Made) -> None:
+    for path, _ in beton_copy.crops:
+        Image.new("RGB", (50, 50)).save(beton_copy.cropped / path, "JPEG")
+    with pytest.raises(ToolError, match=r"crops are 50x50 .* make these again with .* stats"):
+        beton_copy.build(beton_copy.out)
+    assert_old_files(beton_copy)
+
+
 @pytest.mark.parametrize(
     ("format", "change", "reason"),
     [

@@ -17,8 +17,9 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from imagenet_prep import crop
-from imagenet_prep.crop import PictureError, crop_box, crop_picture, crop_pixels
+from imagenet_prep.crop import crop_box, crop_picture, crop_pixels
 from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.formats import PictureError
 
 SAMPLING_420 = 2
 ODD_REASONS = {

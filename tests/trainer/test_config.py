@@ -75,3 +75,13 @@ def test_a_config_of_another_version_is_refused() -> None:
     values = configs.as_dict(presets.preset("paper")) | {"sharpness": 11}
     with pytest.raises(UsageError, match="sharpness"):
         configs.from_dict(values)
+
+
+def test_a_network_of_an_earlier_version_lacks_settings_that_are_new() -> None:
+    stored = configs.as_dict(configs.RunConfig(epochs=3))
+    del stored["label_smoothing"]
+    with pytest.raises(configs.ConfigError, match="label_smoothing"):
+        configs.from_dict(stored)
+    assert configs.from_dict(stored, older=True) == configs.RunConfig(epochs=3)
+    with pytest.raises(configs.ConfigError, match="strange"):
+        configs.from_dict(stored | {"strange": 1}, older=True)
