@@ -324,3 +324,14 @@ def test_setting_the_epoch_changes_the_draws_without_a_new_function() -> None:
             batches.append(code(indices, out, None, None))
     assert not np.array_equal(batches[0], batches[1])
     np.testing.assert_array_equal(batches[0], batches[2])
+
+
+def test_the_colour_noise_of_imagenet_deviates_by_12_levels_along_its_main_direction() -> None:
+    deviations = np.array([19.72, 37.09, 121.78])  # of cuda-convnet2's statistics, in levels
+    directions = np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 2)[0]
+    views = Views(227, 227, lighting=0.1)
+    basis = colour_basis(directions, deviations, views)
+    normals = draws(views, 0, np.arange(100_000, dtype=np.uint64), 256).normals
+    along = (basis @ normals.T).T @ directions
+    assert along.std(axis=0) == pytest.approx(deviations * 0.1, rel=0.01)
+    assert along[:, 2].std() == pytest.approx(12.2, abs=0.15)
