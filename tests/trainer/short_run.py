@@ -21,6 +21,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from imagenet_prep.artifacts import ToolError
 from trainer import presets
 from trainer.config import RunConfig
@@ -81,6 +83,9 @@ def train_short(
         at_batch(count)
 
     NETWORKS.update(short=SPEC, plain=PLAIN_SPEC)
+    # The same sums to the last bit, in whatever process and whatever was run there before.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         train(
             config, beton, folder, resume=resume, force=force, report=lambda _: None,
@@ -88,6 +93,7 @@ def train_short(
         )  # fmt: skip
     finally:
         del NETWORKS["short"], NETWORKS["plain"]
+        torch.set_num_threads(threads)
 
 
 def main() -> int:
