@@ -151,4 +151,9 @@ def killed_at(moment: int, beton: Path, folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    if "RANK" in os.environ:  # as trainer.cli does, for its reason
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended)
+    sys.exit(ended)
