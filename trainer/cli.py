@@ -43,14 +43,17 @@ def main() -> None:
     """The console script ``trainer``: as :func:`run_trainer`, with a prompt Ctrl-C."""
     guard = doorkeeper.open()
     status = run_trainer()
-    if status in (INTERRUPTED, TERMINATED) or "RANK" in os.environ:
+    stopped = status in (INTERRUPTED, TERMINATED)
+    if stopped:
+        guard.sweep()
+    else:
+        guard.stop()
+    if stopped or "RANK" in os.environ:
         # Not through the interpreter's own end, which waits for threads in long calls, and
         # which the threads of gloo now and then turn into an abort.
-        guard.sweep()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    guard.stop()
     sys.exit(status)
 
 
