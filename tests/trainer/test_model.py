@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision
+from torch import Tensor
+from torch.nn import functional
 
 from imagenet_prep.artifacts import UsageError
 from trainer.model import (
@@ -140,3 +144,66 @@ def test_variants_have_their_own_initialisation() -> None:
 def test_an_unknown_word_in_the_order_is_refused() -> None:
     with pytest.raises(UsageError, match="orders: 'softmax'"):
         AlexNet(NetworkSpec(orders=("relu softmax pool", "relu norm pool")))
+
+
+def spatial_norm(x: Tensor, k: float) -> Tensor:
+    """The 2012 code's second normalisation: each map over its own 5 x 5 neighbours, 0.001."""
+    total = functional.avg_pool2d(x * x, 5, 1, 2, divisor_override=1)
+    return x * (k + 0.001 / 25 * total) ** -0.75
+
+
+def plain_logits(spec: NetworkSpec, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The network as functions of PyTorch alone, in evaluation: convolutions, then the words of
+    ``orders``, LRN by the library (its alpha is divided by the size), then dense layers."""
+    names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    for index, name in enumerate(names[:5]):
+        stride, padding = ((4, spec.stem_padding), (1, 2), (1, 1), (1, 1), (1, 1))[index]
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        x = functional.conv2d(x, weight, bias, stride, padding, groups=spec.groups[index])
+        for word in (*spec.orders, "relu", "relu", "relu pool")[index].split():
+            if word == "relu":
+                x = x.clamp(min=0)
+            elif word == "pool":
+                x = functional.max_pool2d(x, 3, 2)
+            elif spec.norm == "lrn" and word == "spatial":
+                x = spatial_norm(x, spec.lrn_k)
+            elif spec.norm == "lrn":
+                alpha = spec.lrn_alpha * spec.lrn_size
+                x = functional.local_response_norm(x, spec.lrn_size, alpha, 0.75, spec.lrn_k)
+    x = x.flatten(1)
+    for name in names[5:]:
+        x = functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        x = x if name == names[-1] else x.clamp(min=0)
+    return x
+
+
+FAITHFUL = [name for name, spec in NETWORKS.items() if spec.norm != "batch"]
+
+
+@pytest.mark.parametrize("name", FAITHFUL)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_logits_and_gradients_are_those_of_the_plain_definition(
+    name: str, layout: torch.memory_format
+) -> None:
+    spec = replace(NETWORKS[name], classes=7, hidden=(32, 32), init="he")
+    model = build(spec, 3).eval().to(memory_format=layout)
+    torch.manual_seed(5)
+    last = [*model.parameters()][-2]  # He's last layer is zero
+    torch.nn.init.normal_(last, std=0.1)
+    images = 60 * torch.randn(2, spec.channels, spec.input_size, spec.input_size)
+    weight = torch.randn(2, 7)
+    logits = model(images.to(memory_format=layout))
+    torch.autograd.backward((logits * weight).sum())
+    copies = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+        for name, tensor in model.named_parameters()
+    }
+    expected = plain_logits(spec, copies, images)
+    torch.autograd.backward((expected * weight).sum())
+    assert torch.allclose(
+        logits, expected, rtol=1e-3, atol=1e-3 * float(expected.detach().abs().max())
+    )
+    for key, parameter in model.named_parameters():
+        ours, theirs = parameter.grad, copies[key].grad
+        assert ours is not None and theirs is not None
+        assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3 * float(theirs.abs().max())), key
