@@ -8,19 +8,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_prep.artifacts import ToolError, UsageError
-from imagenet_prep.sources import Collection, scan
-
-
-def made(root: Path, *files: str) -> Path:
-    for name in files:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    return root
-
-
-def rows(collection: Collection) -> list[tuple[str, str, int, str]]:
-    return [(s.key, s.split, s.label, s.crop) for s in collection.sources]
+from imagenet_prep.sources import scan
+from tests.prep.source_kit import made, rows
 
 
 def test_class_folders_alone_are_one_split_named_train(tmp_path: Path) -> None:
