@@ -106,19 +106,15 @@ def _map_in_workers(
     if len(first) < chunk:  # all of it: one worker's work, so none need start
         yield from (function(item) for item in first)
         return
-    from multiprocessing import resource_tracker
-
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
+    _start_trackers()  # before the pool, whose locks would start them
     pool = ProcessPoolExecutor(
         max_workers=jobs, initializer=_start_worker, initargs=(os.getpid(),), env=_ONE_THREAD
     )
     pending: deque[Future[list[R]]] = deque()
     finished = False
-    # Starting this helper of the standard library lets the interrupt through again, so it
-    # must not be left to the start of the workers.
-    resource_tracker.ensure_running()
     try:
         with _interrupt_held():  # the workers inherit this, from their first instruction
             pending.append(pool.submit(_run_chunk, function, first))
@@ -147,6 +143,26 @@ def _map_in_workers(
             if not finished:
                 _drop_queued(pool)
             pool.shutdown(wait=True, kill_workers=not finished)
+
+
+def _start_trackers() -> None:
+    """Starts the helper processes that remove what a killed worker leaves, without warnings.
+
+    They are those of the standard library and of loky. Starting them lets the interrupt
+    through again, so it must not be left to the start of the workers. What they may say at
+    the end, that a semaphore was left or is gone already, is nothing that a user could mend.
+    """
+    import sys
+    from multiprocessing import resource_tracker
+
+    from joblib.externals.loky.backend import resource_tracker as lokys_tracker
+
+    for tracker in (resource_tracker, lokys_tracker):
+        sys.warnoptions.append(f"ignore:::{tracker.__name__}")  # passed on as -W
+        try:
+            tracker.ensure_running()
+        finally:
+            sys.warnoptions.pop()
 
 
 def _first_ready(pool: Any, pending: Sequence[Future[R]]) -> Future[R]:

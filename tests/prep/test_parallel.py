@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from imagenet_prep.parallel import (
     map_unordered,
     resolve_jobs,
 )
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def square(number: int) -> int:
@@ -116,3 +120,26 @@ def test_jobs_default_to_the_processors_and_must_be_positive() -> None:
 def test_outcomes_are_values() -> None:
     assert Ok("a", 1) == Ok("a", 1)
     assert Failed("a", "broken").reason == "broken"
+
+
+LEFTOVERS = """
+from imagenet_prep.parallel import map_unordered
+
+assert sorted(map_unordered(abs, range(32), jobs=2)) == list(range(32))
+
+from joblib.externals.loky.backend import resource_tracker
+
+resource_tracker.register("/a-lock-of-a-killed-worker", "semlock")
+"""
+
+
+def test_what_a_killed_worker_left_is_not_told_to_the_user() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEFTOVERS],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
