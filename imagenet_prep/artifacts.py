@@ -13,6 +13,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import tempfile
 import zipfile
 import zlib
@@ -31,7 +32,10 @@ JOURNAL_NAME = "crop.jsonl"
 STATS_NAME = "stats.npz"
 CROP_SUFFIX = ".JPEG"
 STATS_FORMAT = 2
-MANIFEST_FORMAT = 2
+MANIFEST_FORMAT = 3
+
+SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
+"""How the name of a shard ends, without ``.beton``."""
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``; ``total`` is 0 while it is unknown."""
@@ -113,6 +117,8 @@ class Manifest:
 
     ``pages`` are the SHA-256 of the beton's pages in file order, ``digest`` that of them all
     (``pages_digest``), ``keys`` the crop path (relative, posix) of each sample in file order.
+    ``shard`` (0, 1, ...) of ``shards`` files of one set; ``set``, common to them all, is what
+    ``pages_digest`` makes of their digests, and "" where the beton is no part of a set.
     """
 
     samples: int
@@ -130,6 +136,9 @@ class Manifest:
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     keys: tuple[str, ...]
+    shard: int = 0
+    shards: int = 1
+    set: str = ""
     format: int = MANIFEST_FORMAT
 
 
@@ -139,13 +148,8 @@ def manifest_beside(beton: Path) -> Path:
 
 
 def stats_beside(beton: Path) -> Path:
-    """``train.beton`` -> ``train.stats.npz``."""
-    return beton.with_name(beton.stem + ".stats.npz")
-
-
-def validation_beside(beton: Path) -> Path:
-    """``train.beton`` -> ``val.beton`` in the same folder."""
-    return beton.with_name("val.beton")
+    """``train.beton``, and each of its shards -> ``train.stats.npz``."""
+    return beton.with_name(SHARD_NUMBER.sub("", beton.stem) + ".stats.npz")
 
 
 @contextlib.contextmanager
@@ -369,7 +373,8 @@ STATS_SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def pages_digest(pages: Iterable[str]) -> str:
-    """The digests of a beton's pages -> the one that names the whole: SHA-256 of their bytes."""
+    """The digests of a beton's pages, or of a set's betons -> the one that names the whole:
+    SHA-256 of their bytes."""
     return hashlib.sha256(b"".join(map(bytes.fromhex, pages))).hexdigest()
 
 
@@ -416,6 +421,8 @@ def load_manifest(beton: Path) -> Manifest:
         manifest = Manifest(**value)
         if len(manifest.keys) != manifest.samples:
             raise ValueError(f"{len(manifest.keys)} keys for {manifest.samples} samples")
+        if not 0 <= manifest.shard < manifest.shards:
+            raise ValueError(f"shard {manifest.shard} of {manifest.shards}")
     except (KeyError, TypeError, ValueError) as error:
         raise ToolError(f"{path}: the manifest is damaged ({error}); {remedy}") from None
     size = beton.stat().st_size

@@ -1,17 +1,20 @@
-"""Crops -> one FFCV ``.beton``: planned, filled by ranges, read back, then renamed.
+"""Crops -> one FFCV ``.beton``, or shards of one: planned, filled by ranges, read back, renamed.
 
 The layout is a pure function of the sizes of the crops (``beton_format``), so workers write
 disjoint pages of one reserved file and the bytes do not depend on their number. The
 manifest comes last and means "complete". Page k of a manifest is bytes [k P, (k + 1) P)
-of the file, with P the page size; header and table included, the last one short.
+of the file, with P the page size; header and table included, the last one short. Shards are
+whole betons with manifests of their own, which all come after the last of the files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +28,21 @@ from imagenet_prep.artifacts import (
     Progress,
     Stats,
     ToolError,
-    UsageError,
     quiet,
 )
 from imagenet_prep.beton_format import (
     FFCV_FORMAT,
-    MAX_PAGE_SIZE_BYTES,
     MODE_JPEG,
     MODE_RAW,
     MODES,
-    Layout,
     broken,
-    page_size_for,
-    plan,
     read_index,
 )
-from imagenet_prep.beton_pages import bad_crop, fill, pixels_of
+from imagenet_prep.beton_pages import Part, fill, pixels_of
+from imagenet_prep.beton_plan import plan_parts
 from imagenet_prep.jpeg import jpeg_frame
-from imagenet_prep.packing import Crop, Packing, chosen, file_order, is_jpeg
+from imagenet_prep.packing import Crop, Packing, chosen, file_order
+from imagenet_prep.shards import check_way, require_files, shard_paths, together
 
 
 def build_beton(
@@ -58,63 +58,110 @@ def build_beton(
     shuffle: int | None = 0,
     subset: int | float | None = None,
     page_size: int | None = None,
+    shards: int | None = None,
+    shard_size: int | None = None,
     crop_settings: str | None = None,
-    jobs: int | None = None,
+    jobs: parallel.Jobs = None,
     progress: Progress = quiet,
 ) -> Manifest:
-    """Crops (path relative to ``cropped``, label) of one split -> ``out``, statistics and manifest.
+    """Crops (path relative to ``cropped``, label) of a split -> ``out``, statistics and manifest.
 
-    The same crops give the same three files for any number of jobs. ``format``, ``shuffle``,
-    ``subset`` and ``page_size`` are as in ``packing.Packing``: JPEG bytes are copied as they
-    are, raw pixels decoded as for the statistics. ``stats_digest`` is the SHA-256 of the file
-    that ``stats`` came from, ``crop_settings`` the digest of the crop's settings where it is
-    known. Raises UsageError for options that mean nothing, and ToolError, with ``out`` and
-    its manifest as they were, when a crop is missing, changed meanwhile, not a JPEG or not of
-    the statistics' size, when the disk is too small, or when the statistics are of other
-    pictures than a ``train`` split's (of which a subset says nothing).
+    The same crops give the same files for any number of jobs. ``format`` to ``shard_size`` are
+    as in ``packing.Packing``: JPEG bytes are copied as they are, raw pixels decoded as for the
+    statistics; shards are called after ``out``, which is not written itself then, and the
+    manifest that comes back is of all together. ``stats_digest`` is the SHA-256 of the file
+    that ``stats`` came from, ``crop_settings`` the digest of the crop's settings if known.
+    Raises UsageError for options that mean nothing or other betons of the split in the way, and
+    ToolError, with all files as they were, when a crop is missing, changed meanwhile, no JPEG or
+    not of the statistics' size, when the disk is too small, or when the statistics are of other
+    pictures than a ``train`` split's (a subset says nothing).
     """
-    packing = Packing(format, shuffle, subset, page_size)
+    packing = Packing(format, shuffle, subset, page_size, shards, shard_size)
     ordered = file_order(chosen(crops, subset), shuffle)
-    share = packing.jpeg_share
-    modes = np.array([MODE_RAW - is_jpeg(path, share) for path, _ in ordered], np.uint8)
-    layout = _plan_files(cropped, ordered, modes, len(classes), stats.size_px, page_size)
+    parts = plan_parts(cropped, ordered, packing, classes=len(classes), size_px=stats.size_px)
     _require_size(cropped, ordered, stats.size_px)
-    _require_space(out, layout.bytes)
+    paths = _paths(out, parts, packing.sharded)
     copy = artifacts.stats_beside(out)
-    with artifacts.publish(out) as temporary, artifacts.publish(copy) as temporary_copy:
-        _copy_stats(stats, stats_digest, temporary_copy, copy)
-        _reserve(temporary, layout.bytes, out)
-        source, pages = fill(
-            temporary, cropped, ordered, modes, layout,
-            size_px=stats.size_px, jobs=parallel.resolve_jobs(jobs), progress=progress,
+    with contextlib.ExitStack() as publishing:
+        temporaries = [publishing.enter_context(artifacts.publish(path)) for path in paths]
+        _copy_stats(stats, stats_digest, publishing.enter_context(artifacts.publish(copy)), copy)
+        for temporary, part, path in zip(temporaries, parts, paths, strict=True):
+            _reserve(temporary, part.layout.bytes, path)
+        filled = fill(
+            list(zip(temporaries, parts, strict=True)), cropped,
+            size_px=stats.size_px, jobs=jobs, progress=progress,
         )  # fmt: skip
-        if split == "train" and len(ordered) == len(crops) and source != stats.source:
-            raise ToolError(
-                f"{out}: the statistics were made from other pictures than {cropped / split}; "
-                "make them again with imagenet-prep stats"
-            )
-        read_index(temporary)
-        manifest = Manifest(
-            samples=len(ordered),
+        if split == "train" and len(ordered) == len(crops):
+            _require_source(out, cropped / split, filled, stats)
+        for temporary in temporaries:
+            read_index(temporary)
+        manifests = _manifests(
+            parts, filled, packing, split=split, size_px=stats.size_px, classes=classes,
+            stats_digest=stats_digest, crop_settings=crop_settings,
+        )  # fmt: skip
+        # From here until the new manifests are there, none says "complete".
+        for path in paths:
+            artifacts.manifest_beside(path).unlink(missing_ok=True)
+    for path, manifest in zip(paths, manifests, strict=True):
+        artifacts.save_manifest(path, manifest)
+    return together(manifests) if packing.sharded else manifests[0]
+
+
+def _paths(out: Path, parts: Sequence[Part], sharded: bool) -> tuple[Path, ...]:
+    """The files that are to be written; what stands in their way is an error."""
+    count = len(parts)
+    check_way(out, count if sharded else None)
+    require_files(count, str(out))
+    _require_space(out, sum(part.layout.bytes for part in parts))
+    return shard_paths(out, count) if sharded else (out,)
+
+
+def _require_source(
+    out: Path, folder: Path, filled: Sequence[tuple[str, list[str]]], stats: Stats
+) -> None:
+    if artifacts.add_digests(*(source for source, _ in filled)) != stats.source:
+        raise ToolError(
+            f"{out}: the statistics were made from other pictures than {folder}; "
+            "make them again with imagenet-prep stats"
+        )
+
+
+def _manifests(
+    parts: Sequence[Part],
+    filled: Sequence[tuple[str, list[str]]],
+    packing: Packing,
+    *,
+    split: str,
+    size_px: int,
+    classes: Classes,
+    stats_digest: str,
+    crop_settings: str | None,
+) -> list[Manifest]:
+    """What is known of each file -> its manifest, with its place in the set."""
+    digests = [artifacts.pages_digest(pages) for _, pages in filled]
+    return [
+        Manifest(
+            samples=len(part.crops),
             split=split,
-            size_px=stats.size_px,
+            size_px=size_px,
             classes=classes.names,
             readable=dict(classes.readable),
-            formats=_formats(modes),
-            page_size_bytes=layout.page_size,
-            bytes=layout.bytes,
-            digest=artifacts.pages_digest(pages),
+            formats=_formats(part.modes),
+            page_size_bytes=part.layout.page_size,
+            bytes=part.layout.bytes,
+            digest=digests[number],
             pages=tuple(pages),
             stats_digest=stats_digest,
             source=source,
             settings={"crop": crop_settings, **_settings(packing)},
-            versions=_versions(modes),
-            keys=tuple(path for path, _ in ordered),
+            versions=_versions(part.modes),
+            keys=tuple(path for path, _ in part.crops),
+            shard=number,
+            shards=len(parts),
+            set=artifacts.pages_digest(digests) if packing.sharded else "",
         )
-        # From here until the new manifest is there, no manifest says "complete".
-        artifacts.manifest_beside(out).unlink(missing_ok=True)
-    artifacts.save_manifest(out, manifest)
-    return manifest
+        for number, (part, (source, pages)) in enumerate(zip(parts, filled, strict=True))
+    ]
 
 
 def _copy_stats(stats: Stats, digest: str, temporary: Path, copy: Path) -> None:
@@ -144,12 +191,9 @@ def _require_size(cropped: Path, ordered: Sequence[Crop], size_px: int) -> None:
 
 
 def _settings(packing: Packing) -> dict[str, Any]:
-    return {
-        "format": packing.format,
-        "page_size": packing.page_size,
-        "shuffle": packing.shuffle,
-        "subset": packing.subset,
-    }
+    """What was asked for; of shards only where it was."""
+    given = asdict(packing).items()
+    return {name: x for name, x in given if x is not None or not name.startswith("shard")}
 
 
 def _formats(modes: NDArray[np.uint8]) -> dict[str, int]:
@@ -165,44 +209,6 @@ def _versions(modes: NDArray[np.uint8]) -> dict[str, str]:
 
         found["opencv"] = cv2.__version__
     return found
-
-
-def _plan_files(
-    cropped: Path,
-    ordered: Sequence[Crop],
-    modes: NDArray[np.uint8],
-    classes: int,
-    size_px: int,
-    page_size: int | None,
-) -> Layout:
-    if not ordered:
-        raise ToolError(f"{cropped}: has no crops to build from; run imagenet-prep crop first")
-    found = []
-    folder = f"{cropped}/"
-    for (crop, label), mode in zip(ordered, modes.tolist(), strict=True):
-        if not 0 <= label < classes:
-            raise ToolError(
-                f"{cropped / crop}: has label {label} where there are {classes} classes; "
-                "run imagenet-prep crop again"
-            )
-        size = 3 * size_px**2
-        if mode == MODE_JPEG:
-            try:
-                size = os.stat(folder + crop).st_size  # noqa: PTH116 - a million of them
-            except OSError as error:
-                raise bad_crop(cropped / crop, f"cannot be read ({error.strerror})") from None
-            if not 0 < size < MAX_PAGE_SIZE_BYTES:
-                raise bad_crop(cropped / crop, f"has {size} bytes")
-        found.append(size)
-    sizes = np.array(found, np.uint64)
-    if page_size is None:
-        return plan(sizes, page_size_for(sizes))
-    if sizes.max() > page_size:
-        raise UsageError(
-            f"--page-size: a page of {page_size} bytes does not hold the largest sample, which "
-            f"has {sizes.max()}; choose a larger one"
-        )
-    return plan(sizes, page_size)
 
 
 def _require_space(out: Path, needed: int) -> None:

@@ -30,13 +30,15 @@ from imagenet_prep.beton_format import (
     start_bytes,
 )
 from imagenet_prep.beton_pages import pixels_of
+from imagenet_prep.shards import Betons
 from imagenet_prep.threads import map_in_threads
 
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A sample that is not to be trusted: its place in the file, its key, and why."""
+    """A sample that is not to be trusted: its file, its place there, its key, and why."""
 
+    file: str
     index: int
     key: str
     reason: str
@@ -44,9 +46,9 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was looked at in a beton, and every fault; none means that it is as it was built.
+    """What was looked at in betons, and every fault; none means that they are as they were built.
 
-    ``faults`` are of the file, ``damaged`` the samples that they or faults of their own
+    ``faults`` are of the files, ``damaged`` the samples that they or faults of their own
     concern, in file order.
     """
 
@@ -59,6 +61,37 @@ class Report:
     @property
     def good(self) -> bool:
         return not (self.faults or self.damaged)
+
+
+def check_betons(
+    betons: Betons, *, decode: bool = False, jobs: int | None = None, progress: Progress = quiet
+) -> Report:
+    """``check_beton`` of every file of a set; of several, each fault begins with its file."""
+    reports = []
+    done, total = 0, len(betons.manifest.pages)
+    for path, manifest in zip(betons.paths, betons.manifests, strict=True):
+
+        def advance(what: str, pages: int, _: int, before: int = done) -> None:
+            progress(what, before + pages, total)
+
+        reports.append(check_beton(path, decode=decode, jobs=jobs, progress=advance))
+        done += len(manifest.pages)
+    if len(reports) == 1:
+        return reports[0]
+    faults = [
+        f"{path}: {fault}"
+        for path, report in zip(betons.paths, reports, strict=True)
+        for fault in report.faults
+    ]
+    if len(set(betons.manifest.keys)) != betons.manifest.samples:
+        faults.append(f"{betons}: a sample is in it twice")
+    return Report(
+        samples=sum(report.samples for report in reports),
+        pages=sum(report.pages for report in reports),
+        decoded=sum(report.decoded for report in reports),
+        faults=tuple(faults),
+        damaged=tuple(damaged for report in reports for damaged in report.damaged),
+    )
 
 
 def check_beton(
@@ -96,7 +129,9 @@ def check_beton(
         faults.append(f"page {page} (from byte {page * manifest.page_size_bytes}) {bad[page]}")
         for index in where:
             reasons.setdefault(index, []).append(f"is on page {page}, which {bad[page]}")
-    damaged = (Damaged(i, manifest.keys[i], "; ".join(reasons[i])) for i in sorted(reasons))
+    damaged = (
+        Damaged(str(path), i, manifest.keys[i], "; ".join(reasons[i])) for i in sorted(reasons)
+    )
     return Report(manifest.samples, len(manifest.pages), decoded, tuple(faults), tuple(damaged))
 
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +33,26 @@ from imagenet_prep.threads import map_in_threads
 _READ_BACK_BYTES = 1 << 18  # of this much the processor's cache holds both copies
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Part:
+    """One file as planned: its crops in file order, how each is stored ((n,) MODE_JPEG or
+    MODE_RAW), and where they lie."""
+
+    crops: Sequence[Crop]
+    modes: NDArray[np.uint8]
+    layout: Layout
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """One work item: the samples of one data page, which begins at ``start`` in ``beton``.
 
+    ``file`` counts the files that are filled, ``index`` the pages of this one from its start.
     ``crops`` are paths relative to ``folder``, ``sizes`` their bytes in the page, ``modes``
     how they are stored.
     """
 
+    file: int
     index: int
     beton: str
     start: int
@@ -56,6 +68,7 @@ class Page:
 class Filled:
     """A page as written: its SHA-256, the source digest of its crops, and their number."""
 
+    file: int
     index: int
     digest: str
     source: str
@@ -63,56 +76,75 @@ class Filled:
 
 
 def fill(
-    temporary: Path,
+    files: Sequence[tuple[Path, Part]],
     cropped: Path,
-    crops: Sequence[Crop],
-    modes: NDArray[np.uint8],
-    layout: Layout,
     *,
     size_px: int,
-    jobs: int,
+    jobs: parallel.Jobs,
     progress: Progress,
-) -> tuple[str, list[str]]:
-    """Writes the whole file -> (source digest of the crops, SHA-256 of each page of the file).
+) -> list[tuple[str, list[str]]]:
+    """Writes whole files -> for each (source digest of its crops, SHA-256 of each of its pages).
 
-    ``crops`` in file order, ``modes`` (n,) with MODE_JPEG or MODE_RAW for each. Raises
-    ToolError for the first crop that is not what was planned.
+    Raises ToolError for the first crop that is not what was planned.
     """
-    head = head_bytes(layout, [label for _, label in crops], modes, size_px)
-    table = table_bytes(layout)
-    for data, start in ((head, 0), (table, layout.table_start)):
-        write_and_check(str(temporary), data, start)
-    folder = str(cropped)
-
-    def pages() -> Iterator[Page]:
-        for index in range(len(layout.firsts) - 1):
-            part = slice(int(layout.firsts[index]), int(layout.firsts[index + 1]))
-            yield Page(
-                index=index,
-                beton=str(temporary),
-                start=layout.data_start + index * layout.page_size,
-                size_bytes=layout.page_size,
-                folder=folder,
-                crops=tuple(path for path, _ in crops[part]),
-                sizes=tuple(layout.sizes[part].tolist()),
-                modes=tuple(modes[part].tolist()),
-                size_px=size_px,
-            )
-
-    digests = [""] * (len(layout.firsts) - 1)
-    source = artifacts.source_digest([])
-    done = 0
-    progress("build", 0, len(crops))
-    with contextlib.closing(map_in_threads(fill_page, pages(), jobs=jobs)) as results:
+    pages = [_write_ends(path, part, size_px) for path, part in files]
+    sources = [artifacts.source_digest([])] * len(files)
+    work = (
+        page
+        for number, (path, part) in enumerate(files)
+        for page in _data_pages(number, path, part, str(cropped), size_px)
+    )
+    done, total = 0, sum(len(part.crops) for _, part in files)
+    progress("build", 0, total)
+    with contextlib.closing(_filled(work, jobs)) as results:
         for page in results:
             if isinstance(page, parallel.Failed):
                 raise bad_crop(cropped / page.key, page.reason)
-            digests[page.index] = page.digest
-            source = artifacts.add_digests(source, page.source)
+            pages[page.file][page.index] = page.digest
+            sources[page.file] = artifacts.add_digests(sources[page.file], page.source)
             done += page.samples
-            progress("build", done, len(crops))
-    ends = (_digests(part, layout.page_size) for part in (head, table))
-    return source, [*next(ends), *digests, *next(ends)]
+            progress("build", done, total)
+    return list(zip(sources, pages, strict=True))
+
+
+def _filled(
+    pages: Iterator[Page], jobs: parallel.Jobs
+) -> Generator[Filled | parallel.Failed, None, None]:
+    """By threads of this process, or by the workers of a cluster."""
+    if jobs is None or isinstance(jobs, int):
+        return map_in_threads(fill_page, pages, jobs=parallel.resolve_jobs(jobs))
+    return jobs.map_unordered(fill_page, pages, chunk=1)
+
+
+def _write_ends(path: Path, part: Part, size_px: int) -> list[str]:
+    """Writes head and table of a file -> the digests of all its pages, "" for those of data."""
+    layout = part.layout
+    head = head_bytes(layout, [label for _, label in part.crops], part.modes, size_px)
+    table = table_bytes(layout)
+    for data, start in ((head, 0), (table, layout.table_start)):
+        write_and_check(str(path), data, start)
+    first, last = (_digests(data, layout.page_size) for data in (head, table))
+    return [*first, *[""] * (len(layout.firsts) - 1), *last]
+
+
+def _data_pages(file: int, path: Path, part: Part, folder: str, size_px: int) -> Iterator[Page]:
+    """The work items of one file."""
+    layout = part.layout
+    head = layout.data_start // layout.page_size
+    for index in range(len(layout.firsts) - 1):
+        where = slice(int(layout.firsts[index]), int(layout.firsts[index + 1]))
+        yield Page(
+            file=file,
+            index=head + index,
+            beton=str(path),
+            start=layout.data_start + index * layout.page_size,
+            size_bytes=layout.page_size,
+            folder=folder,
+            crops=tuple(crop for crop, _ in part.crops[where]),
+            sizes=tuple(layout.sizes[where].tolist()),
+            modes=tuple(part.modes[where].tolist()),
+            size_px=size_px,
+        )
 
 
 def bad_crop(path: Path, reason: str) -> ToolError:
@@ -156,7 +188,7 @@ def fill_page(page: Page) -> Filled | parallel.Failed:
     view[at:] = bytes(len(view) - at)
     write_and_check(page.beton, buffer, page.start)
     digest = hashlib.sha256(buffer).hexdigest()
-    return Filled(page.index, digest, artifacts.source_digest(pairs), len(pairs))
+    return Filled(page.file, page.index, digest, artifacts.source_digest(pairs), len(pairs))
 
 
 # A page's memory, used again: getting it afresh from the system costs as much as filling it.

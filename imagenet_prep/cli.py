@@ -18,18 +18,28 @@ from typing import Any
 import click
 
 from imagenet_prep import __version__, outcome
-from imagenet_prep.artifacts import STATS_NAME
-from imagenet_prep.cli_beton import build, info, make_betons, packing_options, verify
+from imagenet_prep.artifacts import SPLITS, STATS_NAME
+from imagenet_prep.cli_beton import build, info, make_betons, packing_options, require_way, verify
 from imagenet_prep.cli_common import (
     FOLDER,
     PROGRAM,
+    Where,
     jobs_option,
     json_option,
     print_result,
     warn_stock_pillow,
+    where_options,
 )
-from imagenet_prep.cli_crop import crop, crop_options, failures, make_crops, source_options
+from imagenet_prep.cli_crop import (
+    crop,
+    crop_options,
+    failures,
+    make_crops,
+    merge,
+    source_options,
+)
 from imagenet_prep.cli_stats import make_stats, stats
+from imagenet_prep.locations import Location
 from imagenet_prep.terminal import INTERRUPTED, TERMINATED, Bar, run_command, say
 
 
@@ -89,20 +99,17 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
 )
 @crop_options
 @packing_options
-@jobs_option
+@where_options
 @json_option
 def prepare(
-    src: Path,
+    src: Location,
     dst: Path,
     layout: str | None,
-    classes: Path | None,
-    jobs: int | None,
+    classes: Location | None,
+    where: Where,
     max_failures: int | None,
     as_json: bool,
-    format: str,
-    shuffle: int | None,
-    subset: int | float | None,
-    page_size: int | None,
+    packing: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Does it all: --dst gets cropped/ with stats.npz, and train.beton, val.beton, ...
@@ -111,18 +118,18 @@ def prepare(
     Example: imagenet-prep prepare --src raw --dst .
     """
     warn_stock_pillow()
+    require_way(dst, SPLITS, **packing)
     start = time.perf_counter()
-    cropped = dst / "cropped"
-    report = make_crops(
-        src, cropped, layout=layout, classes=classes, jobs=jobs, max_failures=max_failures,
-        **settings,
-    )  # fmt: skip
-    stats_file = cropped / STATS_NAME
-    statistics, _ = make_stats(cropped, stats_file, jobs)
-    built = make_betons(
-        cropped, dst, stats_file, jobs, format=format, shuffle=shuffle, subset=subset,
-        page_size=page_size,
-    )  # fmt: skip
+    with where.workers(reads=[src], writes=[dst]) as jobs:
+        src, dst = where.path(src), where.path(dst)
+        cropped = dst / "cropped"
+        report = make_crops(
+            src, cropped, layout=layout, classes=classes, jobs=jobs, max_failures=max_failures,
+            **settings,
+        )  # fmt: skip
+        stats_file = cropped / STATS_NAME
+        statistics, _ = make_stats(cropped, stats_file, jobs)
+        built = make_betons(cropped, dst, stats_file, jobs, **packing)
     seconds = time.perf_counter() - start
     value = {
         "crop": outcome.crop_value(report),
@@ -141,6 +148,7 @@ def prepare(
 
 
 cli.add_command(crop)
+cli.add_command(merge)
 cli.add_command(failures)
 cli.add_command(stats)
 cli.add_command(build)

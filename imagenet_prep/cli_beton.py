@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,15 +17,21 @@ from imagenet_prep import outcome
 from imagenet_prep.artifacts import SPLITS, STATS_NAME, ToolError, UsageError
 from imagenet_prep.cli_common import (
     FOLDER,
+    Where,
     jobs_option,
     json_option,
     print_result,
     warn_stock_pillow,
+    where_options,
 )
+from imagenet_prep.shards import MOST_SHARDS, check_way, find_betons
 from imagenet_prep.terminal import Bar
 
+if TYPE_CHECKING:
+    from imagenet_prep.parallel import Jobs
+
 F = TypeVar("F", bound=Callable[..., Any])
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def _format(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -60,12 +69,58 @@ def _page_size(_ctx: click.Context, _param: click.Parameter, value: str | None) 
     found = re.fullmatch(r"([0-9]{1,10})([KMG]?)(iB|B)?", value)
     if not found:
         raise click.BadParameter(f"{value!r} is not a size such as 8M or 8388608")
-    return Packing(page_size=int(found[1]) * _UNITS[found[2]]).page_size
+    return Packing(page_size=int(found[1]) << 10 * _POWERS[found[2]]).page_size
 
 
-def packing_options(command: F) -> F:
-    """How crops become a beton: the fields of Packing."""
+def _shard_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Bytes of a size for people: 4GB are 4 * 10^9, 4GiB and 4G 4 * 2^30."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([KMGT]?)(iB|B)?", value)
+    size = 0
+    if found:
+        base = 1000 if found[3] == "B" else 1024
+        size = int(Decimal(found[1]) * base ** _POWERS[found[2]])
+    if size < 1:
+        raise click.BadParameter(f"{value!r} is not a size such as 4GB, 500MB or 4GiB")
+    return size
+
+
+def packing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How crops become betons: the options, which the command gets as one ``packing``, the
+    fields of Packing by name."""
+
+    @functools.wraps(command)
+    def with_packing(
+        *,
+        format: str,
+        shuffle: int | None,
+        subset: int | float | None,
+        page_size: int | None,
+        shards: int | None,
+        shard_size: int | None,
+        **options: Any,
+    ) -> None:
+        from imagenet_prep.packing import Packing
+
+        packing = Packing(format, shuffle, subset, page_size, shards, shard_size)
+        command(packing=asdict(packing), **options)
+
     for option in (
+        click.option(
+            "--shard-size",
+            metavar="SIZE",
+            callback=_shard_size,
+            help="The same in as many files as it takes for none to be larger, such as 4GB or "
+            "500MB (powers of 1000), 4GiB or 4G (of 1024).",
+        ),
+        click.option(
+            "--shards",
+            metavar="N",
+            type=click.IntRange(min=1, max=MOST_SHARDS),
+            help="In N files, train-00000-of-0000N.beton and so on, of equal numbers of samples: "
+            "one data set, called 'train-*.beton' (in quotes) from then on.",
+        ),
         click.option(
             "--page-size",
             metavar="SIZE",
@@ -96,8 +151,8 @@ def packing_options(command: F) -> F:
             help="The crops' own JPEG bytes; their pixels; or a share P as JPEG, the rest raw.",
         ),
     ):
-        command = option(command)
-    return command
+        with_packing = option(with_packing)
+    return with_packing
 
 
 @click.command(short_help="Packs the crops into betons.")
@@ -119,25 +174,32 @@ def packing_options(command: F) -> F:
     help="Only this split; can be given again.  [default: all that there are]",
 )
 @packing_options
-@jobs_option
+@where_options
 @json_option
 def build(
     src: Path,
     dst: Path,
     stats_file: Path | None,
     splits: tuple[str, ...],
-    jobs: int | None,
+    where: Where,
     as_json: bool,
-    **packing: Any,
+    packing: dict[str, Any],
 ) -> None:
     """Packs the crops into train.beton, val.beton, ..., with manifest and statistics.
 
+    Betons of the same names are replaced. Betons of another number of shards are not: they are
+    named, and nothing is done until they are deleted or moved.
+
     \b
     Example: imagenet-prep build --src cropped --dst . --format mixed:0.5
+    In shards: imagenet-prep build --shard-size 4GB
     """
     warn_stock_pillow()
     statistics = src / STATS_NAME if stats_file is None else stats_file
-    value = make_betons(src, dst, statistics, jobs, splits=splits, **packing)
+    with where.workers(reads=[src], writes=[dst]) as jobs:
+        value = make_betons(
+            where.path(src), where.path(dst), statistics, jobs, splits=splits, **packing
+        )
     print_result(as_json, value, outcome.build_lines(value))
 
 
@@ -145,7 +207,7 @@ def make_betons(
     src: Path,
     dst: Path,
     stats_file: Path,
-    jobs: int | None,
+    jobs: Jobs,
     *,
     splits: Sequence[str] = (),
     **packing: Any,
@@ -160,9 +222,11 @@ def make_betons(
     classes = artifacts.load_classes(src)
     digest = artifacts.file_digest(stats_file)
     betons = []
+    chosen = [s for s in SPLITS if s in splits] or found.splits or ("train",)
+    require_way(dst, chosen, **packing)
     bar = Bar()
     try:
-        for split in [s for s in SPLITS if s in splits] or found.splits or ("train",):
+        for split in chosen:
             path = dst / f"{split}.beton"
             manifest = build_beton(
                 src,
@@ -185,55 +249,72 @@ def make_betons(
     return {"betons": betons, "seconds": round(seconds, 3), "images_per_second": rate}
 
 
+def require_way(
+    dst: Path, splits: Sequence[str], *, shards: int | None, shard_size: int | None, **_: Any
+) -> None:
+    """UsageError where betons of other shards lie where those of ``splits`` are to be made; of
+    a number that is not known yet (``shard_size``) that is seen when they are built."""
+    for split in splits:
+        if shard_size is None:
+            check_way(dst / f"{split}.beton", shards)
+
+
 @click.command(short_help="Checks every byte of a beton.")
-@click.argument("path", metavar="FILE", type=FOLDER)
+@click.argument("files", metavar="FILE...", type=FOLDER, nargs=-1, required=True)
 @click.option("--decode", is_flag=True, help="Decode every picture too.")
 @jobs_option
 @json_option
-def verify(path: Path, decode: bool, jobs: int | None, as_json: bool) -> None:
+def verify(files: tuple[Path, ...], decode: bool, jobs: int | None, as_json: bool) -> None:
     """Checks every byte of a beton, its manifest and its statistics; names damaged samples.
+
+    FILE... are all the shards of a set, or a pattern in quotes that means them.
 
     \b
     Example: imagenet-prep verify train.beton --decode
+    In shards: imagenet-prep verify 'train-*.beton'
     """
-    from imagenet_prep.beton_check import check_beton
+    from imagenet_prep.beton_check import check_betons
 
     start = time.perf_counter()
+    betons = find_betons(*files)
     bar = Bar()
     try:
-        report = check_beton(path, decode=decode, jobs=jobs, progress=bar)
+        report = check_betons(betons, decode=decode, jobs=jobs, progress=bar)
     finally:
         bar.close()
-    value = outcome.verify_value(report, path, time.perf_counter() - start)
+    value = outcome.verify_value(report, betons, time.perf_counter() - start)
     print_result(as_json, value, outcome.verify_lines(value))
     if not report.good:
         raise ToolError(
-            f"{path}: is damaged ({len(report.damaged)} of {report.samples} samples); "
+            f"{betons}: is damaged ({len(report.damaged)} of {report.samples} samples); "
             "build it again with imagenet-prep build"
         )
 
 
 @click.command(short_help="Says what a file or folder is.")
-@click.argument("path", type=FOLDER, required=False)
+@click.argument("files", metavar="[FILE...]", type=FOLDER, nargs=-1)
 @click.option("--picture", type=FOLDER, help="Draw a contact sheet of a beton into this PNG.")
 @json_option
-def info(path: Path | None, picture: Path | None, as_json: bool) -> None:
+def info(files: tuple[Path, ...], picture: Path | None, as_json: bool) -> None:
     """Says what a beton, a statistics file or a folder of crops is; alone, what is installed.
+
+    FILE... is one of them, or all the shards of a set, or a pattern in quotes that means them.
 
     \b
     Example: imagenet-prep info train.beton --picture train.png
+    In shards: imagenet-prep info 'train-*.beton'
     """
     from imagenet_prep import describe
 
-    if path is None:
+    if not files:
         warn_stock_pillow()
         value = describe.installed()
-    elif path.is_dir():
-        value = describe.about_crops(path)
-    elif path.suffix == ".npz":
-        value = describe.about_stats(path)
+    elif len(files) == 1 and files[0].is_dir():
+        value = describe.about_crops(files[0])
+    elif len(files) == 1 and files[0].suffix == ".npz":
+        value = describe.about_stats(files[0])
     else:
-        value = describe.about_beton(path, picture)
+        value = describe.about_betons(find_betons(*files, part=True), picture)
     if picture is not None and value["what"] != "beton":
         raise UsageError("--picture: draws the pictures of a beton; name one")
     print_result(as_json, value, outcome.info_lines(value))

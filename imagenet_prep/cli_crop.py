@@ -1,4 +1,4 @@
-"""The commands around crops: ``crop`` and ``failures``."""
+"""The commands around crops: ``crop``, ``merge`` and ``failures``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import click
 from imagenet_prep import outcome
 from imagenet_prep.cli_common import (
     FOLDER,
-    jobs_option,
+    Where,
     json_option,
+    part_of,
     print_result,
     size_option,
     warn_stock_pillow,
+    where_options,
 )
 from imagenet_prep.crop_settings import EXIF, FILTERS, FITS, TRUNCATED, CropSettings
+from imagenet_prep.locations import Location, location_of
 from imagenet_prep.sources import LAYOUTS
 from imagenet_prep.terminal import Bar, one_line
 
 if TYPE_CHECKING:
     from imagenet_prep.crop_stage import CropReport
+    from imagenet_prep.parallel import Jobs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +37,8 @@ def source_options(command: F) -> F:
     for option in (
         click.option(
             "--classes",
-            type=FOLDER,
+            type=location_of,
+            metavar="PATH|URL",
             help="File of the classes to take, one a line, with a readable name after a tab.",
         ),
         click.option(
@@ -42,7 +47,11 @@ def source_options(command: F) -> F:
             help="How --src is organised.  [default: recognised]",
         ),
         click.option(
-            "--src", type=FOLDER, required=True, help="Raw pictures: a folder, archives or a list."
+            "--src",
+            type=location_of,
+            metavar="PATH|URL",
+            required=True,
+            help="Raw pictures: a folder, archives or a list; a path or a URL (s3://bucket/raw).",
         ),
     ):
         command = option(command)
@@ -97,33 +106,55 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
 @source_options
 @click.option("--dst", type=FOLDER, required=True, help="Folder for the crops.")
 @crop_options
-@jobs_option
+@click.option(
+    "--part", metavar="K/N", callback=part_of, help="Only the K-th of N parts, to be merged."
+)
+@where_options
 @json_option
-def crop(src: Path, dst: Path, as_json: bool, **options: Any) -> None:
+def crop(
+    src: Location,
+    dst: Path,
+    part: tuple[int, int] | None,
+    where: Where,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Makes a square crop of every picture: short side to --size, then the centre.
 
     Does only what is missing or changed, so an interrupted run goes on where it was.
 
     \b
     Example: imagenet-prep crop --src raw --dst cropped
+    \b
+    On two machines, which share the disk or whose crops are copied together afterwards:
+      imagenet-prep crop --src raw --dst cropped --part 1/2
+      imagenet-prep crop --src raw --dst cropped --part 2/2
+      imagenet-prep merge cropped
+
+    \b
+    On the machines of a Dask cluster that share the disk:
+      imagenet-prep crop --src raw --dst cropped --backend dask --address tcp://head:8786
     """
     warn_stock_pillow()
-    report = make_crops(src, dst, **options)
+    with where.workers(reads=[src], writes=[dst]) as jobs:
+        report = make_crops(where.path(src), where.path(dst), part=part, jobs=jobs, **options)
     print_result(as_json, outcome.crop_value(report), outcome.crop_lines(report, dst))
 
 
 def make_crops(
-    src: Path,
+    src: Location,
     dst: Path,
     *,
     layout: str | None,
-    classes: Path | None,
-    jobs: int | None,
+    classes: Location | None,
+    jobs: Jobs,
     max_failures: int | None,
+    part: tuple[int, int] | None = None,
     **settings: Any,
 ) -> CropReport:
     """Runs ``run_crop`` with a bar; ``settings`` are the fields of CropSettings."""
     from imagenet_prep.crop_stage import run_crop
+    from imagenet_prep.journal import Part
 
     bar = Bar()
     try:
@@ -135,10 +166,29 @@ def make_crops(
             classes=classes,
             jobs=jobs,
             max_failures=max_failures,
+            part=None if part is None else Part(*part),
             progress=bar,
         )
     finally:
         bar.close()
+
+
+@click.command(short_help="Joins the parts of a crop.")
+@click.argument("folder", type=FOLDER, default="cropped")
+@json_option
+def merge(folder: Path, as_json: bool) -> None:
+    """Joins what crop --part 1/N to N/N have made in one folder, as one run would have left it.
+
+    Where the parts were made on disks of their own, copy them into one folder first.
+
+    \b
+    Example: imagenet-prep merge cropped
+    """
+    from imagenet_prep.crop_merge import merge_parts
+
+    report = merge_parts(folder)
+    value = outcome.crop_merge_value(report)
+    print_result(as_json, value, outcome.crop_merge_lines(value, folder))
 
 
 @click.command(short_help="Lists the sources that gave no crop.")
@@ -154,14 +204,18 @@ def failures(folder: Path, reason: str | None, as_json: bool) -> None:
     \b
     Example: imagenet-prep failures cropped | cut -f1
     """
-    from imagenet_prep.journal import Journal, journal_of
+    from imagenet_prep.crop_folder import journals
+    from imagenet_prep.journal import journal_of, part_journals
+    from imagenet_prep.journal_merge import last_lines
 
+    if not part_journals(folder):
+        journal_of(folder)
     # Also of a run that was stopped, perhaps because of them.
-    last = {entry.key: entry for entry in Journal(journal_of(folder))}
+    entries = (line.entry for line in last_lines(journals(folder)) if not line.is_plain)
     failed = [
         (entry.key, entry.reason)
-        for entry in last.values()
-        if entry.status == "failed" and (reason is None or reason in entry.reason)
+        for entry in entries
+        if entry and entry.status == "failed" and (reason is None or reason in entry.reason)
     ]
     value = {
         "failed": len(failed),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,27 +13,17 @@ from imagenet_prep import outcome
 from imagenet_prep.artifacts import SPLITS, STATS_NAME, ToolError, UsageError, stats_beside
 from imagenet_prep.cli_common import (
     FOLDER,
-    jobs_option,
+    Where,
     json_option,
+    part_of,
     print_result,
+    where_options,
 )
 from imagenet_prep.terminal import Bar
 
 if TYPE_CHECKING:
     from imagenet_prep.artifacts import Stats
-
-
-def _part(
-    context: click.Context, option: click.Parameter, value: str | None
-) -> tuple[int, int] | None:
-    """``K/N`` -> (K, N): the K-th of N parts."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        reason = f"{value!r} is not K/N with K from 1 to N, such as 2/8."
-        raise click.BadParameter(reason, context, option)
-    return int(match[1]), int(match[2])
+    from imagenet_prep.parallel import Jobs
 
 
 class _StatsGroup(click.Group):
@@ -64,11 +53,11 @@ class _StatsGroup(click.Group):
     "--split", type=click.Choice(SPLITS), help="Which crops.  [default: train; a beton's own]"
 )
 @click.option(
-    "--part", metavar="K/N", callback=_part, help="Only the K-th of N parts, to be merged."
+    "--part", metavar="K/N", callback=part_of, help="Only the K-th of N parts, to be merged."
 )
 @click.option("--out", type=FOLDER, help=f"The statistics file.  [default: {STATS_NAME} in --src]")
 @click.option("--picture", type=FOLDER, help="Also draw them into this PNG.")
-@jobs_option
+@where_options
 @json_option
 @click.pass_context
 def stats(
@@ -78,7 +67,7 @@ def stats(
     part: tuple[int, int] | None,
     out: Path | None,
     picture: Path | None,
-    jobs: int | None,
+    where: Where,
     as_json: bool,
 ) -> None:
     """Computes the mean picture and the colour statistics of the training crops, exactly.
@@ -95,7 +84,8 @@ def stats(
         _refuse_options(context)
         return
     target = _default_out(src, split, part) if out is None else out
-    value, result = make_stats(src, target, jobs, split=split, part=part)
+    with where.workers(reads=[src]) as jobs:
+        value, result = make_stats(where.path(src), target, jobs, split=split, part=part)
     if picture is not None:
         _draw(result, _preview_beside(target, src), picture)
     print_result(as_json, value, outcome.stats_lines(value))
@@ -126,7 +116,7 @@ def _default_out(src: Path, split: str | None, part: tuple[int, int] | None) -> 
 def make_stats(
     src: Path,
     out: Path,
-    jobs: int | None,
+    jobs: Jobs,
     *,
     split: str | None = None,
     part: tuple[int, int] | None = None,

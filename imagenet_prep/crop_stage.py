@@ -3,44 +3,39 @@
 ``crop.jsonl`` in the destination is a journal with one line per source, written as the
 results arrive. Its last line about a source is believed as long as the source has the
 same size and time, the settings are the same and the crop is there; everything else is
-done again. While a run is unfinished a marker lies beside the journal, so that the next
-stages do not take a part for the whole.
+done again, and so is what could not be read. While a run is unfinished a marker lies
+beside the journal, so that the next stages do not take a part for the whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import gc
 import itertools
 import os
+import secrets
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imagenet_prep.artifacts import (
-    JOURNAL_NAME,
-    SPLITS,
-    Progress,
-    ToolError,
-    UsageError,
-    publish,
-    quiet,
-    save_classes,
-)
+from imagenet_prep import prefetch
+from imagenet_prep.artifacts import Progress, ToolError, quiet
 from imagenet_prep.crop import crop_picture
+from imagenet_prep.crop_folder import check_places, keep_classes, temporary_mark, unfinished
+from imagenet_prep.crop_plan import Plan, Planned, plan_crops
 from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.formats import PictureError
-from imagenet_prep.journal import UNFINISHED_NAME, Entry, Journal, end_line, line_of
-from imagenet_prep.parallel import Failed, Ok, map_ordered, resolve_jobs
-from imagenet_prep.places import WHOLE, Place
-from imagenet_prep.sources import Collection, Source, scan
+from imagenet_prep.journal import End, Entry, Part, journal_name, line_of
+from imagenet_prep.locations import Location
+from imagenet_prep.parallel import CHUNK, Failed, Jobs, Ok, Workers, workers_of
+from imagenet_prep.places import Place
+from imagenet_prep.prefetch import worth_fetching
+from imagenet_prep.sources import Source, scan
 
 MAX_SOURCE_BYTES = 1 << 30
-_FAILURES_LISTED = 1000
+UNREAD = -2
+"""The time of a source that could not be read: no source has it, so it is tried again."""
 # These say something about this machine and not about one picture.
 _FATAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -78,6 +73,8 @@ class _Task:
     target: str
     bytes: int
     settings: CropSettings
+    mark: str
+    ahead: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,246 +88,92 @@ class _Made:
     remark: str
 
 
-@dataclass
-class Plan:
-    """What an earlier run left: entries to keep, sources to do with size and time, crops that
-    go, and whether the journal says just that already."""
+class _Unread(Failed):
+    """It was not read, which says nothing of what it is."""
 
-    kept: list[Entry] = field(default_factory=list)
-    todo: list[tuple[Source, int, int]] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
-    recorded: bool = False
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a run is about."""
+
+    dst: Path
+    settings: CropSettings
+    part: Part | None
+    max_failures: int | None
+
+    @property
+    def journal(self) -> Path:
+        return self.dst / journal_name(self.part)
 
 
 def run_crop(
-    src: Path,
+    src: Location,
     dst: Path,
     settings: CropSettings,
     *,
     layout: str | None = None,
-    classes: Path | None = None,
-    jobs: int | None = None,
+    classes: Location | None = None,
+    jobs: Jobs = None,
     max_failures: int | None = None,
+    part: Part | None = None,
     progress: Progress = quiet,
 ) -> CropReport:
     """Crops every picture of ``src`` into ``dst``; does only what is missing or changed.
 
-    ``layout`` and ``classes`` are those of ``sources.scan``. A picture that cannot be used
-    is counted and listed. Raises ToolError when more than ``max_failures`` failed (None:
-    never), when nothing could be cropped, or when the two folders lie in one another;
-    OSError when ``dst`` cannot be written.
+    ``layout`` and ``classes`` are those of ``sources.scan``. With ``part`` only the sources of
+    that part, with a journal of its own; a run without takes over what the parts' say. A
+    picture that cannot be used is counted and listed. Raises ToolError when more than
+    ``max_failures`` failed (None: never), when nothing could be cropped, or when the two
+    folders lie in one another; OSError when ``dst`` cannot be written.
     """
     start = time.perf_counter()
-    _check_places(src, dst)
-    with contextlib.ExitStack() as stack:
-        with _million_objects(stack):
-            collection = scan(src, layout=layout, classes=classes)
-            dst.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_unfinished(dst))
-            save_classes(dst, collection.classes)
-            plan = plan_crops(dst, collection, settings.text())
-        sum_ = _forget(dst, plan)
-        report = _run(dst, plan, sum_, settings, resolve_jobs(jobs), max_failures, progress)
-        if report.ok + report.skipped == 0:
+    check_places(src, dst)
+    collection = scan(src, layout=layout, classes=classes)
+    dst.mkdir(parents=True, exist_ok=True)
+    with unfinished(dst, part):
+        keep_classes(dst, collection.classes, part)
+        plan = plan_crops(dst, collection, settings.text(), part)
+        job = _Job(dst, settings, part, max_failures)
+        report = _run(job, plan, workers_of(jobs), progress)
+        if report.failed and report.ok + report.skipped == 0:
             reason, count = next(iter(report.reasons.items()))  # the commonest
             raise ToolError(
                 f"{src}: none of its {report.failed} files was cropped; {count} of them: {reason} "
-                f"(see {dst / JOURNAL_NAME}); name the pictures' folder or their --layout"
+                f"(see {job.journal}); name the pictures' folder or their --layout"
             )
     return replace(report, seconds=time.perf_counter() - start)
 
 
-@contextlib.contextmanager
-def _million_objects(stack: contextlib.ExitStack) -> Iterator[None]:
-    """No search for garbage while they are made, and none among them until ``stack`` ends.
-
-    None of them refers to itself, so nothing is found, in half of the time that it all takes.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        stack.callback(gc.unfreeze)
-        gc.enable()
-
-
-def _check_places(src: Path, dst: Path) -> None:
-    for place in (dst, *dst.parents):
-        if place.exists() and not place.is_dir():
-            raise UsageError(f"{place}: is a file; name a folder for the crops")
-    source, target = src.resolve(), dst.resolve()
-    if source == target or source.is_relative_to(target) or target.is_relative_to(source):
-        raise UsageError(
-            f"{dst}: the raw pictures in {src} and their crops must not lie in one another; "
-            "name a folder beside it"
-        )
-
-
-@contextlib.contextmanager
-def _unfinished(dst: Path) -> Iterator[None]:
-    """Marks ``dst`` as unfinished until the block ends well; one run at a time.
-
-    Takes an earlier run's place: removes what that left half-written when it was killed.
-    """
-    marker = dst / UNFINISHED_NAME
-    continued = marker.exists()
-    if not continued and not (dst / JOURNAL_NAME).exists():
-        foreign = next((split for split in SPLITS if (dst / split).is_dir()), None)
-        if foreign is not None:  # maybe raw pictures, which crops would replace
-            raise UsageError(
-                f"{dst}: has a folder {foreign} that imagenet-prep crop did not make; name a new "
-                "folder for the crops"
-            )
-    with marker.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ToolError(
-                f"{dst}: another imagenet-prep crop is writing there; wait for its end"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        if continued:
-            _remove_temporaries(dst)
-        try:
-            yield
-        except BaseException:
-            _remove_temporaries(dst)  # of workers that were stopped
-            raise
-        marker.unlink()
-
-
-def _remove_temporaries(dst: Path) -> None:
-    for top, folders, names in os.walk(dst):
-        if Path(top) == dst:
-            folders[:] = [name for name in folders if name in SPLITS]
-        for name in names:
-            if name.startswith(".") and name.endswith(".tmp"):
-                Path(top, name).unlink(missing_ok=True)
-
-
-def plan_crops(dst: Path, collection: Collection, settings: str) -> Plan:
-    """What is up to date in ``dst`` and what is to be done, in the order of the sources.
-
-    ``settings`` is the text of the crop's settings.
-    """
-    plan = Plan()
-    journal = Journal(dst / JOURNAL_NAME)
-    lines = 0
-    known: dict[str, Entry] = {}
-    for lines, entry in enumerate(journal, 1):  # noqa: B007 - their number is used below
-        known[entry.key] = entry
-    plan.recorded = journal.whole and lines == len(known)
-    folder, file = f"{dst}/", ""
-    for source in collection.sources:
-        place = source.place
-        if place.length == WHOLE or place.file != file:
-            (size, mtime_ns), file = place.stamp(), place.file
-        else:  # another part of the same archive
-            size = place.length
-        found = known.pop(source.key, None)
-        if found is None:
-            plan.todo.append((source, size, mtime_ns))
-        elif not _is_current(folder, found, source, (size, mtime_ns, settings)):
-            plan.stale.append(found.crop)
-            plan.todo.append((source, size, mtime_ns))
-        else:
-            if found.label != source.label:
-                plan.recorded = False
-                found = found._replace(label=source.label)
-            plan.kept.append(found)
-    plan.stale.extend(entry.crop for entry in known.values())
-    plan.recorded = plan.recorded and not (plan.todo or plan.stale)
-    return plan
-
-
-def _is_current(folder: str, entry: Entry, source: Source, now: tuple[int, int, str]) -> bool:
-    if (entry.bytes, entry.mtime_ns, entry.settings) != now or entry.crop != source.crop:
-        return False
-    if entry.status == "failed":
-        return True
-    try:
-        return os.stat(folder + entry.crop).st_size == entry.crop_bytes  # noqa: PTH116 - a million
-    except OSError:
-        return False
-
-
-def _forget(dst: Path, plan: Plan) -> int:
-    """Removes crops that no longer belong here, then writes the journal without them.
-
-    Gives the sum of the checksums of its lines. It has none "complete" while there is
-    something to do.
-    """
-    for crop in set(plan.stale) - {entry.crop for entry in plan.kept if plan.stale}:
-        (dst / crop).unlink(missing_ok=True)
-    if plan.recorded:
-        return 0
-    sum_ = 0
-    with publish(dst / JOURNAL_NAME) as temporary, temporary.open("wb") as file:
-        for entry in plan.kept:
-            line, check = line_of(entry)
-            file.write(line)
-            sum_ += check
-        if not plan.todo:
-            file.write(end_line(len(plan.kept), sum_))
-    return sum_
-
-
-def _run(
-    dst: Path,
-    plan: Plan,
-    sum_: int,
-    settings: CropSettings,
-    jobs: int,
-    max_failures: int | None,
-    progress: Progress,
-) -> CropReport:
+def _run(job: _Job, plan: Plan, workers: Workers, progress: Progress) -> CropReport:
     start = time.perf_counter()
-    total = len(plan.kept) + len(plan.todo)
-    failures = _Failures(max_failures, dst / JOURNAL_NAME)
-    remarks: Counter[str] = Counter()
-    for entry in plan.kept:
-        if entry.status == "failed":
-            failures.add(entry.key, entry.reason)
-        elif entry.reason:
-            remarks[entry.reason] += 1
-    skipped = len(plan.kept) - failures.count
-    progress("crop", len(plan.kept), total)
-    if plan.todo:
-        _make_folders(dst, (source for source, _, _ in plan.todo))
-        _do(dst, plan, sum_, settings, jobs, failures, remarks, progress)
+    outcomes = plan.outcomes
+    outcomes.check(job.max_failures, job.journal)
+    skipped = plan.kept - outcomes.failed
+    progress("crop", plan.kept, plan.total)
+    if len(plan.todo):
+        _make_folders(job.dst, (planned.source for planned in plan.todo))
+        _do(job, plan, workers, progress)
     return CropReport(
-        ok=total - failures.count - skipped,
-        failed=failures.count,
+        ok=plan.total - outcomes.failed - skipped,
+        failed=outcomes.failed,
         skipped=skipped,
         seconds=time.perf_counter() - start,
-        reasons=dict(failures.reasons.most_common()),
-        failures=failures.listed,
-        remarks=dict(remarks.most_common()),
+        reasons=dict(outcomes.reasons.most_common()),
+        failures=outcomes.listed,
+        remarks=dict(outcomes.remarks.most_common()),
         tried=len(plan.todo),
     )
 
 
-def _do(
-    dst: Path,
-    plan: Plan,
-    sum_: int,
-    settings: CropSettings,
-    jobs: int,
-    failures: _Failures,
-    remarks: Counter[str],
-    progress: Progress,
-) -> None:
+def _do(job: _Job, plan: Plan, workers: Workers, progress: Progress) -> None:
     """Crops what is to be done, and appends a line about each, and the last one, to the journal."""
-    tasks = (
-        _Task(source.key, source.place, str(dst / source.crop), size, settings)
-        for source, size, _ in plan.todo
-    )
-    made_with, total = settings.text(), len(plan.kept) + len(plan.todo)
+    tasks = _tasks(job, plan.todo, temporary_mark(job.part))
+    made_with, sum_ = job.settings.text(), plan.sum
     with (
-        (dst / JOURNAL_NAME).open("ab") as journal,
-        contextlib.closing(map_ordered(_crop_one, tasks, jobs=jobs)) as results,
+        job.journal.open("ab") as journal,
+        contextlib.closing(workers.map_ordered(_crop_one, tasks)) as results,
     ):
         for done, (planned, result) in enumerate(zip(plan.todo, results, strict=True), 1):
             entry = _entry(planned, result, made_with)
@@ -338,36 +181,21 @@ def _do(
             journal.write(line)
             journal.flush()
             sum_ += check
-            if entry.status == "failed":
-                failures.add(entry.key, entry.reason)
-            elif entry.reason:
-                remarks[entry.reason] += 1
-            progress("crop", len(plan.kept) + done, total)
-        journal.write(end_line(total, sum_))
+            plan.outcomes.add(entry)
+            plan.outcomes.check(job.max_failures, job.journal)
+            progress("crop", plan.kept + done, plan.total)
+        journal.write(End(plan.total, sum_, plan.of if job.part else None).line())
 
 
-class _Failures:
-    """Counts failed pictures by reason, lists the first, and raises beyond the limit."""
-
-    def __init__(self, limit: int | None, journal: Path) -> None:
-        self.limit = limit
-        self.journal = journal
-        self.count = 0
-        self.reasons: Counter[str] = Counter()
-        self.listed: list[tuple[str, str]] = []
-
-    def add(self, key: str, reason: str) -> None:
-        self.count += 1
-        self.reasons[reason] += 1
-        if len(self.listed) < _FAILURES_LISTED:
-            self.listed.append((key, reason))
-        if self.limit is not None and self.count > self.limit:
-            common, times = self.reasons.most_common(1)[0]
-            raise ToolError(
-                f"{self.count} pictures could not be cropped, more than the {self.limit} that "
-                f"are allowed; {times} of them: {common} (see {self.journal}); allow more with "
-                "--max-failures, or look at the pictures"
-            )
+def _tasks(job: _Job, todo: Iterable[Planned], mark: str) -> Iterator[_Task]:
+    """What workers are told; the first of those that a worker gets at once, what it can fetch."""
+    planned = iter(todo)
+    while group := list(itertools.islice(planned, CHUNK)):
+        ahead = worth_fetching(source.place for source, _, _, _ in group)
+        for source, size, _, _ in group:
+            target = str(job.dst / source.crop)
+            yield _Task(source.key, source.place, target, size, job.settings, mark, ahead)
+            ahead = ()
 
 
 def _make_folders(dst: Path, sources: Iterable[Source]) -> None:
@@ -375,11 +203,12 @@ def _make_folders(dst: Path, sources: Iterable[Source]) -> None:
         (dst / folder).mkdir(parents=True, exist_ok=True)
 
 
-def _entry(planned: tuple[Source, int, int], result: Ok[_Made] | Failed, settings: str) -> Entry:
+def _entry(planned: Planned, result: Ok[_Made] | Failed, settings: str) -> Entry:
     """A line of the journal. The size and time are those from before the source was read."""
-    source, size, mtime_ns = planned
+    source, size, mtime_ns, _ = planned
     named = (source.key, source.crop, source.label)
     if isinstance(result, Failed):
+        mtime_ns = UNREAD if isinstance(result, _Unread) else mtime_ns
         return Entry(*named, "failed", result.reason, size, mtime_ns, settings)
     made = result.value
     return Entry(
@@ -390,20 +219,24 @@ def _entry(planned: tuple[Source, int, int], result: Ok[_Made] | Failed, setting
 
 def _crop_one(task: _Task) -> Ok[_Made] | Failed:
     """In a worker: one raw picture -> one crop under its final name."""
+    if task.ahead:
+        prefetch.fetch(task.ahead)
     if task.bytes > MAX_SOURCE_BYTES:
         return Failed(task.key, "larger than 1 GiB")
     try:
-        data = task.place.read()
+        data = prefetch.read(task.place)
     except OSError as error:
         if error.errno in _FATAL:
             raise
-        return Failed(task.key, f"cannot be read: {error.strerror}")
+        # EINVAL: what lies there is no file, or a part of an archive that is none.
+        failed = Failed if error.errno == errno.EINVAL else _Unread
+        return failed(task.key, f"cannot be read: {error.strerror}")
     try:
         crop = crop_picture(data, task.settings)
     except PictureError as error:
         return Failed(task.key, str(error))
     try:
-        _write(Path(task.target), crop.jpeg)
+        _write(Path(task.target), crop.jpeg, task.mark)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
@@ -411,13 +244,13 @@ def _crop_one(task: _Task) -> Ok[_Made] | Failed:
     return Ok(task.key, _Made(crop.width, crop.height, crop.mode, len(crop.jpeg), crop.remark))
 
 
-def _write(target: Path, data: bytes) -> None:
+def _write(target: Path, data: bytes, mark: str) -> None:
     """As ``publish``, without waiting for the disk, which a million small files cannot.
 
     A crop that a power cut has emptied has another size than the journal says, so it is
     made again.
     """
-    temporary = target.with_name(f".{os.getpid()}-{next(_counter)}.tmp")
+    temporary = target.with_name(f"{mark}{_writer}-{next(_counter)}.tmp")
     try:
         temporary.write_bytes(data)
         temporary.replace(target)
@@ -429,3 +262,4 @@ def _write(target: Path, data: bytes) -> None:
 
 
 _counter = itertools.count()
+_writer = f"{os.getpid()}-{secrets.token_hex(4)}"  # on another machine there is the same number

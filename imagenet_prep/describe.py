@@ -14,12 +14,11 @@ from imagenet_prep.artifacts import (
     JOURNAL_NAME,
     UsageError,
     load_classes,
-    load_manifest,
     load_stats,
     publish,
-    stats_beside,
 )
 from imagenet_prep.outcome import stats_value
+from imagenet_prep.shards import Betons
 
 _PACKAGES = ("imagenet-alexnet", "pillow-simd", "Pillow", "numpy", "joblib", "ffcv", "torch")
 _SHEET_PICTURES = 48
@@ -74,44 +73,62 @@ def installed() -> dict[str, Any]:
 
 def about_crops(path: Path) -> dict[str, Any]:
     """A folder that ``crop`` made -> its counts; UsageError for another folder."""
-    from imagenet_prep.journal import UNFINISHED_NAME, Journal
+    from imagenet_prep.crop_folder import journals
+    from imagenet_prep.journal import UNFINISHED_NAME
+    from imagenet_prep.journal_merge import last_lines
 
-    if not (path / JOURNAL_NAME).is_file():
+    found = [file for file in journals(path) if file.is_file()]
+    if not found:
         raise UsageError(
             f"{path}: is not a folder that imagenet-prep crop made; name one, or a file in it"
         )
-    entries = {e.key: e for e in Journal(path / JOURNAL_NAME)}.values()
-    good = [entry for entry in entries if entry.status == "ok"]
+    splits: Counter[str] = Counter()
+    failed = crop_bytes = 0
+    for line in last_lines(found):
+        entry = line.entry
+        if entry is not None and entry.status == "ok":
+            splits[entry.crop.partition("/")[0]] += 1
+            crop_bytes += entry.crop_bytes
+        elif entry is not None:
+            failed += 1
     return {
         "what": "crops",
         "path": str(path),
-        "finished": not (path / UNFINISHED_NAME).exists(),
+        # Parts that were not merged are not finished.
+        "finished": found[0].name == JOURNAL_NAME and not (path / UNFINISHED_NAME).exists(),
         "classes": len(load_classes(path)),
-        "splits": dict(Counter(entry.crop.partition("/")[0] for entry in good)),
-        "ok": len(good),
-        "failed": len(entries) - len(good),
-        "bytes": sum(entry.crop_bytes for entry in good),
+        "splits": dict(splits),
+        "ok": splits.total(),
+        "failed": failed,
+        "bytes": crop_bytes,
     }
 
 
-def about_beton(path: Path, picture: Path | None) -> dict[str, Any]:
-    """What a beton and its manifest say; with ``picture`` its first samples in a PNG there."""
+def about_betons(betons: Betons, picture: Path | None) -> dict[str, Any]:
+    """What a beton, or the shards of a set, and their manifests say; with ``picture`` the first
+    samples in a PNG there."""
     from imagenet_prep.beton_format import read_index
 
-    manifest = load_manifest(path)
-    labels = Counter(read_index(path).samples["label"].tolist())
+    manifest = betons.manifest
+    labels: Counter[int] = Counter()
+    for path in betons.paths:
+        labels.update(read_index(path).samples["label"].tolist())
     if picture is not None:
         from imagenet_prep.beton import read_samples
         from imagenet_prep.pictures import contact_sheet
 
-        samples = read_samples(path, _SHEET_PICTURES)
+        samples: list[Any] = []
+        for path in betons.paths:
+            if len(samples) < _SHEET_PICTURES:
+                samples += read_samples(path, _SHEET_PICTURES - len(samples))
         titles = [manifest.readable.get(name, name) for name in manifest.classes]
         png = contact_sheet([image for image, _ in samples], [titles[n] for _, n in samples])
         with publish(picture) as temporary:
             temporary.write_bytes(png)
     return {
         "what": "beton",
-        "path": str(path),
+        "path": betons.name,
+        **_shards(betons),
         "split": manifest.split,
         "samples": manifest.samples,
         "size": manifest.size_px,
@@ -121,7 +138,7 @@ def about_beton(path: Path, picture: Path | None) -> dict[str, Any]:
         "pages": len(manifest.pages),
         "page_size_bytes": manifest.page_size_bytes,
         "digest": manifest.digest,
-        "statistics": str(stats_beside(path)),
+        "statistics": str(betons.stats),
         "stats_digest": manifest.stats_digest,
         "source": manifest.source,
         "settings": dict(manifest.settings),
@@ -136,6 +153,16 @@ def about_beton(path: Path, picture: Path | None) -> dict[str, Any]:
             for label, name in enumerate(manifest.classes)
         ],
     }
+
+
+def _shards(betons: Betons) -> dict[str, Any]:
+    """Of a set of shards its files; of one shard alone, which one it is; else nothing."""
+    manifest = betons.manifest
+    if not manifest.set:
+        return {}
+    if len(betons.paths) < manifest.shards:
+        return {"shard": f"{manifest.shard} of {manifest.shards}"}
+    return {"shards": manifest.shards, "files": [str(path) for path in betons.paths]}
 
 
 def about_stats(path: Path) -> dict[str, Any]:

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagenet_prep.shards import shard_paths, shard_pattern
+
 if TYPE_CHECKING:
     from imagenet_prep.artifacts import Manifest, Stats
     from imagenet_prep.beton_check import Report
+    from imagenet_prep.crop_merge import MergeReport
     from imagenet_prep.crop_stage import CropReport
+    from imagenet_prep.shards import Betons
 
 _REASONS_SHOWN = 12
 _CLASSES_SHOWN = 20
@@ -40,7 +44,7 @@ def crop_lines(report: CropReport, dst: Path) -> list[str]:
         f"{report.ok} cropped, {report.skipped} were there already, {report.failed} failed: "
         f"{report.seconds:.1f} s{speed}"
     ]
-    shown = list(report.reasons.items())[:_REASONS_SHOWN]
+    shown = _first(report.reasons)
     lines.extend(f"{count:>8}  {reason}" for reason, count in shown)
     if len(report.reasons) > len(shown):
         lines.append(f"          and {len(report.reasons) - len(shown)} more reasons")
@@ -48,6 +52,27 @@ def crop_lines(report: CropReport, dst: Path) -> list[str]:
     if report.failed:
         lines.append(f"          imagenet-prep failures {dst} lists them")
     return lines
+
+
+def crop_merge_value(report: MergeReport) -> dict[str, Any]:
+    """What ``merge --json`` prints."""
+    return {
+        "parts": report.parts,
+        "ok": report.ok,
+        "failed": report.failed,
+        "seconds": round(report.seconds, 3),
+        "reasons": report.reasons,
+    }
+
+
+def crop_merge_lines(value: dict[str, Any], folder: Path) -> list[str]:
+    """``crop_merge_value`` -> lines."""
+    head = f"{value['parts']} parts in {folder}: {value['ok']} crops, {value['failed']} failed"
+    return [head, *(f"{count:>8}  {why}" for why, count in _first(value["reasons"]))]
+
+
+def _first(reasons: dict[str, int]) -> list[tuple[str, int]]:
+    return list(reasons.items())[:_REASONS_SHOWN]
 
 
 def stats_value(result: Stats) -> dict[str, Any]:
@@ -154,9 +179,11 @@ def _compared_rows(other: dict[str, Any]) -> list[str]:
 
 
 def beton_value(path: Path, manifest: Manifest) -> dict[str, Any]:
-    """What ``build --json`` says of one beton."""
+    """What ``build --json`` says of one beton, or of the shards that are called after it."""
+    files = shard_paths(path, manifest.shards) if manifest.set else (path,)
     return {
-        "path": str(path),
+        "path": shard_pattern(files[0]) if manifest.set else str(path),
+        "files": [str(file) for file in files],
         "split": manifest.split,
         "samples": manifest.samples,
         "formats": dict(manifest.formats),
@@ -169,22 +196,29 @@ def build_lines(value: dict[str, Any]) -> list[str]:
     """One line per beton and one for the speed."""
     rows = [
         f"{beton['samples']:>9} samples {beton['bytes'] / 1e6:>10.1f} MB  {beton['path']}"
+        + (f" ({len(beton['files'])} files)" if len(beton["files"]) > 1 else "")
         for beton in value["betons"]
     ]
     return [*rows, f"built: {value['seconds']:.1f} s, {value['images_per_second']} images/s"]
 
 
-def verify_value(report: Report, path: Path, seconds: float) -> dict[str, Any]:
+def verify_value(report: Report, betons: Betons, seconds: float) -> dict[str, Any]:
     """What ``verify --json`` prints."""
     return {
-        "path": str(path),
+        "path": betons.name,
+        "files": len(betons.paths),
         "good": report.good,
         "samples": report.samples,
         "pages": report.pages,
         "decoded": report.decoded,
         "faults": list(report.faults),
         "damaged": [
-            {"sample": damaged.index, "key": damaged.key, "reason": damaged.reason}
+            {
+                "file": damaged.file,
+                "sample": damaged.index,
+                "key": damaged.key,
+                "reason": damaged.reason,
+            }
             for damaged in report.damaged
         ],
         "seconds": round(seconds, 3),
@@ -199,8 +233,10 @@ def verify_lines(value: dict[str, Any]) -> list[str]:
             f"{value['path']}: every byte is as it was built: {value['samples']} samples on "
             f"{value['pages']} pages{pictures} ({value['seconds']:.1f} s)"
         ]
+    several = value["files"] > 1
     samples = (
-        f"sample {damaged['sample']:<8} {damaged['key']}: {damaged['reason']}"
+        (f"{damaged['file']}: " if several else "")
+        + f"sample {damaged['sample']:<8} {damaged['key']}: {damaged['reason']}"
         for damaged in value["damaged"]
     )
     return [*value["faults"], *samples]

@@ -26,13 +26,16 @@ class Packing:
     of them as JPEG and the rest raw, which is what FFCV calls ``compress_probability``.
     shuffle: the seed of the order, None for that of their paths. subset: a number of
     samples (int) or a share of them (float), None for all. page_size: bytes, None for a
-    fitting one. Raises UsageError for values that mean nothing.
+    fitting one. shards: the number of files, or shard_size: the most bytes that each may have;
+    None for one file. Raises UsageError for values that mean nothing.
     """
 
     format: str = "jpeg"
     shuffle: int | None = 0
     subset: int | float | None = None
     page_size: int | None = None
+    shards: int | None = None
+    shard_size: int | None = None
 
     def __post_init__(self) -> None:
         share = self.jpeg_share
@@ -51,6 +54,15 @@ class Packing:
                 f"pages of {size} bytes cannot be: choose a power of two from {PAGE_SIZE_BYTES} "
                 f"(2 MiB) to {MAX_PAGE_SIZE_BYTES} (1 GiB)"
             )
+        if self.shards is not None and self.shard_size is not None:
+            raise UsageError("--shards and --shard-size exclude each other; give one of them")
+        if self.shards is not None and self.shards < 1:
+            raise UsageError(f"{self.shards} shards cannot be: choose 1 or more")
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the files are called shards, however many there are."""
+        return self.shards is not None or self.shard_size is not None
 
     @property
     def jpeg_share(self) -> float:

@@ -1,8 +1,9 @@
-"""Items and a function -> results, over the processors of this machine.
+"""Items and a function -> results, over the processors of this machine or of others.
 
-The processes are joblib's (loky): they start fresh, so neither threads nor locks of this
-process are copied into them. What this module adds: a bounded number of items on the way,
-a death of a worker that is an error and never a wait, and an end within a moment of Ctrl-C.
+``Workers`` is what the stages need: maps with a bounded number of items on the way, in which
+a death of workers is an error and never a wait, and an end within a moment of Ctrl-C. Those
+of a cluster are in ``cluster``; here are those of this machine. Their processes are joblib's
+(loky): they start fresh, so neither threads nor locks of this process are copied into them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -49,6 +50,59 @@ class Failed:
 
 class WorkerDied(RuntimeError):  # noqa: N818 - it reads as what happened
     """A worker process ended by itself: killed, out of memory, or a fault in a C library."""
+
+
+class Workers(Protocol):
+    """Processes that apply a function to items; here, or on a cluster.
+
+    Functions and items must be picklable, and what a function does to the disk must come to
+    the same when it is done twice. ``items`` is read only a few chunks ahead of the results.
+    An exception of the function or of ``items`` is raised in the iteration, and so is the
+    death of the workers. However the iteration ends, nothing of it is left running; a
+    consumer that leaves it early closes it (``contextlib.closing``).
+    """
+
+    @property
+    def count(self) -> int:
+        """How many items they work on at a time."""
+
+    def map_unordered(
+        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
+    ) -> Generator[R, None, None]:
+        """``function`` of every item, as the results come."""
+
+    def map_ordered(
+        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
+    ) -> Generator[R, None, None]:
+        """``function`` of every item, in the order of the items."""
+
+
+Jobs = int | Workers | None
+"""Who does the work: so many processes of this machine, one per processor, or ``Workers``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """``Workers`` that are ``count`` processes of this machine, started for each map."""
+
+    count: int
+
+    def map_unordered(
+        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
+    ) -> Generator[R, None, None]:
+        """As ``map_unordered`` of this module."""
+        return map_unordered(function, items, jobs=self.count, chunk=chunk)
+
+    def map_ordered(
+        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
+    ) -> Generator[R, None, None]:
+        """As ``map_ordered`` of this module."""
+        return map_ordered(function, items, jobs=self.count, chunk=chunk)
+
+
+def workers_of(jobs: Jobs) -> Workers:
+    """``jobs`` as ``Workers``; raises what ``resolve_jobs`` does."""
+    return Local(resolve_jobs(jobs)) if jobs is None or isinstance(jobs, int) else jobs
 
 
 def resolve_jobs(jobs: int | None) -> int:
@@ -116,7 +170,7 @@ def _map_in_workers(
     pending: deque[Future[list[R]]] = deque()
     finished = False
     try:
-        with _interrupt_held():  # the workers inherit this, from their first instruction
+        with interrupt_held():  # the workers inherit this, from their first instruction
             pending.append(pool.submit(_run_chunk, function, first))
         for part in itertools.islice(chunks, jobs * _CHUNKS_AHEAD - 1):
             pending.append(pool.submit(_run_chunk, function, part))
@@ -139,7 +193,7 @@ def _map_in_workers(
             "a worker process ended by itself (killed, out of memory, or a fault in a library)"
         ) from None
     finally:
-        with _interrupt_held():
+        with interrupt_held():
             if not finished:
                 _drop_queued(pool)
             pool.shutdown(wait=True, kill_workers=not finished)
@@ -193,7 +247,7 @@ def _run_chunk(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 
 @contextlib.contextmanager
-def _interrupt_held() -> Iterator[None]:
+def interrupt_held() -> Iterator[None]:
     """Ctrl-C and SIGTERM arrive after the block, not inside it; Ctrl-C never at a process that
     was started in it."""
     if threading.current_thread() is not threading.main_thread():

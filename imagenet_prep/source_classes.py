@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
-from pathlib import Path
 
 from imagenet_prep.artifacts import ToolError, UsageError
+from imagenet_prep.locations import Location
 from imagenet_prep.source_types import Choice, read_text
 
 
-def read_choice(path: Path, known: Collection[str]) -> Choice:
+def read_choice(path: Location, known: Collection[str]) -> Choice:
     """One class a line, with a readable name after a tab or a comma -> the classes chosen.
 
     Their order is that of their labels. A comma may belong to the class's own name, where

@@ -8,12 +8,10 @@ recognised, since cameras too write ``IMG_0001.jpg``.
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 from imagenet_prep.artifacts import ToolError, UsageError
-from imagenet_prep.places import Place
+from imagenet_prep.locations import Entry, Location, place_at
 from imagenet_prep.source_folders import split_folders
 from imagenet_prep.source_types import (
     PICTURES,
@@ -31,7 +29,7 @@ _NAMED = re.compile(r"(.*[^._-])[._-]+\d+\.[^.]+", re.DOTALL)
 _DOTTED = re.compile(r".*[^.]\.\d+\.[^.]+", re.DOTALL)
 
 
-def is_flat(src: Path) -> bool:
+def is_flat(src: Location) -> bool:
     """Whether ``src`` has no class folders, and all pictures are ``<class>.<number>.<suffix>``.
 
     There have to be two classes at least. Test pictures may have no class.
@@ -51,7 +49,7 @@ def is_flat(src: Path) -> bool:
     return len(classes) > 1
 
 
-def find_flat(src: Path) -> Finding:
+def find_flat(src: Location) -> Finding:
     """A folder of files named by class -> its pictures.
 
     A test folder in which no file has a class is left out. Raises UsageError or ToolError
@@ -76,11 +74,11 @@ def find_flat(src: Path) -> Finding:
                 )
             name, shown = text_of(entry.name), text_of(class_name)
             inside = f"{safe_part(shown)}/{name}"
-            found.append(Found(prefix + name, split, shown, inside, Place(entry.path)))
+            found.append(Found(prefix + name, split, shown, inside, place_at(entry.path)))
     return Finding(found, {})
 
 
-def _pictures(entries: list[os.DirEntry[str]]) -> list[str]:
+def _pictures(entries: list[Entry]) -> list[str]:
     return [e.name for e in entries if suffix_of(e.name) in PICTURES and may_be_picture(e)]
 
 

@@ -7,11 +7,12 @@ No picture is opened here: whether a file is one shows when it is decoded.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import itertools
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 from imagenet_prep.artifacts import ToolError
+from imagenet_prep.locations import Entry, Location, Url, listed_ahead, place_at
 from imagenet_prep.places import Place
 from imagenet_prep.source_types import (
     PICTURES,
@@ -26,20 +27,18 @@ from imagenet_prep.source_types import (
 )
 
 
-def find_folders(src: Path) -> Finding:
+def find_folders(src: Location) -> Finding:
     """A folder of class folders -> its pictures.
 
     Hidden files and files that plainly are no pictures are left out; every other file,
     whatever its suffix, is found. Raises ToolError with one sentence for layouts that give
     a picture no class or a split twice, and for links that lead round in a circle.
     """
-    found: list[Found] = []
-    for split, folder, prefix in split_folders(src):
-        found.extend(_walk_split(src, split, folder, prefix))
-    return Finding(found, {})
+    splits = split_folders(src)
+    return Finding(itertools.chain.from_iterable(_walk_split(src, *each) for each in splits), {})
 
 
-def split_folders(src: Path) -> list[tuple[str, Path, str]]:
+def split_folders(src: Location) -> list[tuple[str, Location, str]]:
     """(split, its folder, the prefix of its keys) of each split of ``src``."""
     folders = [entry.name for entry in entries_of(src) if is_folder(entry)]
     named = [name for name in folders if name.lower() in SPLIT_OF]
@@ -61,29 +60,29 @@ def split_folders(src: Path) -> list[tuple[str, Path, str]]:
     return [(split, src / name, f"{text_of(name)}/") for split, name in taken.items()]
 
 
-def _walk_split(src: Path, split: str, folder: Path, prefix: str) -> Iterator[Found]:
+def _walk_split(src: Location, split: str, folder: Location, prefix: str) -> Iterator[Found]:
     """The files of one split. Without class folders they are one class, named after ``src``."""
     entries = entries_of(folder)
     loose = [entry for entry in entries if may_be_picture(entry)]
     empty = True
-    for entry in entries:
+    for entry in listed_ahead(entries):
         if not is_folder(entry):
             continue
         class_name = text_of(entry.name)
-        for path, inside in walk(entry.path, f"{class_name}/", (_identity(folder),)):
+        for place, inside in walk(entry.path, f"{class_name}/", (_identity(folder),)):
             if empty and loose:
                 _refuse_loose(folder, loose)
             empty = False
-            yield Found(prefix + inside, split, class_name, inside, Place(path))
+            yield Found(prefix + inside, split, class_name, inside, place)
     if not empty:
         return
     class_name = text_of(src.resolve().name) or "pictures"
     for entry in loose:
         name = text_of(entry.name)
-        yield Found(prefix + name, split, class_name, f"{class_name}/{name}", Place(entry.path))
+        yield Found(prefix + name, split, class_name, f"{class_name}/{name}", place_at(entry.path))
 
 
-def _refuse_loose(folder: Path, loose: list[os.DirEntry[str]]) -> None:
+def _refuse_loose(folder: Location, loose: list[Entry]) -> None:
     """Raises for a picture that lies beside class folders; other strays are passed over."""
     for entry in loose:
         if suffix_of(entry.name) in PICTURES:
@@ -94,9 +93,9 @@ def _refuse_loose(folder: Path, loose: list[os.DirEntry[str]]) -> None:
 
 
 def walk(
-    folder: str, prefix: str, above: tuple[tuple[int, int], ...] = ()
-) -> Iterator[tuple[str, str]]:
-    """(path, ``prefix`` + path below ``folder``) of every file that may be a picture.
+    folder: str | Url, prefix: str, above: tuple[Hashable, ...] = ()
+) -> Iterator[tuple[Place, str]]:
+    """(place, ``prefix`` + path below ``folder``) of every file that may be a picture.
 
     Links are followed. Raises ToolError for one to a folder that it lies in: that would
     never end.
@@ -111,9 +110,11 @@ def walk(
         if is_folder(entry):
             yield from walk(entry.path, f"{prefix}{text_of(entry.name)}/", (*above, identity))
         elif may_be_picture(entry):
-            yield entry.path, prefix + text_of(entry.name)
+            yield place_at(entry.path), prefix + text_of(entry.name)
 
 
-def _identity(folder: str | Path) -> tuple[int, int]:
+def _identity(folder: str | Location) -> Hashable:
+    if isinstance(folder, Url):
+        return folder.full
     status = Path(folder).stat()
     return status.st_dev, status.st_ino

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 from imagenet_prep.artifacts import ToolError, UsageError
-from imagenet_prep.places import Place, unpack
+from imagenet_prep.locations import Location, Url, place_of_file
+from imagenet_prep.places import MAX_UNPACKED_BYTES, Place, unpack
 from imagenet_prep.source_types import SPLIT_OF, Finding, Found, entries_of
 
 _NAME = re.compile(r"(?P<set>.*?)(?P<what>images|labels)(?P<rest>[-.]idx[13]-ubyte(?:\.gz)?)")
@@ -32,31 +32,33 @@ _FASHION = tuple(name.replace("_", " ") for name in _FASHION_TEXT.split())
 class _Array:
     """An IDX file: its dimensions, and where its values begin in what it unpacks to.
 
+    ``kind`` begins the form of the places in it.
     ``values`` are those of a file of labels; empty for pictures, which stay where they are.
     """
 
-    path: Path
+    name: str
+    place: Place
     shape: tuple[int, ...]
     start: int
-    packed: bool
+    kind: str
     values: bytes
 
 
-def is_idx(src: Path) -> bool:
+def is_idx(src: Location) -> bool:
     """Whether ``src`` is an IDX file of pictures, or a folder with one."""
     if src.is_dir():
         return any(_split_of(entry.name) for entry in entries_of(src))
     return _split_of(src.name) is not None
 
 
-def find_idx(src: Path) -> Finding:
+def find_idx(src: Location) -> Finding:
     """IDX files of pictures, each with its file of labels -> the pictures.
 
     Raises UsageError or ToolError with one sentence for a missing or damaged file.
     """
     folder = src if src.is_dir() else src.parent
     names = [entry.name for entry in entries_of(folder)] if src.is_dir() else [src.name]
-    by_split: dict[str, Path] = {}
+    by_split: dict[str, Location] = {}
     for name in names:
         split = _split_of(name)
         if split is None:
@@ -86,28 +88,29 @@ def _split_of(name: str) -> str | None:
     return SPLIT_OF.get(which[1], "val")
 
 
-def _find_split(split: str, path: Path) -> Iterator[Found]:
+def _find_split(split: str, path: Location) -> Iterator[Found]:
     pictures = _read_array(path, 3)
     labels = _read_array(_labels_beside(path), 1)
     count, rows, columns = pictures.shape
     if labels.shape[0] != count:
         raise ToolError(
-            f"{path}: has {count} pictures, but {labels.path.name} has {labels.shape[0]} labels; "
+            f"{path}: has {count} pictures, but {labels.name} has {labels.shape[0]} labels; "
             "fetch both again"
         )
     if not (0 < rows <= _MAX_SIDE_PX and 0 < columns <= _MAX_SIDE_PX) and count:
         raise ToolError(f"{path}: has pictures of {columns} x {rows} pixels; fetch it again")
-    form = f"{'gz ' if pictures.packed else ''}pgm:{columns}x{rows}"
-    file, size, digits = str(path), rows * columns, len(str(max(count - 1, 0)))
+    form = f"{pictures.kind}pgm:{columns}x{rows}"
+    file, seen = pictures.place.file, pictures.place.seen
+    size, digits = rows * columns, len(str(max(count - 1, 0)))
     classes = [str(label) for label in range(256)]
     for index in range(count):
         name = f"{index:0{digits}}.pgm"
         class_name = classes[labels.values[index]]
-        place = Place(file, pictures.start + index * size, size, form)
+        place = Place(file, pictures.start + index * size, size, form, seen)
         yield Found(f"{path.name}/{name}", split, class_name, f"{class_name}/{name}", place)
 
 
-def _labels_beside(path: Path) -> Path:
+def _labels_beside(path: Location) -> Location:
     """The file of labels of a file of pictures, compressed or not."""
     match = _NAME.fullmatch(path.name)
     assert match is not None  # or it would be no file of pictures
@@ -119,18 +122,21 @@ def _labels_beside(path: Path) -> Path:
     raise ToolError(f"{path}: its labels, {names[1]}, are not beside it; fetch them too")
 
 
-def _read_array(path: Path, dimensions: int) -> _Array:
+def _read_array(path: Location, dimensions: int) -> _Array:
     """An IDX file of uint8, checked to be whole. Compressed ones are unpacked in memory."""
-    packed = path.suffix == ".gz"
+    kind = "gz " if path.suffix == ".gz" else ""
     start = 4 + 4 * dimensions
     try:
-        if packed:
-            data = unpack(path)
+        place = place_of_file(path)
+        if kind:
+            data = unpack(place.file)
             size = len(data)
         else:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                data = file.read(start if dimensions > 1 else -1)
+            size = place.stamp()[0]
+            if isinstance(path, Url):
+                place, kind = _far(path, size)
+            most = start if dimensions > 1 else size
+            data = place._replace(length=min(most, max(size, 0)), form=kind.strip()).read()
     except OSError as error:
         raise ToolError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) < start or data[:4] != bytes((0, 0, _UINT8, dimensions)):
@@ -143,4 +149,11 @@ def _read_array(path: Path, dimensions: int) -> _Array:
             f"{path}: has {size} bytes, but what it says of itself makes {start + prod(shape)}; "
             "fetch it again"
         )
-    return _Array(path, shape, start, packed, data[start:] if dimensions == 1 else b"")
+    return _Array(path.name, place, shape, start, kind, data[start:] if dimensions == 1 else b"")
+
+
+def _far(path: Url, size: int) -> tuple[Place, str]:
+    """Where an array behind a URL lies, and how: fetched as a whole unless that is too much."""
+    if 0 <= size <= MAX_UNPACKED_BYTES:
+        return path.place(), "kept "
+    return path.place_of_parts(), ""

@@ -9,18 +9,26 @@ pictures have in unpacked class folders.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from imagenet_prep.artifacts import ToolError, UsageError
+from imagenet_prep.locations import Location, Url, each, place_of_file
 from imagenet_prep.places import unpack
 from imagenet_prep.source_mat import read_mat
-from imagenet_prep.source_tars import open_tar
-from imagenet_prep.source_types import Finding, Found, is_worth_trying, place_of, safe_part
+from imagenet_prep.source_tars import Member, Tar, open_tar
+from imagenet_prep.source_types import (
+    Finding,
+    Found,
+    FoundList,
+    is_worth_trying,
+    place_of,
+    safe_part,
+)
 
 TRAIN_NAME = "ILSVRC2012_img_train.tar"
 VAL_NAME = "ILSVRC2012_img_val.tar"
@@ -32,14 +40,14 @@ _MAX_DEVKIT_MEMBER_BYTES = 16 << 20
 _VAL_PICTURE = re.compile(r"(?:.*/)?[^/]*_val_(\d{1,8})\.[^./]+", re.DOTALL)
 
 
-def is_ilsvrc(src: Path) -> bool:
+def is_ilsvrc(src: Location) -> bool:
     """Whether ``src`` is the archive of train or val, or a folder with one of them."""
     if src.is_dir():
         return (src / TRAIN_NAME).is_file() or (src / VAL_NAME).is_file()
     return src.name in (TRAIN_NAME, VAL_NAME)
 
 
-def find_ilsvrc(src: Path) -> Finding:
+def find_ilsvrc(src: Location) -> Finding:
     """The archives in a folder, or one of them -> their pictures.
 
     Raises ToolError with one sentence for a missing or damaged archive.
@@ -52,7 +60,7 @@ def find_ilsvrc(src: Path) -> Finding:
     if not has_train and not has_val:
         raise UsageError(f"{src}: has neither {TRAIN_NAME} nor {VAL_NAME}; name their folder")
     known = _read_devkit(devkit) if devkit.is_file() else None
-    found: list[Found] = []
+    found = FoundList()
     if has_train:
         found.extend(_find_train(train))
     if has_val and known is None:
@@ -65,30 +73,45 @@ def find_ilsvrc(src: Path) -> Finding:
     return Finding(found, readable, tuple(sorted(readable)) if not has_train else None)
 
 
-def _find_train(path: Path) -> Iterator[Found]:
+def _find_train(path: Location) -> Iterator[Found]:
     """The pictures of a tar of class tars."""
-    archive = str(path)
-    seen: set[str] = set()
     with open_tar(path) as outer:
-        for member in outer.members():
-            name = member.name.rpartition("/")[2]
-            wnid, _, suffix = name.rpartition(".")
-            if suffix.lower() != "tar" or name.startswith("."):
-                continue
-            if member.fault or not wnid:
-                raise ToolError(f"{path}: its member {member.name} is {member.fault or 'nameless'}")
-            if wnid in seen:
-                raise ToolError(f"{path}: has {name} twice; fetch or make the archive again")
-            seen.add(wnid)
-            folder = safe_part(wnid)
-            for picture in outer.inner(member).members():
-                if not is_worth_trying(picture.name.rpartition("/")[2]):
-                    continue
-                inside = f"{folder}/{picture.name}"
-                place = place_of(archive, picture.offset, picture.length, picture.fault)
-                yield Found(f"train/{inside}", "train", wnid, inside, place)
+        find = functools.partial(_find_class, outer)
+        yield from each(find, _class_archives(outer), waiting=isinstance(path, Url))
+
+
+def _class_archives(outer: Tar) -> Iterator[tuple[str, Member]]:
+    """(wnid, member) of every class."""
+    seen: set[str] = set()
+    for member in outer.members():
+        name = member.name.rpartition("/")[2]
+        wnid, _, suffix = name.rpartition(".")
+        if suffix.lower() != "tar" or name.startswith("."):
+            continue
+        if member.fault or not wnid:
+            raise ToolError(
+                f"{outer.shown}: its member {member.name} is {member.fault or 'nameless'}"
+            )
+        if wnid in seen:
+            raise ToolError(f"{outer.shown}: has {name} twice; fetch or make the archive again")
+        seen.add(wnid)
+        yield wnid, member
     if not seen:
-        raise ToolError(f"{path}: holds no class archives (such as n01440764.tar); fetch it again")
+        raise ToolError(
+            f"{outer.shown}: holds no class archives (such as n01440764.tar); fetch it again"
+        )
+
+
+def _find_class(outer: Tar, archive: tuple[str, Member]) -> Iterator[Found]:
+    """The pictures of the tar of a class."""
+    wnid, member = archive
+    folder = safe_part(wnid)
+    for picture in outer.inner(member).members():
+        if not is_worth_trying(picture.name.rpartition("/")[2]):
+            continue
+        inside = f"{folder}/{picture.name}"
+        place = place_of(outer.place, picture.offset, picture.length, picture.fault)
+        yield Found(f"train/{inside}", "train", wnid, inside, place)
 
 
 @dataclass(frozen=True)
@@ -99,9 +122,8 @@ class _Devkit:
     words: dict[str, str]
 
 
-def _find_val(path: Path, known: _Devkit) -> Iterator[Found]:
+def _find_val(path: Location, known: _Devkit) -> Iterator[Found]:
     """The pictures of the archive of validation, by their numbers from 1."""
-    archive = str(path)
     with open_tar(path) as tar:
         for member in tar.members():
             name = member.name.rpartition("/")[2]
@@ -116,11 +138,11 @@ def _find_val(path: Path, known: _Devkit) -> Iterator[Found]:
                 )
             wnid = known.truth[number - 1]
             inside = f"{safe_part(wnid)}/{name}"
-            place = place_of(archive, member.offset, member.length, member.fault)
+            place = place_of(tar.place, member.offset, member.length, member.fault)
             yield Found(f"val/{inside}", "val", wnid, inside, place)
 
 
-def _read_devkit(path: Path) -> _Devkit:
+def _read_devkit(path: Location) -> _Devkit:
     """The devkit's archive -> the classes of validation, and what they are called."""
     try:
         files = _devkit_files(path)
@@ -138,10 +160,10 @@ def _read_devkit(path: Path) -> _Devkit:
     return _Devkit(truth, dict(by_id.values()))
 
 
-def _devkit_files(path: Path) -> dict[str, bytes]:
+def _devkit_files(path: Location) -> dict[str, bytes]:
     """``data/...`` -> bytes, of the two files that are needed."""
     found: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(unpack(path)), mode="r:") as tar:
+    with tarfile.open(fileobj=io.BytesIO(unpack(place_of_file(path).file)), mode="r:") as tar:
         for member in tar:
             short = "/".join(member.name.split("/")[-2:])
             if short not in (_TRUTH, _META) or not member.isfile():

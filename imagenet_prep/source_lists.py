@@ -1,6 +1,6 @@
 """A CSV or TSV file of path and label -> its classes and pictures.
 
-Paths are relative to the file. A first line that names its columns is understood: one of
+Paths are relative to the file, or URLs. A first line that names its columns is understood: one of
 path, file, filename, image ... for the picture, label, class, category ... for its class,
 split, set, subset for the split. Without such a line the columns are path, label and, where
 the first line has one, the split. A picture that is not there fails when it is read.
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from imagenet_prep.artifacts import ToolError, UsageError
+from imagenet_prep.locations import Location, Url, location_of
 from imagenet_prep.places import Place
-from imagenet_prep.source_types import SPLIT_OF, Finding, Found, safe_part
+from imagenet_prep.source_types import SPLIT_OF, Finding, Found, FoundList, safe_part
+from imagenet_prep.urls import below, is_url, shown, split_url
 
 _PATH_TEXT = "path file filename filepath file_path file_name image image_path image_name img name"
 _LABEL_TEXT = "label class class_name classname category target wnid synset label_name"
@@ -28,6 +30,7 @@ _COLUMNS = (
 
 
 _MAX_HEAD = 1 << 16
+_ODD = re.compile(r"[^\w./=&,+@ -]+")  # what not every disk allows in a name
 
 
 class _Columns(NamedTuple):
@@ -38,32 +41,33 @@ class _Columns(NamedTuple):
     split: int | None
 
 
-def is_csv(src: Path) -> bool:
+def is_csv(src: Location) -> bool:
     """Whether ``src`` is a file named ``.csv``."""
     return src.suffix.lower() == ".csv" and src.is_file()
 
 
-def is_tsv(src: Path) -> bool:
+def is_tsv(src: Location) -> bool:
     """Whether ``src`` is a file named ``.tsv`` or ``.tab``."""
     return src.suffix.lower() in (".tsv", ".tab") and src.is_file()
 
 
-def find_csv(src: Path) -> Finding:
+def find_csv(src: Location) -> Finding:
     """A list between commas (or semicolons, as some spreadsheets write) -> its pictures."""
     return _find(src, "")
 
 
-def find_tsv(src: Path) -> Finding:
+def find_tsv(src: Location) -> Finding:
     """A list between tabs -> its pictures."""
     return _find(src, "\t")
 
 
-def _find(src: Path, delimiter: str) -> Finding:
+def _find(src: Location, delimiter: str) -> Finding:
     """Raises UsageError or ToolError with one sentence, naming the line that is wrong."""
     if not src.is_file():
         raise UsageError(f"{src}: is no file; name the file that lists its pictures")
-    folder = str(src.parent)
-    found: list[Found] = []
+    folder: str | Url = src.parent if isinstance(src, Url) else str(src.parent)
+    urls = 0
+    found = FoundList()
     lines: dict[str, int] = {}
     interned: dict[str, str] = {}
     columns: _Columns | None = None
@@ -75,20 +79,31 @@ def _find(src: Path, delimiter: str) -> Finding:
         path, label, split = _cells(src, line, row, columns)
         label = interned.setdefault(label, label)
         key = _key(path)
+        urls += "://" in path and is_url(path)
         earlier = lines.setdefault(key, line)
         if earlier != line:
             raise ToolError(
-                f"{src}: line {line} lists {path} again, which line {earlier} has; remove one"
+                f"{src}: line {line} lists {shown(path)} again, which line {earlier} has; "
+                "remove one"
             )
         inside = f"{safe_part(label)}/{_safe_path(key)}"
-        place = Place(os.path.join(folder, path))  # noqa: PTH118 - a million of them
-        found.append(Found(key, split, label, inside, place))
+        found.append(Found(key, split, label, inside, _place(folder, path)))
     if not found:
         raise ToolError(f"{src}: lists no pictures; write a path and a class on each line")
-    return Finding(found, {}, _order(interned))
+    return Finding(found, {}, _order(interned), unasked=bool(urls) or isinstance(src, Url))
 
 
-def _rows(src: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _place(folder: str | Url, path: str) -> Place:
+    """Where the picture is that a row names: by its own URL, or relative to the list."""
+    if "://" in path and is_url(path):
+        where = location_of(path)
+        return Place(path if isinstance(where, Url) else str(where))
+    if isinstance(folder, Url):
+        return Place(below(folder.full, path))
+    return Place(os.path.join(folder, path))  # noqa: PTH118 - a million of them
+
+
+def _rows(src: Location, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(number of its line, cells) of every row that is not empty, one after the other."""
     line = 0
     try:
@@ -121,7 +136,7 @@ def _columns(row: list[str]) -> tuple[_Columns, bool]:
     return _Columns(0, 1, 2 if len(head) > 2 and head[2] in SPLIT_OF else None), False
 
 
-def _cells(src: Path, line: int, row: list[str], columns: _Columns) -> tuple[str, str, str]:
+def _cells(src: Location, line: int, row: list[str], columns: _Columns) -> tuple[str, str, str]:
     """The path, the class and the split of a row."""
     if len(row) <= max(columns.path, columns.label, columns.split or 0):
         raise ToolError(f"{src}: line {line} has {len(row)} columns; write a path and a class")
@@ -141,7 +156,12 @@ def _cells(src: Path, line: int, row: list[str], columns: _Columns) -> tuple[str
 
 
 def _key(path: str) -> str:
-    """The path as the list has it, without detours that lead nowhere (``./a//b``)."""
+    """The path as the list has it, without detours that lead nowhere (``./a//b``).
+
+    A URL without its secrets: what is left is the same when it is signed again.
+    """
+    if "://" in path and is_url(path):
+        return shown(path)
     if "//" not in path and "./" not in path:
         return path
     parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -150,6 +170,9 @@ def _key(path: str) -> str:
 
 def _safe_path(key: str) -> str:
     """A path -> one that stays below the folder it is put into; often the path itself."""
+    if "://" in key and is_url(key):
+        _, path, tail = split_url(key)
+        key = _ODD.sub("_", f"{path}{tail}")
     if ".." not in key and not key.startswith("/") and key.isprintable() and len(key) < 100:
         return key
     return "/".join(safe_part(part) for part in key.split("/") if part not in ("", "..", "."))

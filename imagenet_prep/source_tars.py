@@ -7,14 +7,17 @@ unpacked, and a million members take seconds.
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from imagenet_prep.artifacts import ToolError
+from imagenet_prep.locations import Location, Url
+from imagenet_prep.places import Place
+from imagenet_prep.windows import Windows
 
 BLOCK_BYTES = 512
 LINKED = "a link in its archive, which is not followed"
@@ -43,19 +46,29 @@ class Member(NamedTuple):
     fault: str = ""
 
 
-class Tar:
-    """An open tar file, or the part of one that is a tar itself."""
+Read = Callable[[int, int], bytes]
+"""(length, offset) -> the bytes of a file from there; fewer where it ends."""
 
-    def __init__(self, handle: int, shown: str, start: int, end: int) -> None:
+
+class Tar:
+    """An open tar file, or the part of one that is a tar itself; ``place`` is the whole file."""
+
+    def __init__(
+        self, reader: Callable[[], Read], place: Place, shown: str, start: int, end: int
+    ) -> None:
         self.shown = shown
-        self._handle = handle
+        self.place = place
+        self._reader = reader
+        self._read = reader()
+        self._kept: dict[int, bytes] = {}
         self._start = start
         self._end = end
 
     def inner(self, member: Member) -> Tar:
         """The tar that a member is."""
         shown = f"{self.shown}, member {member.name}"
-        return Tar(self._handle, shown, member.offset, member.offset + member.length)
+        end = member.offset + member.length
+        return Tar(self._reader, self.place, shown, member.offset, end)
 
     def read(self, member: Member, most: int) -> bytes:
         """The bytes of a small member. Raises ToolError if it has more than ``most``."""
@@ -64,7 +77,13 @@ class Tar:
                 f"{self.shown}: its member {member.name} has {member.length} bytes, at most "
                 f"{most} are believable; {_REMEDY}"
             )
-        return os.pread(self._handle, member.length, member.offset)
+        kept = self._kept.get(member.offset)
+        return kept if kept is not None else self._read(member.length, member.offset)
+
+    def keep(self, member: Member) -> None:
+        """Reads a member that is small, for later: where its header was, it is at hand."""
+        if member.length <= BLOCK_BYTES:
+            self._kept[member.offset] = self._read(member.length, member.offset)
 
     def members(self) -> Iterator[Member]:
         """Its files in their order, with the reason for those that are of no use.
@@ -72,10 +91,10 @@ class Tar:
         Folders and devices are left out. Raises ToolError with one sentence for an archive
         that is damaged, cut off or compressed, and for a name that leaves the folder.
         """
-        at, end, handle = self._start, self._end, self._handle
+        at, end, read = self._start, self._end, self._read
         notes, noted = _Notes(), False
         while True:
-            block = os.pread(handle, BLOCK_BYTES, at)
+            block = read(BLOCK_BYTES, at)
             if len(block) < BLOCK_BYTES or at + BLOCK_BYTES > end:
                 raise self._compressed(at, block) or self._cut_off()
             if not block[0] and not any(block):
@@ -88,7 +107,7 @@ class Tar:
             if kind in _META_KINDS:
                 if length > _MAX_META_BYTES:
                     raise self._damaged(at - BLOCK_BYTES, block)
-                data = os.pread(handle, length, at)
+                data = read(length, at)
                 at += length + 511 & -512
                 if at > end or not notes.take(kind, data):
                     raise self._cut_off() if at > end else self._damaged(at, block)
@@ -117,7 +136,7 @@ class Tar:
         """Where the data of a GNU sparse member begin: its map may go on in further blocks."""
         more = block[482]
         while more and at < self._end:
-            block = os.pread(self._handle, BLOCK_BYTES, at)
+            block = self._read(BLOCK_BYTES, at)
             if len(block) < BLOCK_BYTES:
                 raise self._cut_off()
             more = block[504]
@@ -243,8 +262,12 @@ def _name(block: bytes) -> str:
 
 
 @contextmanager
-def open_tar(path: Path) -> Iterator[Tar]:
+def open_tar(path: Location) -> Iterator[Tar]:
     """A tar file, open for reading its headers. Raises ToolError when it cannot be read."""
+    if isinstance(path, Url):
+        with _open_remote(path) as tar:
+            yield tar
+        return
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -252,8 +275,20 @@ def open_tar(path: Path) -> Iterator[Tar]:
     try:
         # Headers lie far apart: reading on behind each would read the whole archive.
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-        yield Tar(handle, str(path), 0, os.fstat(handle).st_size)
+        read = functools.partial(os.pread, handle)
+        yield Tar(lambda: read, Place(str(path)), str(path), 0, os.fstat(handle).st_size)
     except OSError as error:
         raise ToolError(f"{path}: cannot be read ({error.strerror})") from None
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _open_remote(path: Url) -> Iterator[Tar]:
+    """The same of a tar behind a URL."""
+    try:
+        place = path.place_of_parts()
+        size = place.stamp()[0]
+        yield Tar(lambda: Windows(place, size).read, place, str(path), 0, size)
+    except OSError as error:
+        raise ToolError(f"{path}: cannot be read ({error.strerror})") from None

@@ -8,10 +8,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from imagenet_prep.artifacts import ToolError, UsageError
-from imagenet_prep.places import Place
+from imagenet_prep.locations import (
+    Location,
+    listed_ahead,
+    location_in,
+    place_at,
+    place_of_file,
+)
 from imagenet_prep.source_types import (
     Finding,
     Found,
@@ -25,7 +30,7 @@ from imagenet_prep.source_types import (
 _ANNOTATIONS = "val_annotations.txt"
 
 
-def is_tiny(src: Path) -> bool:
+def is_tiny(src: Location) -> bool:
     """Whether ``src`` is a folder with the marks of Tiny ImageNet."""
     if not src.is_dir():
         return False
@@ -34,7 +39,7 @@ def is_tiny(src: Path) -> bool:
     return (src / "wnids.txt").is_file() and (src / "train").is_dir()
 
 
-def find_tiny(src: Path) -> Finding:
+def find_tiny(src: Location) -> Finding:
     """The folder of Tiny ImageNet -> its pictures. Labels follow the sorted wnids.
 
     Raises UsageError or ToolError with one sentence for what is missing or has no class.
@@ -52,22 +57,22 @@ def find_tiny(src: Path) -> Finding:
     return Finding(found, _words(src / "words.txt", present | set(order or ())), order)
 
 
-def _find_train(train: Path) -> Iterator[Found]:
-    for folder in entries_of(train):
+def _find_train(train: Location) -> Iterator[Found]:
+    for folder in listed_ahead(entries_of(train)):
         if not is_folder(folder):
             continue
         wnid = text_of(folder.name)
-        images = Path(folder.path, "images")
+        images = location_in(folder) / "images"
         # The boxes lie beside images/; without that folder the pictures lie there too.
         below = "images/" if images.is_dir() else ""
-        for entry in entries_of(images if below else folder.path):
+        for entry in entries_of(images if below else location_in(folder)):
             if may_be_picture(entry):
                 name = text_of(entry.name)
                 key = f"train/{wnid}/{below}{name}"
-                yield Found(key, "train", wnid, f"{wnid}/{name}", Place(entry.path))
+                yield Found(key, "train", wnid, f"{wnid}/{name}", place_at(entry.path))
 
 
-def _find_val(val: Path) -> Iterator[Found]:
+def _find_val(val: Location) -> Iterator[Found]:
     path = val / _ANNOTATIONS
     if not path.is_file():
         raise ToolError(f"{path}: is missing, and with it the classes of val; fetch it again")
@@ -87,7 +92,7 @@ def _find_val(val: Path) -> Iterator[Found]:
     for name, wnid in wnids.items():
         if not _is_plain(name):
             raise ToolError(f"{path}: the picture {name} would lie outside of {images}; remove it")
-        place = Place(str(images / name))  # one that is missing fails when it is read
+        place = place_of_file(images / name)  # one that is missing fails when it is read
         yield Found(f"val/images/{name}", "val", wnid, f"{wnid}/{name}", place)
 
 
@@ -96,7 +101,7 @@ def _is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
-def _words(path: Path, wnids: set[str]) -> dict[str, str]:
+def _words(path: Location, wnids: set[str]) -> dict[str, str]:
     """``words.txt`` -> the words of ``wnids``, of the 82,000 that it has."""
     if not path.is_file():
         return {}

@@ -1,21 +1,22 @@
-"""What every layout of raw pictures becomes: its classes and sources, under safe names.
+"""What the layouts of raw pictures share: what they find, and names that are safe.
 
-A layout finds pictures (``Found``); ``collect`` gives them labels, an order that never
-changes, and crops whose names are unique on every disk and stay in the destination.
+A layout finds pictures (``Found``); ``collection`` gives them labels, an order and crops.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from imagenet_prep.artifacts import CROP_SUFFIX, Classes, ToolError
+from imagenet_prep.artifacts import CROP_SUFFIX, ToolError
+from imagenet_prep.locations import Entry, Location, Url, location_in
+from imagenet_prep.packed import Packed
 from imagenet_prep.places import Place
 
 SPLIT_OF = {
@@ -42,24 +43,6 @@ PICTURES = frozenset(_PICTURES_TEXT.split())
 _LONGEST_PART_BYTES = 180  # of the 255 that disks allow, so that suffixes and splits fit
 
 
-class Source(NamedTuple):
-    """One raw picture: ``key`` relative to the source, ``crop`` relative to the destination."""
-
-    key: str
-    split: str
-    label: int
-    place: Place
-    crop: str
-
-
-@dataclass(frozen=True)
-class Collection:
-    """The classes of a raw collection and its pictures, sorted by key."""
-
-    classes: Classes
-    sources: tuple[Source, ...]
-
-
 class Found(NamedTuple):
     """What may be a picture; ``inside`` is its crop's path below the split, still with suffix.
 
@@ -73,17 +56,66 @@ class Found(NamedTuple):
     place: Place
 
 
+class FoundList(Packed[Found]):
+    """Pictures in a list for very many of them, sorted by key.
+
+    Its rows are key, split, class, the usual name of the crop, what that leaves out of the
+    picture's own, and the place. ``counts`` are the pictures by split and class.
+    """
+
+    def __init__(self, found: Iterable[Found] = ()) -> None:
+        super().__init__(_plain, _found)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._hashes = array("q")
+        self.extend(found)
+
+    def _add(self, row: tuple[Any, ...]) -> None:
+        super()._add(row)
+        self.counts[row[1:3]] += 1
+        self._hashes.append(hash(row[3].lower()))
+
+    def shared(self) -> frozenset[int]:
+        """The hashes of the usual names that more than one crop would have, in lower case.
+
+        To be asked once, when all are found.
+        """
+        import numpy as np
+
+        values = np.frombuffer(self._hashes, np.int64)
+        self._hashes = array("q")
+        values.sort()
+        return frozenset(values[1:][values[1:] == values[:-1]].tolist())
+
+
+def _plain(item: Found) -> tuple[Any, ...]:
+    key, split, class_name, inside, place = item
+    stem, dot, suffix = inside.rpartition(".")
+    if "/" in suffix or not stem or stem[-1] == "/":
+        stem, dot, suffix = inside, "", ""
+    crop = f"{split}/{stem}{CROP_SUFFIX}"
+    # An equal text is kept once: for class folders in JPEG the key is the crop's name.
+    return key, split, class_name, key if crop == key else crop, dot + suffix, *place
+
+
+def _found(row: tuple[Any, ...]) -> Found:
+    key, split, class_name, crop, suffix, *place = row
+    inside = crop[len(split) + 1 : -len(CROP_SUFFIX)] + suffix
+    return Found(key, split, class_name, inside, Place(*place))
+
+
 @dataclass(frozen=True)
 class Finding:
-    """What a layout finds.
+    """What a layout finds; ``found`` is read once, and a layout may still be searching then.
 
     ``order`` lists the classes in the order of their labels where the layout knows it;
     otherwise they are the sorted classes of train. ``readable`` may name more than that.
+    ``unasked`` says that there are pictures behind URLs whose servers were not yet asked.
     """
 
-    found: list[Found]
+    found: Iterable[Found]
     readable: Mapping[str, str]
     order: tuple[str, ...] | None = None
+    unasked: bool = False
 
 
 Choice = Sequence[tuple[str, str]]
@@ -102,124 +134,6 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def collect(src: Path, finding: Finding, choice: Choice | None = None) -> Collection:
-    """What a layout found -> the collection, with only the classes of ``choice`` if given.
-
-    Raises ToolError with one sentence when nothing is left, when a split has a class that
-    the list of classes has not, and when two names differ only in upper and lower case.
-    """
-    found = finding.found
-    if choice is not None:
-        wanted = {name for name, _ in choice}
-        found = [item for item in found if item.class_name in wanted]
-    if not found:
-        raise ToolError(
-            f"{src}: holds no pictures where it would have them; put them into class folders "
-            "below it, or say how it is organised with --layout"
-        )
-    labels = _labels(src, found, finding.order, choice)
-    readable = {name: finding.readable[name] for name in labels if name in finding.readable}
-    readable |= {name: title for name, title in choice or () if title}
-    found.sort(key=lambda item: item.key)
-    crops = _crop_names(src, found)
-    sources = tuple(
-        # An equal text is kept once: for class folders in JPEG the key is the crop's name.
-        Source(item.key, item.split, labels[item.class_name], item.place, crop)
-        for item, crop in zip(found, crops, strict=True)
-    )
-    return Collection(Classes(tuple(labels), readable), sources)
-
-
-def _labels(
-    src: Path, found: Iterable[Found], order: tuple[str, ...] | None, choice: Choice | None
-) -> dict[str, int]:
-    """Class name -> label: as chosen, as the layout says, or the sorted classes of train.
-
-    Where there is no train they are the classes of all splits.
-    """
-    by_split: dict[str, set[str]] = {}
-    for item in found:
-        by_split.setdefault(item.split, set()).add(item.class_name)
-    if choice is not None:
-        names = [name for name, _ in choice]
-    elif order is not None:
-        names = list(order)
-    else:
-        names = sorted(by_split.get("train") or set().union(*by_split.values()))
-    labels = {name: label for label, name in enumerate(names)}
-    for split, present in sorted(by_split.items()):
-        foreign = sorted(present - labels.keys())
-        if foreign:
-            raise ToolError(
-                f"{src}: the split {split} has the class {foreign[0]}, which "
-                f"{'train' if order is None else 'the list of classes'} does not have; the "
-                "splits need the same classes"
-            )
-    lowered: dict[str, str] = {}
-    for name in names:
-        other = lowered.setdefault(name.lower(), name)
-        if other != name:
-            raise ToolError(
-                f"{src}: the classes {other} and {name} differ only in upper and lower case, "
-                "which not every disk can hold; rename or merge them"
-            )
-    return labels
-
-
-def _crop_names(src: Path, found: list[Found]) -> list[str]:
-    """The crop of each: its path with another suffix, or after its whole name.
-
-    Crops can only meet within the folder of a class, so each is looked at by itself: a
-    million names are never in memory a second time.
-    """
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, item in enumerate(found):
-        folder = item.inside.partition("/")[0]
-        groups.setdefault((item.split, folder.lower()), []).append(index)
-    crops = [""] * len(found)
-    for members in groups.values():
-        items = [found[index] for index in members]
-        for index, crop in zip(members, _unique(src, items), strict=True):
-            key = found[index].key
-            crops[index] = key if crop == key else crop
-    return crops
-
-
-def _unique(src: Path, items: list[Found]) -> list[str]:
-    """The crops of one folder. The whole name is kept where two files would share a crop.
-
-    That can meet a third file (``a.jpg``, ``a.png`` and ``a.jpg.png``), so it is repeated
-    until nothing changes. Disks that do not tell upper case from lower count too.
-    """
-    short = [f"{item.split}/{_without_suffix(item.inside)}{CROP_SUFFIX}" for item in items]
-    names = list(short)
-    while True:
-        counts = Counter(name.lower() for name in names)
-        if len(counts) == len(names):
-            return names
-        changed = False
-        for index, item in enumerate(items):
-            if counts[names[index].lower()] > 1 and names[index] is short[index]:
-                names[index] = f"{item.split}/{item.inside}{CROP_SUFFIX}"
-                changed = True
-        if not changed:
-            raise ToolError(_clash(src, items, names, counts))
-
-
-def _clash(src: Path, items: list[Found], names: list[str], counts: Counter[str]) -> str:
-    """The sentence about the first two whose crops cannot be told apart."""
-    worst = next(name.lower() for name in names if counts[name.lower()] > 1)
-    one, two = [i.key for i, name in zip(items, names, strict=True) if name.lower() == worst][:2]
-    if one == two:
-        return f"{src}: {one} is there twice; remove one of them"
-    if one.lower() == two.lower():
-        return (
-            f"{src}: {one} and {two} differ only in upper and lower case, which not every disk "
-            "can hold; rename one of them"
-        )
-    return f"{src}: the crops of {one} and {two} would have the same name; rename one of them"
-
-
 def safe_part(text: str) -> str:
     """Any text -> one part of a path that is no other folder, not hidden and not too long."""
     plain = "".join("_" if char in "/\\" or not char.isprintable() else char for char in text)
@@ -230,8 +144,10 @@ def safe_part(text: str) -> str:
     return data[:_LONGEST_PART_BYTES].decode("utf-8", "ignore")
 
 
-def text_of(name: str) -> str:
+def text_of(name: str | Url) -> str:
     """A file name as text that UTF-8 can hold: foreign bytes become ``\\xNN``."""
+    if isinstance(name, Url):
+        return str(name)
     if name.isascii():
         return name
     return os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -243,25 +159,25 @@ def suffix_of(name: str) -> str:
     return dot + suffix.lower() if stem else ""
 
 
-def _without_suffix(inside: str) -> str:
-    """``cat/a.b.jpg`` -> ``cat/a.b``."""
-    stem, _, suffix = inside.rpartition(".")
-    return inside if "/" in suffix or not stem or stem.endswith("/") else stem
-
-
-def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
+def entries_of(folder: str | Location) -> list[Entry]:
     """What is in ``folder``, sorted, without what is hidden or left by other programs."""
+    if isinstance(folder, Url):
+        return _kept(folder.entries())
     try:
         with os.scandir(folder) as entries:
-            kept = [
-                entry
-                for entry in entries
-                if not entry.name.startswith(".") and entry.name.lower() not in _JUNK_FOLDERS
-            ]
+            return _kept(entries)
     except OSError as error:
         raise ToolError(
             f"{folder}: cannot be listed ({error.strerror}); allow it or take it out of the source"
         ) from None
+
+
+def _kept(entries: Iterable[Entry]) -> list[Entry]:
+    kept = [
+        entry
+        for entry in entries
+        if not entry.name.startswith(".") and entry.name.lower() not in _JUNK_FOLDERS
+    ]
     return sorted(kept, key=lambda entry: entry.name)
 
 
@@ -273,17 +189,17 @@ def is_worth_trying(name: str) -> bool:
     return suffix in PICTURES or not (suffix in _NOT_PICTURES or name.lower() in _JUNK_NAMES)
 
 
-def may_be_picture(entry: os.DirEntry[str]) -> bool:
+def may_be_picture(entry: Entry) -> bool:
     """Whether to try it: a file, or a link to nothing (which then fails with its reason)."""
     if not is_worth_trying(entry.name):
         return False
     try:
-        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+        return entry.is_file() or (entry.is_symlink() and not location_in(entry).exists())
     except OSError:
         return True  # a link to itself: it fails when it is read, with the reason
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: Entry) -> bool:
     """Whether it is a folder or a link to one; a link to itself is not."""
     try:
         return entry.is_dir()
@@ -291,12 +207,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def place_of(archive: str, offset: int, length: int, fault: str) -> Place:
+def place_of(archive: Place, offset: int, length: int, fault: str) -> Place:
     """Where a member of an archive lies; with a fault, what fails with it when it is read."""
-    return Place(archive, offset, length, f"unusable:{fault}" if fault else "")
+    form = f"unusable:{fault}" if fault else ""
+    return Place(archive.file, offset, length, form, archive.seen)
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Location, what: str) -> str:
     """A small text file in UTF-8 (a mark at its start is dropped); ToolError if it is not."""
     try:
         return path.read_text(encoding="utf-8-sig")

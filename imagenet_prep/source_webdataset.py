@@ -8,20 +8,22 @@ Members that share a name up to its first dot are one sample: ``0001.jpg`` with 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from imagenet_prep.artifacts import ToolError, UsageError
+from imagenet_prep.locations import Location, Url, each, location_in
 from imagenet_prep.source_tars import Member, Tar, open_tar
 from imagenet_prep.source_types import (
     PICTURES,
     SPLIT_OF,
     Finding,
     Found,
+    FoundList,
     entries_of,
     is_folder,
     may_be_picture,
@@ -48,7 +50,7 @@ class _Sample:
     labels: dict[str, Member] = field(default_factory=dict)
 
 
-def is_webdataset(src: Path) -> bool:
+def is_webdataset(src: Location) -> bool:
     """Whether ``src`` is a tar, a folder of nothing but tars, or one whose first tar looks so.
 
     Nothing but tars counts even where they are damaged or compressed, so that it is said.
@@ -58,7 +60,7 @@ def is_webdataset(src: Path) -> bool:
     shards = list(_shards(src))
     if not shards:
         return False
-    holding = {shard.parent.name for shard in shards}
+    holding = {name.rpartition("/")[0] for name, _ in shards}
     if all(
         entry.name in holding if is_folder(entry) else not may_be_picture(entry)
         for entry in entries_of(src)
@@ -66,7 +68,7 @@ def is_webdataset(src: Path) -> bool:
         return True
     samples: dict[str, _Sample] = {}
     try:
-        with open_tar(shards[0]) as tar:
+        with open_tar(shards[0][1]) as tar:
             for member, _ in zip(tar.members(), range(_LOOKED_AT), strict=False):
                 _sort_in(samples, member)
     except ToolError:
@@ -74,29 +76,22 @@ def is_webdataset(src: Path) -> bool:
     return any(sample.pictures and sample.labels for sample in samples.values())
 
 
-def find_webdataset(src: Path) -> Finding:
+def find_webdataset(src: Location) -> Finding:
     """A folder of shards, or one shard -> their pictures.
 
     Raises UsageError or ToolError with one sentence for a missing, damaged or compressed
     shard and for samples without a class.
     """
-    shards = list(_shards(src)) if src.is_dir() else [src]
+    shards = list(_shards(src)) if src.is_dir() else [(text_of(src.name), src)]
     if not shards:
         raise UsageError(f"{src}: has no shards (.tar); name the folder that holds them")
-    found: list[Found] = []
+    found = FoundList()
     interned: dict[str, str] = {}
     captions = 0
-    for shard in shards:
-        if shard.name.lower().endswith(_PACKED):
-            raise ToolError(
-                f"{shard}: is compressed, so its members cannot be read in place; unpack the "
-                "shards with gunzip or the like first (pictures do not get smaller by it)"
-            )
-        shown = text_of(str(shard.relative_to(src))) if src.is_dir() else text_of(shard.name)
-        with open_tar(shard) as tar:
-            for item, kind in _find_shard(tar, str(shard), shown.removesuffix(".tar"), interned):
-                captions += kind == "txt"
-                found.append(item)
+    find = functools.partial(_find_shard, interned)
+    for item, kind in each(find, shards, waiting=isinstance(src, Url)):
+        captions += kind == "txt"
+        found.append(item)
     if captions == len(found) >= _CAPTIONS_FROM and len(interned) > len(found) // 2:
         raise ToolError(
             f"{src}: the .txt members differ from sample to sample, so they are captions and no "
@@ -105,7 +100,7 @@ def find_webdataset(src: Path) -> Finding:
     return Finding(found, {}, _order(src, interned))
 
 
-def _order(src: Path, names: dict[str, str]) -> tuple[str, ...]:
+def _order(src: Location, names: dict[str, str]) -> tuple[str, ...]:
     """The classes by label: numbers are labels, so those between that are missing count too."""
     if not all(re.fullmatch(r"0|[1-9]\d{0,17}", name, re.ASCII) for name in names):
         return tuple(sorted(names))
@@ -115,15 +110,16 @@ def _order(src: Path, names: dict[str, str]) -> tuple[str, ...]:
     return tuple(map(str, range(most + 1)))
 
 
-def _shards(src: Path) -> Iterator[Path]:
-    """The archives in ``src`` and in the folders of splits in it."""
+def _shards(src: Location) -> Iterator[tuple[str, Location]]:
+    """(name below ``src``, where it is) of the archives in it and in its folders of splits."""
     for entry in entries_of(src):
         if is_folder(entry):
             if entry.name.lower() in SPLIT_OF:
-                below = (e for e in entries_of(entry.path) if not is_folder(e))
-                yield from (Path(e.path) for e in below if _is_shard(e.name))
+                for shard in entries_of(entry.path):
+                    if not is_folder(shard) and _is_shard(shard.name):
+                        yield text_of(f"{entry.name}/{shard.name}"), location_in(shard)
         elif _is_shard(entry.name):
-            yield Path(entry.path)
+            yield text_of(entry.name), location_in(entry)
 
 
 def _is_shard(name: str) -> bool:
@@ -131,15 +127,33 @@ def _is_shard(name: str) -> bool:
 
 
 def _find_shard(
-    tar: Tar, file: str, shown: str, interned: dict[str, str]
+    interned: dict[str, str], shard: tuple[str, Location]
 ) -> Iterator[tuple[Found, str]]:
     """(picture, kind of its label) of every sample of a shard that has a picture."""
+    shown, where = shard
+    if shown.lower().endswith(_PACKED):
+        raise ToolError(
+            f"{where}: is compressed, so its members cannot be read in place; unpack the "
+            "shards with gunzip or the like first (pictures do not get smaller by it)"
+        )
+    shown = shown.removesuffix(".tar")
+    folder = safe_part(shown.replace("/", "-"))
     words = re.split(r"[^a-z0-9]+", shown.lower())
     split = next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
-    folder = safe_part(shown.replace("/", "-"))
+    with open_tar(where) as tar:
+        for picture, name, kind in _pictures(tar, where):
+            name = interned.setdefault(name, name)
+            inside = f"{safe_part(name)}/{folder}/{picture.name}"
+            place = place_of(tar.place, picture.offset, picture.length, picture.fault)
+            yield Found(f"{shown}.tar/{picture.name}", split, name, inside, place), kind
+
+
+def _pictures(tar: Tar, where: Location) -> Iterator[tuple[Member, str, str]]:
+    """(picture, its class, the kind of member that says so) of every sample with a picture."""
     samples: dict[str, _Sample] = {}
     for member in tar.members():
-        _sort_in(samples, member)
+        if _sort_in(samples, member) and isinstance(where, Url):
+            tar.keep(member)
     for key, sample in samples.items():
         if not sample.pictures:
             continue
@@ -148,26 +162,24 @@ def _find_shard(
             raise ToolError(
                 f"{tar.shown}: the sample {key} has no class; it needs a member {key}.cls"
             )
-        text = _label_of(tar, sample.labels[kind], kind)
-        name = interned.setdefault(text, text)
+        name = _label_of(tar, sample.labels[kind], kind)
         for picture in sample.pictures:
-            inside = f"{safe_part(name)}/{folder}/{picture.name}"
-            place = place_of(file, picture.offset, picture.length, picture.fault)
-            yield Found(f"{shown}.tar/{picture.name}", split, name, inside, place), kind
+            yield picture, name, kind
 
 
-def _sort_in(samples: dict[str, _Sample], member: Member) -> None:
-    """Puts a member to the sample that it belongs to."""
+def _sort_in(samples: dict[str, _Sample], member: Member) -> bool:
+    """Puts a member to the sample that it belongs to; says whether it may give that a class."""
     folder, slash, name = member.name.rpartition("/")
     stem, dot, kind = name.partition(".")
     if not stem or not dot:
-        return
+        return False
     sample = samples.setdefault(folder + slash + stem, _Sample())
     kind = kind.lower()
     if f".{kind}" in PICTURES:
         sample.pictures.append(member)
     elif kind in _LABELS:
-        sample.labels.setdefault(kind, member)
+        return sample.labels.setdefault(kind, member) is member
+    return False
 
 
 def _label_of(tar: Tar, member: Member, kind: str) -> str:

@@ -30,7 +30,7 @@ from imagenet_prep.artifacts import (
     save_stats,
 )
 from imagenet_prep.beton_format import MODE_JPEG, REMEDY, Index, read_index
-from imagenet_prep.journal import list_crops
+from imagenet_prep.journal import Crops
 from imagenet_prep.stats_read import (
     BadPictureError,
     CropGroup,
@@ -72,7 +72,7 @@ def run_stats(
     *,
     split: str | None = None,
     part: tuple[int, int] | None = None,
-    jobs: int | None = None,
+    jobs: parallel.Jobs = None,
     progress: Progress = quiet,
 ) -> Stats:
     """The crops of one split of a folder, or a beton's -> their Stats, also written to ``out``.
@@ -83,13 +83,13 @@ def run_stats(
     was, when there are no crops, or one is missing, not a JPEG, damaged, not square or of
     another size than the first, or a page of the beton is not what was written.
     """
-    jobs = parallel.resolve_jobs(jobs)
+    workers = parallel.workers_of(jobs)
     is_beton = src.suffix == ".beton" and not src.is_dir()
-    work = (_beton_work if is_beton else _crop_work)(src, split, part, jobs)
+    work = (_beton_work if is_beton else _crop_work)(src, split, part, workers.count)
     total = stats.empty(work.size_px)
     sources = []
     progress("stats", 0, work.count)
-    results = parallel.map_unordered(measure, work.groups, jobs=jobs, chunk=1)
+    results = workers.map_unordered(measure, work.groups, chunk=1)
     with contextlib.closing(results):
         for found in results:
             if isinstance(found, parallel.Failed):
@@ -104,14 +104,16 @@ def run_stats(
     return result
 
 
-def _covered(keys: Sequence[str], part: tuple[int, int] | None) -> tuple[range, coverage.Coverage]:
-    """Sorted paths -> the range of them that the part is, and its coverage."""
+def _covered(
+    keys: Iterable[str], total: int, part: tuple[int, int] | None
+) -> tuple[range, coverage.Coverage]:
+    """``total`` sorted paths -> the range of them that the part is, and its coverage."""
+    digest = coverage.list_digest(keys)
     try:
-        first, last = coverage.part_of(len(keys), *(part or (1, 1)))
+        first, last = coverage.part_of(total, *(part or (1, 1)))
     except ValueError as error:
         raise UsageError(f"--part: {error}; choose another part") from None
-    digest = coverage.list_digest(keys)
-    return range(first, last), coverage.covering(first, last, len(keys), digest)
+    return range(first, last), coverage.covering(first, last, total, digest)
 
 
 def _group_pictures(count: int, jobs: int) -> int:
@@ -122,17 +124,21 @@ def _crop_work(src: Path, split: str | None, part: tuple[int, int] | None, jobs:
     def fault(crop: str, reason: str) -> ToolError:
         return ToolError(f"{src / crop}: {reason}; {_REMEDY}")
 
-    crops = [path for path, _ in list_crops(src, split or "train")]
-    chosen, covered = _covered(crops, part)
+    split, crops = split or "train", Crops(src)
+    total = crops.counts.get(split, 0)
+    chosen, covered = _covered((path for path, _ in crops.rows(split)), total, part)
+    paths = (path for path, _ in crops.rows(split, there=False))
+    first = next(crops.rows(split, there=False))[0]
     try:
-        size_px = jpeg_side(read_file(f"{src}/{crops[0]}", crops[0]))
+        size_px = jpeg_side(read_file(f"{src}/{first}", first))
     except BadPictureError as error:
-        raise fault(crops[0], str(error)) from None
+        raise fault(first, str(error)) from None
     step = _group_pictures(len(chosen), jobs)
-    groups = [
-        CropGroup(src, tuple(crops[at : min(at + step, chosen.stop)]), size_px)
-        for at in chosen[::step]
-    ]
+    wanted = itertools.islice(paths, chosen.start, chosen.stop)
+    groups = (
+        CropGroup(src, group, size_px)
+        for group in iter(lambda: tuple(itertools.islice(wanted, step)), ())
+    )
     return _Work(groups, len(chosen), size_px, covered, None, fault)
 
 
@@ -147,7 +153,7 @@ def _beton_work(src: Path, split: str | None, part: tuple[int, int] | None, jobs
     if (len(index.samples), index.page_size) != (manifest.samples, manifest.page_size_bytes):
         raise ToolError(f"{src}: is not the beton that its manifest is of; {REMEDY}")
     order = sorted(range(manifest.samples), key=manifest.keys.__getitem__)
-    chosen, covered = _covered([manifest.keys[i] for i in order], part)
+    chosen, covered = _covered(manifest.keys, manifest.samples, part)
     wanted = np.zeros(manifest.samples, bool)
     wanted[order[chosen.start : chosen.stop]] = True
     whole = len(chosen) == manifest.samples

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from imagenet_prep.artifacts import ToolError
+from imagenet_prep.urls import shown
 
 INTERRUPTED, TERMINATED = 130, 143
 _LINE_EVERY_S = 15.0
@@ -75,6 +76,8 @@ def run_command(
         status = command.main(arguments, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
+        # It may quote any argument, with whatever secret is in it. click calls it final.
+        error.message = shown(error.message)  # type: ignore[misc]
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

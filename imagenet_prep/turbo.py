@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,11 +68,15 @@ def _of_ffcv() -> Decode | None:
         *(integer, integer, integer, integer, integer),
     ]
     reason.argtypes, reason.restype = [address], ctypes.c_char_p
-    handle = start()
-    if not handle:
+    handles = threading.local()  # workers of a cluster may be threads
+    handles.handle = start()
+    if not handles.handle:
         return None
 
     def decode(data: bytes, pixels: NDArray[np.uint8]) -> None:
+        handle = getattr(handles, "handle", None)
+        if handle is None:
+            handle = handles.handle = start()
         height, width = pixels.shape[:2]
         shape = (width, 4 * width, height, _PIXELS_RGBX, _ACCURATE_DCT)
         if decompress(handle, data, len(data), pixels.ctypes.data, *shape):

@@ -30,21 +30,34 @@ MAY_IMPORT: dict[str, str] = {
     # Dock: paths, verification, renaming.
     "imagenet_prep.artifacts": "",
     "imagenet_prep.parallel": "",
-    "imagenet_prep.places": "",
-    "imagenet_prep.source_types": "artifacts places",
-    "imagenet_prep.source_classes": "artifacts source_types",
-    "imagenet_prep.source_folders": "artifacts places source_types",
-    "imagenet_prep.source_tars": "artifacts",
+    "imagenet_prep.cluster_worker": "",
+    "imagenet_prep.cluster": "artifacts parallel cluster_dask cluster_ray cluster_worker",
+    "imagenet_prep.cluster_dask": "artifacts parallel cluster cluster_worker",
+    "imagenet_prep.cluster_ray": "artifacts parallel cluster cluster_worker ray_driver",
+    "imagenet_prep.ray_driver": "cluster_worker",
+    "imagenet_prep.shards": "artifacts",
+    "imagenet_prep.urls": "",
+    "imagenet_prep.remote_faults": "urls",
+    "imagenet_prep.remote": "artifacts remote_faults urls",
+    "imagenet_prep.locations": "artifacts places remote remote_faults urls",
+    "imagenet_prep.windows": "places",
+    "imagenet_prep.places": "remote remote_faults urls",
+    "imagenet_prep.packed": "",
+    "imagenet_prep.source_types": "artifacts locations packed places",
+    "imagenet_prep.collection": "artifacts locations places source_types",
+    "imagenet_prep.source_classes": "artifacts locations source_types",
+    "imagenet_prep.source_folders": "artifacts locations places source_types",
+    "imagenet_prep.source_tars": "artifacts locations places windows",
     "imagenet_prep.source_mat": "",
-    "imagenet_prep.source_ilsvrc": "artifacts places source_mat source_tars source_types",
-    "imagenet_prep.source_tiny": "artifacts places source_types",
-    "imagenet_prep.source_flat": "artifacts places source_folders source_types",
-    "imagenet_prep.source_idx": "artifacts places source_types",
-    "imagenet_prep.source_webdataset": "artifacts source_tars source_types",
-    "imagenet_prep.source_lists": "artifacts places source_types",
+    "imagenet_prep.source_ilsvrc": "artifacts locations places source_mat source_tars source_types",
+    "imagenet_prep.source_tiny": "artifacts locations source_types",
+    "imagenet_prep.source_flat": "artifacts locations source_folders source_types",
+    "imagenet_prep.source_idx": "artifacts locations places source_types",
+    "imagenet_prep.source_webdataset": "artifacts locations source_tars source_types",
+    "imagenet_prep.source_lists": "artifacts locations places source_types urls",
     "imagenet_prep.sources": (
-        "artifacts source_types source_classes source_folders source_ilsvrc source_tiny "
-        "source_flat source_idx source_webdataset source_lists"
+        "artifacts collection locations remote source_classes source_flat source_folders "
+        "source_idx source_ilsvrc source_lists source_tiny source_types source_webdataset"
     ),
     "imagenet_prep.pictures": "artifacts parallel",
     "imagenet_prep.sample": "artifacts parallel scenes",
@@ -54,11 +67,21 @@ MAY_IMPORT: dict[str, str] = {
     "imagenet_prep.turbo": "",
     "imagenet_prep.packing": "artifacts beton_format",
     "imagenet_prep.beton_pages": "artifacts parallel threads beton_format jpeg packing",
-    "imagenet_prep.beton": "artifacts parallel beton_format beton_pages jpeg packing",
-    "imagenet_prep.beton_check": "artifacts parallel threads beton_format beton_pages",
-    "imagenet_prep.journal": "artifacts",
-    "imagenet_prep.crop_stage": "artifacts journal parallel places sources crop crop_settings "
-    "formats",
+    "imagenet_prep.beton_plan": "artifacts beton_format beton_pages packing shards",
+    "imagenet_prep.beton": (
+        "artifacts parallel beton_format beton_pages beton_plan jpeg packing shards"
+    ),
+    "imagenet_prep.beton_check": "artifacts parallel threads beton_format beton_pages shards",
+    "imagenet_prep.journal": "artifacts packed",
+    "imagenet_prep.journal_merge": "artifacts journal",
+    "imagenet_prep.crop_folder": "artifacts journal locations",
+    "imagenet_prep.crop_plan": (
+        "artifacts collection crop_folder journal journal_merge packed places source_types"
+    ),
+    "imagenet_prep.crop_merge": "artifacts crop_plan journal journal_merge",
+    "imagenet_prep.prefetch": "places remote urls",
+    "imagenet_prep.crop_stage": "artifacts journal locations parallel places prefetch sources crop "
+    "crop_folder crop_plan crop_settings formats",
     "imagenet_prep.compare": "artifacts",
     "imagenet_prep.reference": "artifacts compare",
     "imagenet_prep.stats_read": "artifacts jpeg parallel stats turbo",
@@ -66,19 +89,26 @@ MAY_IMPORT: dict[str, str] = {
         "artifacts beton_format coverage journal parallel stats stats_read"
     ),
     # Reporting: what the doorway says of it all, and how.
-    "imagenet_prep.terminal": "artifacts",
-    "imagenet_prep.outcome": "artifacts coverage crop_stage beton_check",
-    "imagenet_prep.describe": "artifacts parallel pictures beton journal outcome beton_format",
+    "imagenet_prep.terminal": "artifacts urls",
+    "imagenet_prep.outcome": "artifacts coverage crop_merge crop_stage beton_check shards",
+    "imagenet_prep.describe": (
+        "artifacts parallel pictures beton crop_folder journal journal_merge outcome beton_format "
+        "shards"
+    ),
     # Doorway.
     "imagenet_prep.cli": EVERYTHING,
-    "imagenet_prep.cli_common": "artifacts crop_settings describe terminal",
+    "imagenet_prep.cli_common": "cluster crop_settings describe locations parallel terminal urls",
     "imagenet_prep.cli_crop": EVERYTHING,
     "imagenet_prep.cli_stats": EVERYTHING,
     "imagenet_prep.cli_beton": EVERYTHING,
     # Workshop.
     "trainer.schedule": "",
     "trainer.config": "",
-    "trainer.presets": "config",
+    "trainer.preset_kit": "config",
+    "trainer.presets": "config preset_kit presets_ours presets_published presets_tutorials",
+    "trainer.presets_ours": "preset_kit",
+    "trainer.presets_published": "preset_kit",
+    "trainer.presets_tutorials": "preset_kit",
     "trainer.compiling": "",
     "trainer.lrn": "compiling lrn_kernels lrn_triton",
     "trainer.lrn_triton": "",
@@ -92,7 +122,7 @@ MAY_IMPORT: dict[str, str] = {
     "trainer.ops": "primitives",
     "trainer.augment": "",
     "trainer.engine": "ops augment draws",
-    "trainer.epoch": "engine",
+    "trainer.epoch": "beton_tables engine",
     "trainer.order": "draws",
     "trainer.beton_tables": "engine",
     "trainer.pipelines": "beton_tables draws engine",
@@ -108,13 +138,18 @@ MAY_IMPORT: dict[str, str] = {
     "trainer.published": "",
     "trainer.interrupt": "",
     "trainer.watch": "",
-    "trainer.world": "loop order",
-    "trainer.session": "checkpoint compiling config loop memory model optim record world",
+    "trainer.exchange": "",
+    "trainer.launch": "",
+    "trainer.meeting": "",
+    "trainer.world": "exchange loop meeting order",
+    "trainer.session": (
+        "checkpoint compiling config loop memory model optim record schedule world"
+    ),
     "trainer.evaluation": "checkpoint config loader loop model session",
     "trainer.training": "draws evaluation interrupt loader loop order schedule session watch",
     "trainer.doctor": "config loader loop session training world",
-    "trainer.run": "charts checkpoint config evaluation gallery interrupt loader published record "
-    "report schedule session training watch world",
+    "trainer.run": "charts checkpoint config evaluation gallery interrupt launch loader "
+    "published record report schedule session training watch world",
     "trainer.preparation": "config draws",
     "trainer.predict": "checkpoint evaluation loop preparation session",
     "trainer.export": "checkpoint evaluation lrn model preparation",
@@ -132,7 +167,7 @@ MAY_IMPORT: dict[str, str] = {
 ACROSS = {
     "imagenet_prep": "",
     "trainer": "imagenet_prep.artifacts imagenet_prep.crop imagenet_prep.crop_settings "
-    "imagenet_prep.formats",
+    "imagenet_prep.formats imagenet_prep.shards",
     "trainer.cli": "imagenet_prep.terminal",
     "trainer.cli_run": "imagenet_prep.terminal",
     "trainer.cli_eval": "imagenet_prep.terminal",
@@ -149,7 +184,7 @@ GALLERY = ("tools", "tests")
 
 HEAVY_TEXT = "torch torchvision ffcv numba llvmlite numpy PIL joblib matplotlib tensorboard tqdm"
 HEAVY = frozenset(HEAVY_TEXT.split())
-LIGHT = ("imagenet_prep.artifacts", "imagenet_prep.cli", "trainer.cli")
+LIGHT = ("imagenet_prep.artifacts", "imagenet_prep.shards", "imagenet_prep.cli", "trainer.cli")
 """These load nothing HEAVY when they are imported, also not through what they import."""
 
 WORKSHOP_TEXT = """

@@ -47,7 +47,7 @@ def make_up_crops(raw: Path, dst: Path) -> None:
     """What a run over ``raw`` would have left in ``dst``, as far as a second run looks."""
     from imagenet_prep.artifacts import JOURNAL_NAME, save_classes
     from imagenet_prep.crop_settings import CropSettings
-    from imagenet_prep.journal import Entry, end_line, line_of
+    from imagenet_prep.journal import End, Entry, line_of
     from imagenet_prep.sources import scan
 
     collection, settings, total = scan(raw), CropSettings().text(), 0
@@ -66,13 +66,13 @@ def make_up_crops(raw: Path, dst: Path) -> None:
             line, check = line_of(Entry(*made, settings, 500, 375, "RGB", len(CROP_BYTES)))
             file.write(line)
             total += check
-        file.write(end_line(len(collection.sources), total))
+        file.write(End(len(collection.sources), total).line())
 
 
 def plan(raw: str, dst: str) -> dict[str, Any]:
     """The plan of a first run: seconds, peak memory, sources."""
+    from imagenet_prep.crop_plan import plan_crops
     from imagenet_prep.crop_settings import CropSettings
-    from imagenet_prep.crop_stage import plan_crops
     from imagenet_prep.sources import scan
 
     start = time.perf_counter()

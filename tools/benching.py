@@ -232,8 +232,8 @@ class Options:
     lap_s: float
 
 
-def options(description: str, arguments: Sequence[str] | None = None) -> Options:
-    """The options that every benchmark has."""
+def option_parser(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has; one may add its own."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--smoke", action="store_true", help="a moment on a handful of pictures")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="laps of each (default 5)")
@@ -242,7 +242,17 @@ def options(description: str, arguments: Sequence[str] | None = None) -> Options
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="kept between runs")
     parser.add_argument("--only", default="", metavar="TEXT", help="races with this in the name")
     parser.add_argument("--lap-timeout", type=float, default=600, metavar="SECONDS")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def options(description: str, arguments: Sequence[str] | None = None) -> Options:
+    """The command line of a benchmark without options of its own."""
+    parser = option_parser(description)
+    return options_of(parser, parser.parse_args(arguments))
+
+
+def options_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Options:
+    """What was parsed -> what every benchmark is told; wrong usage is a sentence."""
     if given.rounds < 1:
         parser.error("--rounds must be at least 1")
     if given.pictures is not None and not given.pictures.is_dir():

@@ -6,6 +6,7 @@ written as they write it: PyTorch's layers in order, eager, float32, channels fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,16 @@ def fixed_batch(batch: int, side: int = INPUT_PX) -> tuple[Any, Any]:
     return images, torch.randint(0, CLASSES, (batch,), generator=generator)
 
 
-def tutorial(batch: int, threads: int, small: bool, device: str = "cpu") -> Contender:
-    """The tutorials' AlexNet (one tower, LRN from the library) with their SGD."""
-    import torch
+def tutorial_network(small: bool, lrn: Callable[[int], Any] | None = None) -> Any:
+    """The tutorials' AlexNet, one tower; ``lrn`` makes its normalisation of so many channels
+    (None: the library's)."""
     from torch import nn
 
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
     hidden = 64 if small else 4096
-    model = nn.Sequential(
-        nn.Conv2d(3, 96, 11, 4), nn.ReLU(), nn.LocalResponseNorm(5, 5e-4, 0.75, 2),
-        nn.MaxPool2d(3, 2),
-        nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(), nn.LocalResponseNorm(5, 5e-4, 0.75, 2),
-        nn.MaxPool2d(3, 2),
+    normal = lrn or (lambda _: nn.LocalResponseNorm(5, 5e-4, 0.75, 2))
+    return nn.Sequential(
+        nn.Conv2d(3, 96, 11, 4), nn.ReLU(), normal(96), nn.MaxPool2d(3, 2),
+        nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(), normal(256), nn.MaxPool2d(3, 2),
         nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(),
         nn.Conv2d(384, 384, 3, padding=1), nn.ReLU(),
         nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
@@ -44,7 +42,17 @@ def tutorial(batch: int, threads: int, small: bool, device: str = "cpu") -> Cont
         nn.Dropout(), nn.Linear(9216, hidden), nn.ReLU(),
         nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(),
         nn.Linear(hidden, CLASSES),
-    ).to(device)  # fmt: skip
+    )  # fmt: skip
+
+
+def tutorial(batch: int, threads: int, small: bool, device: str = "cpu") -> Contender:
+    """The tutorials' network with their SGD, on a fixed batch."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = tutorial_network(small).to(device)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
     images, labels = (tensor.to(device) for tensor in fixed_batch(batch))
     loss_of = nn.CrossEntropyLoss()

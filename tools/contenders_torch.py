@@ -15,7 +15,7 @@ from tools.contender import Contender
 CROP_PX = 227
 
 
-class _Files:
+class Files:
     """A map-style data set: ``make(path)`` and the label, by number."""
 
     def __init__(
@@ -30,7 +30,7 @@ class _Files:
         return self.make(self.files[index]), self.labels[index]
 
 
-def _epochs(dataset: _Files, batch: int, workers: int) -> Contender:
+def _epochs(dataset: Files, batch: int, workers: int) -> Contender:
     from torch.utils.data import DataLoader
 
     files: Any = dataset  # torch asks for no more than these two methods
@@ -55,7 +55,7 @@ def decode_jpeg(files: Sequence[str], labels: Sequence[int], batch: int, workers
     def make(path: str) -> Any:
         return augment(decode(read_file(path), mode=ImageReadMode.RGB))
 
-    return _epochs(_Files(files, labels, make), batch, workers)
+    return _epochs(Files(files, labels, make), batch, workers)
 
 
 def tutorial(
@@ -98,4 +98,4 @@ def tutorial(
             picture = augment(image.convert("RGB"))
         return (picture + noise(picture)[:, None, None]) * 255 - mean
 
-    return _epochs(_Files(files, labels, make), batch, workers)
+    return _epochs(Files(files, labels, make), batch, workers)

@@ -12,18 +12,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
 MODULES = {"imagenet-prep": "imagenet_prep.cli", "trainer": "trainer.cli"}
@@ -57,28 +60,54 @@ def command_line(words: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def child(words: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Runs a command; however the block ends, the process is gone afterwards."""
-    process = subprocess.Popen(command_line(words), stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    except BaseException:
-        # From a terminal, Ctrl-C has reached the stage too: let it end by itself first.
-        for seconds, signal_number in ((0.3, signal.SIGINT), (1.2, signal.SIGKILL)):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(seconds)
-                break
-            process.send_signal(signal_number)
-        process.wait()
-        raise
+def child(
+    words: list[str], stderr: int | None = None, patience_s: float = 1.2
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs a command; however the block ends, the process is gone afterwards: it has
+    ``patience_s`` to end by itself."""
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    with subprocess.Popen(
+        command_line(words), stdout=subprocess.PIPE, stderr=stderr, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        except BaseException:
+            # From a terminal, Ctrl-C has reached the stage too: let it end by itself first.
+            for seconds, signal_number in ((0.3, signal.SIGINT), (patience_s, signal.SIGKILL)):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                    break
+                process.send_signal(signal_number)
+            process.wait()
+            raise
 
 
-def run_stage(words: list[str]) -> tuple[dict[str, Any], float]:
-    """Shows and runs a stage -> the JSON object that it printed, and its seconds."""
+def _pass_on(process: subprocess.Popen[str], listen: Callable[[str], None] | None) -> None:
+    """Shows what a stage writes on stderr, line by line, and tells it to ``listen``."""
+    if process.stderr is not None and listen is not None:
+        for line in process.stderr:
+            sys.stderr.write(line)
+            listen(line.rstrip("\n"))
+
+
+def run_stage(
+    words: list[str], listen: Callable[[str], None] | None = None, patience_s: float = 1.2
+) -> tuple[dict[str, Any], float]:
+    """Shows and runs a stage -> the JSON object that it printed, and its seconds.
+
+    ``listen`` is told every line that the stage writes on stderr, where it is shown too.
+    ``patience_s`` is the time that an interrupted stage has to end.
+    """
     print(f"\n$ {shlex.join(words)}", flush=True)
     started = time.perf_counter()
-    with child(words) as process:
-        output, _ = process.communicate()
+    with child(words, None if listen is None else subprocess.PIPE, patience_s) as process:
+        pump = threading.Thread(target=_pass_on, args=(process, listen))
+        pump.start()
+        assert process.stdout is not None
+        output = process.stdout.read()
+        process.wait()
+        pump.join()
     seconds = time.perf_counter() - started
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name

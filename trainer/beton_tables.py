@@ -1,9 +1,14 @@
-"""A beton's own tables, read and checked: FFCV trusts them, and would read foreign memory."""
+"""A data set's own tables, read and checked: FFCV trusts them, and would read foreign memory.
+
+Those of several files become one, as if the samples of all lay in one after the other.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +24,65 @@ REBUILD = "build it again with imagenet-prep build"
 
 @dataclass(frozen=True, eq=False)
 class BetonInfo:
-    """What a beton's own tables say, checked: ``samples`` square pictures of ``side_px``.
+    """What a set's own tables say, checked: ``samples`` square pictures of ``side_px``.
 
-    fields: their names in file order; extents int64 (samples, 3): offset and size in
-    bytes, FFCV's mode (0 JPEG, 1 raw); labels int64 (samples,), none negative; stamp: the
-    file's size, time and identity.
+    fields: their handlers of FFCV's by name, in file order; metadata (samples,): FFCV's rows;
+    extents int64 (samples, 4): offset and size in bytes, FFCV's mode (0 JPEG, 1 raw), and
+    number of the file; labels int64 (samples,), none negative; stamps: size, time and identity
+    of each file; first_pages (files + 1,): the pages of each, counted through all files.
     """
 
     samples: int
     side_px: int
     label_max: int
-    fields: tuple[str, ...]
+    fields: Mapping[str, Any]
     page_size_bytes: int
+    metadata: NDArray[np.void]
     extents: NDArray[np.int64]
     labels: NDArray[np.int64]
-    stamp: tuple[int, ...]
+    stamps: tuple[tuple[int, ...], ...]
+    first_pages: NDArray[np.int64]
+
+    def pages(self) -> NDArray[np.int64]:
+        """(samples,) the page that each sample lies on, counted through all files."""
+        # The header has a page of its own: data pages begin at whole ones.
+        within = self.extents[:, 0] // self.page_size_bytes
+        return within + self.first_pages[self.extents[:, 3]]
+
+
+def inspect_betons(paths: Sequence[Path]) -> BetonInfo:
+    """The tables of all files of a set, in the order of their samples; see ``inspect_beton``.
+
+    ToolError also when their fields, pictures or pages are of different kinds.
+    """
+    infos = [inspect_beton(path) for path in paths]
+    first = infos[0]
+    for path, info in zip(paths, infos, strict=True):
+        if _kind(info) != _kind(first):
+            raise ToolError(
+                f"{path}: has other fields, pictures or pages than {paths[0]}; {REBUILD}"
+            )
+    if len(infos) == 1:
+        return first
+    extents = np.concatenate([info.extents for info in infos])
+    extents[:, 3] = np.repeat(np.arange(len(infos)), [info.samples for info in infos])
+    pages = [int(info.first_pages[-1]) for info in infos]
+    return BetonInfo(
+        samples=len(extents),
+        side_px=first.side_px,
+        label_max=max(info.label_max for info in infos),
+        fields=first.fields,
+        page_size_bytes=first.page_size_bytes,
+        metadata=np.concatenate([info.metadata for info in infos]),
+        extents=extents,
+        labels=np.concatenate([info.labels for info in infos]),
+        stamps=tuple(itertools.chain.from_iterable(info.stamps for info in infos)),
+        first_pages=np.cumsum([0, *pages]),
+    )
+
+
+def _kind(info: BetonInfo) -> tuple[object, ...]:
+    return tuple(info.fields), info.metadata.dtype, info.side_px, info.page_size_bytes
 
 
 def inspect_beton(path: Path) -> BetonInfo:
@@ -48,8 +97,8 @@ def inspect_beton(path: Path) -> BetonInfo:
     try:
         with path.open("rb") as file:
             stamp = stamp_of(path)
-            metadata, names, table, page = _read_tables(file, stamp[0])
-        return _checked(metadata, names, table, stamp, page)
+            metadata, fields, table, page = _read_tables(file, stamp[0])
+        return _checked(metadata, fields, table, stamp, page)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; {REBUILD}, or name the right one") from None
     except OSError as error:
@@ -83,8 +132,8 @@ def _read(file: Any, dtype: np.dtype[Any], count: int, total: int, what: str) ->
     return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
 
 
-def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], list[str], NDArray[Any], int]:
-    """-> (metadata of the samples, names of the fields, allocation table, bytes of a page)."""
+def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], dict[str, Any], NDArray[Any], int]:
+    """-> (metadata of the samples, fields by name, allocation table, bytes of a page)."""
     header = _read(file, ffcv.HeaderType, 1, total, "header")[0]
     fields, samples, page = (
         int(header[name]) for name in ("num_fields", "num_samples", "page_size")
@@ -97,7 +146,8 @@ def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], list[str], NDArra
     try:
         handlers = ffcv.get_handlers(described)
         names = [bytes(row["name"]).split(b"\0")[0].decode("ascii") for row in described]
-        kinds = {name: type(handler) for name, handler in zip(names, handlers, strict=True)}
+        named = dict(zip(names, handlers, strict=True))
+        kinds = {name: type(handler) for name, handler in named.items()}
     except (KeyError, UnicodeDecodeError):
         raise ValueError("its fields are unknown to FFCV") from None
     if kinds.get("image") is not ffcv.RGBImageField or kinds.get("label") is not ffcv.IntField:
@@ -111,16 +161,17 @@ def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], list[str], NDArra
         raise ValueError("it was cut short: the table at its end is not whole")
     file.seek(start)
     table = _read(file, ffcv.ALLOC_TABLE_TYPE, length, total, "last table")
-    return metadata, names, table, page
+    return metadata, named, table, page
 
 
 def _checked(
     metadata: NDArray[Any],
-    names: list[str],
+    fields: Mapping[str, Any],
     table: NDArray[Any],
     stamp: tuple[int, ...],
     page_size: int,
 ) -> BetonInfo:
+    names = list(fields)
     images = metadata[f"f{names.index('image')}"]
     labels = metadata[f"f{names.index('label')}"].astype(np.int64)
     side = int(images["height"][0])
@@ -138,14 +189,17 @@ def _checked(
     lost |= (images["mode"] > 1) | (sizes < 1)
     if lost.any():
         raise ValueError(f"the place of sample {int(lost.argmax())} is not within the file")
-    extents = np.stack([offsets, sizes, images["mode"].astype(np.uint64)], axis=1)
+    columns = (offsets, sizes, images["mode"], np.zeros(len(images)))
+    extents = np.stack([column.astype(np.int64) for column in columns], axis=1)
     return BetonInfo(
         samples=len(images),
         side_px=side,
         label_max=int(labels.max()),
-        fields=tuple(names),
+        fields=fields,
         page_size_bytes=page_size,
-        extents=extents.astype(np.int64),
+        metadata=metadata,
+        extents=extents,
         labels=labels,
-        stamp=stamp,
+        stamps=(stamp,),
+        first_pages=np.array([0, -(-stamp[0] // page_size)]),
     )

@@ -23,6 +23,7 @@ from imagenet_prep.artifacts import (
     publish,
     save_stats,
 )
+from imagenet_prep.crop_settings import CropSettings
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +71,14 @@ class Checkpoint:
     def size_px(self) -> int:
         """The side of the crops that the mean image belongs to."""
         return self.stats.size_px
+
+    @property
+    def crop_settings(self) -> CropSettings:
+        """How its pictures were made square; as usual where nobody knows."""
+        try:
+            return CropSettings.parse(str(self.config.get("crop")))
+        except ValueError:
+            return CropSettings(self.size_px)
 
 
 def save_checkpoint(

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from imagenet_prep.artifacts import UsageError
+from imagenet_prep.shards import shard_pattern
 from trainer.interrupt import InterruptGuard, Stop
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -26,7 +28,24 @@ class Option(click.Option):
         self.heading = heading
 
 
-class GroupedCommand(click.Command):
+class BetonCommand(click.Command):
+    """A command with --beton that knows what it looks like when a shell expands a pattern."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Click's answer; of several betons after one --beton the sentence that helps."""
+        betons = [word for word in args if word.endswith(".beton")]
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if "unexpected extra argument" not in error.message or len(betons) < 2:
+                raise
+            raise UsageError(
+                "--beton: takes one name; put a pattern in quotes, so that the shell leaves it "
+                f"as it is: --beton '{shard_pattern(Path(betons[0]))}'"
+            ) from None
+
+
+class GroupedCommand(BetonCommand):
     """A command whose help lists its options under headings, in the order of their first use."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -114,10 +133,11 @@ class Doorkeeper:
         self.guard = InterruptGuard(farewell).start()
         return self.guard
 
-    def watch(self, folder: Path, stop: Stop | None = None) -> None:
-        """Sweeps ``folder`` at a sudden end; ``stop`` gets the first Ctrl-C."""
+    def watch(self, folder: Path | None, stop: Stop | None = None) -> None:
+        """Sweeps ``folder`` at a sudden end (None: it is not ours); ``stop`` gets the first
+        Ctrl-C."""
         if self.guard is not None:
-            self.guard.folders.append(folder)
+            self.guard.folders += [] if folder is None else [folder]
             self.guard.stop_request = stop
 
 

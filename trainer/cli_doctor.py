@@ -12,6 +12,7 @@ from imagenet_prep.terminal import Bar
 from trainer.cli_common import (
     AT_LEAST_ONE,
     PATH,
+    BetonCommand,
     device_option,
     jobs_option,
     json_option,
@@ -27,8 +28,13 @@ _BAR = 32
 _FAR = 10
 
 
-@click.command(short_help="Measures what limits a run, and says what helps.")
-@click.option("--beton", type=PATH, required=True, help="The training set, e.g. train.beton.")
+@click.command(cls=BetonCommand, short_help="Measures what limits a run, and says what helps.")
+@click.option(
+    "--beton",
+    type=PATH,
+    required=True,
+    help="The training set, e.g. train.beton or 'train-*.beton'.",
+)
 @click.option("--preset", default="small", show_default=True, help="The recipe; see `presets`.")
 @click.option("--network", help="Another network than the preset's; see `summary`.")
 @click.option("--batch-size", type=AT_LEAST_ONE, help="Pictures at once.")

@@ -12,6 +12,7 @@ from imagenet_prep.terminal import Bar
 from trainer.cli_common import (
     AT_LEAST_ONE,
     PATH,
+    BetonCommand,
     checkpoint_option,
     device_option,
     jobs_option,
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
 _LARGEST_MATRIX = 20
 
 
-@click.command("eval", short_help="Loss and errors of a checkpoint on a beton.")
+@click.command("eval", cls=BetonCommand, short_help="Loss and errors of a checkpoint on a beton.")
 @checkpoint_option
-@click.option("--beton", type=PATH, required=True, help="The set to evaluate, e.g. val.beton.")
+@click.option(
+    "--beton",
+    type=PATH,
+    required=True,
+    help="The set to evaluate, e.g. val.beton or 'val-*.beton'.",
+)
 @click.option(
     "--views",
     type=click.Choice(["1", "5", "10"]),
@@ -39,6 +45,7 @@ _LARGEST_MATRIX = 20
     help="Views of each picture: the centre; with the corners; with the mirror images.",
 )
 @click.option("--table", "as_table", is_flag=True, help="Errors by class and confusion matrix.")
+@click.option("--picture", type=PATH, help="Also draw pictures, right and wrong ones (PNG).")
 @click.option("--batch-size", type=AT_LEAST_ONE, help="Views at once.")
 @device_option()
 @precision_option()
@@ -49,6 +56,7 @@ def evaluate(
     beton: Path,
     views: str,
     as_table: bool,
+    picture: Path | None,
     batch_size: int | None,
     device: str,
     precision: str,
@@ -58,7 +66,8 @@ def evaluate(
     """Loss, top-1 and top-5 error (percent) of a checkpoint on a beton.
 
     Of several views the probabilities are averaged, as in the paper. --json has the classes
-    and the confusion matrix (rows: true classes) always.
+    and the confusion matrix (rows: true classes) always. --picture shows 24 pictures from all
+    over the set, and the 12 worst mistakes.
 
     \b
     Example: trainer eval --checkpoint runs/small/best.pt --beton val.beton --views 10 --table
@@ -75,6 +84,8 @@ def evaluate(
     finally:
         bar.close()
     result = found.result
+    if picture is not None:
+        _draw(beton, found, classes, picture)
     if as_json:
         values = {
             "loss": result.loss,
@@ -95,6 +106,15 @@ def evaluate(
     )
     if as_table:
         click.echo("\n".join(["", *_class_lines(found, classes), "", *_matrix(found, classes)]))
+
+
+def _draw(beton: Path, found: Evaluation, classes: Classes, picture: Path) -> None:
+    """Some of the pictures with their true and their likeliest class, as a PNG."""
+    from imagenet_prep.artifacts import publish
+    from trainer.gallery import grid_of, grid_picture
+
+    with publish(picture) as temporary:
+        temporary.write_bytes(grid_picture(grid_of(beton, found.judged, classes)))
 
 
 def _class_lines(found: Evaluation, classes: Classes) -> list[str]:

@@ -44,6 +44,9 @@ def predict(
 ) -> None:
     """The likeliest classes of PICTURES (files or folders; JPEG, PNG, WebP, AVIF, ...).
 
+    Pictures in a folder that is called as their class count as right or wrong, and are marked
+    so in --picture.
+
     \b
     Example: trainer predict --checkpoint runs/small/best.pt --picture grid.png cat.jpg holiday/
     """
@@ -66,6 +69,8 @@ def predict(
         _draw(found, picture)
     if as_json:
         print_json({"predictions": [_prediction_row(one) for one in found]})
+    else:
+        _show_share(found)
     if all(one.reason is not None for one in found):
         raise ToolError("none of the pictures could be read; the reasons are above")
 
@@ -76,7 +81,8 @@ def _prediction_row(one: Prediction) -> dict[str, Any]:
     guesses = [
         {"class": g.name, "name": g.title, "probability": g.probability} for g in one.guesses
     ]
-    return {"path": str(one.path), "classes": guesses}
+    value: dict[str, Any] = {"path": str(one.path), "classes": guesses}
+    return value if one.truth is None else value | {"truth": one.truth, "right": one.right}
 
 
 def _show_prediction(one: Prediction) -> None:
@@ -86,18 +92,30 @@ def _show_prediction(one: Prediction) -> None:
         click.echo(f"  {100 * guess.probability:6.2f} %  {name}")
 
 
+def _show_share(found: list[Prediction]) -> None:
+    """How many of the pictures whose class is known were recognised."""
+    known = [one.right for one in found if one.right is not None]
+    if known:
+        share = sum(known) / len(known)
+        click.echo(f"{sum(known)} of {len(known)} are as their folders say ({share:.1%})")
+
+
 def _draw(found: list[Prediction], picture: Path) -> None:
     """The first pictures with their three likeliest classes, as a PNG at ``picture``."""
     from imagenet_prep.artifacts import publish
-    from trainer.gallery import grid_picture
+    from trainer.gallery import Tile, grid_picture
 
-    shown = [
-        (one.pixels, [one.path.name, *(f"{g.probability:.0%} {g.title}" for g in one.guesses[:3])])
-        for one in found
-        if one.pixels is not None
-    ]
-    if len(shown) > _MOST_DRAWN:
-        say(f"trainer: {picture}: shows the first {_MOST_DRAWN} of {len(shown)} pictures")
-    if shown:
+    tiles = []
+    for one in found:
+        if one.pixels is None:
+            continue
+        head = one.path.name
+        if one.truth is not None:
+            head = f"{'✓' if one.right else '✗'} {one.truth}: {head}"
+        said = (f"{guess.probability:.0%} {guess.title}" for guess in one.guesses[:3])
+        tiles.append(Tile(one.pixels, (head, *said), one.right))
+    if len(tiles) > _MOST_DRAWN:
+        say(f"trainer: {picture}: shows the first {_MOST_DRAWN} of {len(tiles)} pictures")
+    if tiles:
         with publish(picture) as temporary:
-            temporary.write_bytes(grid_picture(shown[:_MOST_DRAWN]))
+            temporary.write_bytes(grid_picture(tiles[:_MOST_DRAWN]))

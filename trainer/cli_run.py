@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from imagenet_prep.artifacts import UsageError
 from imagenet_prep.terminal import Bar, say
+from trainer import launch
 from trainer.cli_common import (
     AT_LEAST_ONE,
     PATH,
@@ -23,8 +23,17 @@ from trainer.cli_common import (
     precision_option,
     print_json,
 )
-from trainer.config import COMPILES, LIGHTING_MODES, MEANS, OPTIMIZERS, ORDERS, SCHEDULES
+from trainer.config import (
+    COMPILES,
+    GRADIENTS,
+    LIGHTING_MODES,
+    MEANS,
+    OPTIMIZERS,
+    ORDERS,
+    SCHEDULES,
+)
 from trainer.interrupt import Stop
+from trainer.schedule import peak_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +45,11 @@ COUNT = click.IntRange(min=0)
 AT_LEAST_ZERO = click.FloatRange(min=0)
 ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 SHARE = click.FloatRange(min=0, max=1, max_open=True)
+_SHARES = {
+    "wait_share": "waiting for data",
+    "communication_share": "in communication",
+    "step_share": "in steps",
+}
 
 
 def epochs(value: str) -> tuple[int, ...]:
@@ -53,13 +67,17 @@ def _choice(*names: str) -> click.Choice[str]:
 # (heading, option, type, help): settings of RunConfig; what is not given is the preset's.
 _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("The recipe", "--network", str, "Another network than the preset's; see `summary`."),
+    ("The recipe", "--channels", click.IntRange(1, 3), "3, or 1 for a network that sees grey."),
     ("The recipe", "--epochs", AT_LEAST_ONE, "Passes over the training set."),
     ("The recipe", "--batch-size", AT_LEAST_ONE, "Pictures at once."),
     ("The recipe", "--accumulate", AT_LEAST_ONE, "Batches that make one step."),
     ("The recipe", "--seed", click.IntRange(0, 2**31 - 1), "Of everything random."),
     ("Learning", "--optimizer", _choice(*OPTIMIZERS), "lars is for batches of thousands."),
     ("Learning", "--lr", ABOVE_ZERO, "Peak learning rate, for levels of 0-255."),
+    ("Learning", "--lr-per", COUNT, "Pictures of a step that --lr is for: it scales with those of "
+     "all processes; 0: it does not."),
     ("Learning", "--momentum", SHARE, "Of sgd and lars."),
+    ("Learning", "--trust", ABOVE_ZERO, "Of lars: the length of a step in lengths of the weights."),
     ("Learning", "--weight-decay", AT_LEAST_ZERO, "Of weights."),
     ("Learning", "--bias-rate", ABOVE_ZERO, "How many times as fast biases learn (2012: 2)."),
     ("Learning", "--decay-biases/--no-decay-biases", bool, "Whether biases decay too."),
@@ -83,6 +101,7 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("Pictures", "--mean", _choice(*MEANS), "What is subtracted: the mean image, or less of it."),
     ("Pictures", "--scaled/--not-scaled", bool, "Divides by the channels' standard deviations."),
     ("Pictures", "--order", _choice(*ORDERS), "pages: for betons beyond memory."),
+    ("Several processes", "--gradients", _choice(*GRADIENTS), "As what they are exchanged."),
     ("The machine", "--compile", _choice(*COMPILES), "Trains compiled code; auto: on CUDA."),
 )  # fmt: skip
 
@@ -105,7 +124,7 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(cls=GroupedCommand)
 @click.option(
     "--beton", cls=Option, heading="What and where", type=PATH, required=True,
-    help="The training set, e.g. train.beton.",
+    help="The training set, e.g. train.beton, or shards in quotes: 'train-*.beton'.",
 )  # fmt: skip
 @click.option(
     "--preset", cls=Option, heading="What and where", default="small", show_default=True,
@@ -132,6 +151,10 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Resume although settings or pictures differ.",
 )  # fmt: skip
 @_settings
+@click.option(
+    "--timeout", cls=Option, heading="Several processes", type=ABOVE_ZERO, metavar="SECONDS",
+    help="How long one waits for another before the run ends.  [default: 300]",
+)  # fmt: skip
 @device_option("The machine")
 @precision_option("The machine")
 @jobs_option("The machine")
@@ -145,14 +168,16 @@ def run(
     overwrite: bool,
     as_json: bool,
     freeze: tuple[str, ...],
+    timeout: float | None,
     **options: Any,
 ) -> None:
     """Trains a network and writes checkpoints, metrics and a report.
 
-    val.beton and train.stats.npz beside --beton are found by themselves. What is not given
-    is as the preset has it. Ctrl-C and SIGTERM end after the step, with a checkpoint; a
-    second one ends at once. On several GPUs, with --batch-size for each of them:
+    val.beton or its shards, and train.stats.npz, beside --beton are found by themselves. What
+    is not given is as the preset has it. Ctrl-C and SIGTERM end after the step, with a
+    checkpoint; a second one ends at once. On several GPUs, with --batch-size for each of them:
     torchrun --nproc-per-node 4 -m trainer run --beton train.beton --out runs/one
+    With --max-restarts 3 before -m, a run that has lost a process goes on from last.pt.
 
     \b
     Example: trainer run --beton train.beton --preset small --epochs 12
@@ -161,27 +186,50 @@ def run(
     from trainer.config import with_options
 
     config = with_options(presets.preset(preset), options | {"freeze": freeze or None})
+    _check_launch(options["gradients"], timeout, out)
     if force and not resume:
         raise UsageError("--force is for --resume; add that, or leave it out")
-    folder = _run_folder(config, out, resume=resume, overwrite=overwrite)
-    lines = sys.stderr if as_json else sys.stdout
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one of the processes speaks
-        click.echo(f"preset {preset}, network {config.network}, to {folder}", file=lines)
-    _train(config, beton, folder, resume=resume, force=force, as_json=as_json)
+    if launch.speaks():
+        again = out is not None and launch.continues(out)
+        resume, overwrite = resume or again, overwrite and not again
+        folder = _run_folder(config, out, resume=resume, overwrite=overwrite)
+    else:  # who neither writes nor reads there
+        folder = out or Path("runs") / config.preset
+    _train(config, beton, folder, resume=resume, force=force, as_json=as_json, timeout=timeout)
+
+
+def _check_launch(gradients: str | None, timeout: float | None, out: Path | None) -> None:
+    """UsageError for what does nothing with one process, or cannot be with restarts."""
+    if not launch.several():
+        for option, given in (("--gradients", gradients), ("--timeout", timeout)):
+            if given is not None:
+                raise UsageError(
+                    f"{option} does nothing with one process; start several with torchrun, or "
+                    "leave it out"
+                )
+    if launch.restarts() and out is None:
+        raise UsageError("torchrun --max-restarts: a restart could not find the run; add --out")
 
 
 def _train(
-    config: RunConfig, beton: Path, folder: Path, *, resume: bool, force: bool, as_json: bool
+    config: RunConfig,
+    beton: Path,
+    folder: Path,
+    *,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+    timeout: float | None,
 ) -> None:
     """Trains with a bar, a line per epoch and an ear for signals; prints what came of it."""
     stop = Stop()
-    doorkeeper.watch(folder, stop)
+    doorkeeper.watch(folder if launch.speaks() else None, stop)
     with stop.listening():
         from imagenet_prep.artifacts import quiet
         from trainer.run import train
-        from trainer.world import World
+        from trainer.world import TIMEOUT_S, World
 
-        bar, world = Bar(), World.join()
+        bar, world = Bar(), World.join(timeout or TIMEOUT_S)
         lines = sys.stderr if as_json else sys.stdout
 
         def report(row: dict[str, Any]) -> None:
@@ -190,8 +238,11 @@ def _train(
 
         def notice(sentence: str) -> None:
             bar.close()
-            say(f"trainer: {sentence}")
+            if world.main:
+                say(f"trainer: {sentence}")
 
+        if world.main:
+            click.echo(_first_line(config, folder, world.ranks), file=lines)
         try:
             result = train(
                 config, beton, folder, resume=resume, force=force, report=report,
@@ -202,6 +253,18 @@ def _train(
             world.leave()
     if world.main:
         _show(result, as_json)
+
+
+def _first_line(config: RunConfig, folder: Path, ranks: int) -> str:
+    """What is trained where; with several processes or a scaled learning rate, that too."""
+    text = f"preset {config.preset}, network {config.network}, to {folder}"
+    total = config.batch_size * config.accumulate * ranks
+    if ranks > 1:
+        text += f"; {ranks} processes, {total} pictures in a step"
+    if config.lr_per:
+        rate = peak_rate(config.lr, config.lr_per, total)
+        text += f"; learning rate {config.lr:g} per {config.lr_per} pictures: {rate:g} for {total}"
+    return text
 
 
 def _show(result: RunResult, as_json: bool) -> None:
@@ -255,10 +318,16 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
             f"  val: loss {row['val_loss']:.3f}, top-1 error {row['val_top1_error']:5.2f} %, "
             f"top-5 {row['val_top5_error']:5.2f} %"
         )
-    speed = f"{row['images_per_second']:.0f} images/s"
-    text += (
-        f"  {speed}, {100 * row['wait_share']:.1f} % waiting for data, "
-        f"{100 * row['step_share']:.1f} % in steps"
-    )
-    saving = 1 - row["wait_share"] - row["step_share"]
-    return text if saving < 0.0005 else f"{text}, {100 * saving:.1f} % writing checkpoints"
+    text += f"  {row['images_per_second']:.0f} images/s"
+    rest = 1.0
+    for name, words in _SHARES.items():
+        if name in row:
+            rest -= row[name]
+            text += f", {100 * row[name]:.1f} % {words}{_by_rank(row, name)}"
+    return text if rest < 0.0005 else f"{text}, {100 * rest:.1f} % writing checkpoints"
+
+
+def _by_rank(row: dict[str, Any], name: str) -> str:
+    """The share of each rank in percent, in brackets; nothing for one process."""
+    shares = row.get("by_rank", {}).get(name, [])
+    return f" ({' '.join(f'{100 * share:.1f}' for share in shares)})" if shares else ""

@@ -9,7 +9,7 @@ import click
 from trainer.cli_common import AT_LEAST_ONE, json_option, print_json
 
 if TYPE_CHECKING:
-    from trainer.presets import Preset
+    from trainer.preset_kit import Preset
 
 
 @click.command(short_help="The layers of a network, with shapes and sizes.")
@@ -75,18 +75,21 @@ def presets(name: str | None, as_json: bool) -> None:
         return
     for title, found in recipes.PRESETS.items():
         config = found.config
-        click.echo(f"{title:<20}{found.summary}")
+        click.echo(f"{title:<24}{found.summary}")
         click.echo(
-            f"{'':<20}network {config.network}, {config.epochs} epochs, batch "
+            f"{'':<24}network {config.network}, {config.epochs} epochs, batch "
             f"{config.batch_size}, {config.optimizer} {config.lr:g}, {config.schedule}"
         )
     click.echo("\nAll of one: trainer presets NAME")
 
 
+_WORDS = ("summary", "prepare", "command", "time", "result")
+
+
 def _preset_value(found: Preset) -> dict[str, Any]:
     from trainer.config import as_dict
 
-    words = {name: getattr(found, name) for name in ("summary", "command", "time", "result")}
+    words = {name: getattr(found, name) for name in _WORDS}
     return words | {"notes": found.notes, "settings": as_dict(found.config)}
 
 
@@ -96,7 +99,7 @@ def _show_preset(found: Preset, as_json: bool) -> None:
         print_json(value)
         return
     click.echo(f"{found.config.preset}: {found.summary}\n")
-    click.echo(f"    {found.command}\n")
+    click.echo(f"    {found.prepare}\n    {found.command}\n")
     for title, text in (("time", found.time), ("result", found.result), ("notes", found.notes)):
         if text:
             click.echo(click.wrap_text(f"{title}: {text}", 98, "", "    "))

@@ -16,6 +16,7 @@ COMPILES = ("auto", "on", "off")
 MEANS = ("image", "centre", "channel", "none")
 LIGHTING_MODES = ("deviation", "variance", "image", "off")
 ORDERS = ("shuffle", "pages", "sequential")
+GRADIENTS = ("float32", "bfloat16")
 
 
 class ConfigError(UsageError):
@@ -26,39 +27,44 @@ class ConfigError(UsageError):
 class RunConfig:
     """Everything that decides the result of a run.
 
-    Learning: ``lr`` is the peak learning rate for pixels of 0-255 levels; ``warmup_epochs``
-    rise to it linearly; ``schedule`` is one of SCHEDULES: ``step`` divides by ten every
-    ``drop_epochs``, ``drops`` at the epochs in ``drops``, ``plateau`` when the validation
-    error has not fallen for ``plateau_patience`` epochs, three times at most. Biases learn
-    ``bias_rate`` times as fast and do not decay unless ``decay_biases``. ``accumulate``
-    batches make one step. ``clip_norm`` 0 switches clipping off; ``average`` is the decay
-    of the running average of the weights that is evaluated and kept (0: the weights
+    Learning: ``lr`` is the peak learning rate for pixels of 0-255 levels, for a step of
+    ``lr_per`` pictures (0: of however many): see ``schedule.peak_rate``; ``warmup_epochs`` rise
+    to it linearly; ``trust`` is LARS's coefficient; ``schedule`` is one of SCHEDULES: ``step``
+    divides by ten every ``drop_epochs``, ``drops`` at the epochs in ``drops``, ``plateau`` when
+    the validation error has not fallen for ``plateau_patience`` epochs, three times at most.
+    Biases learn ``bias_rate`` times as fast and do not decay unless ``decay_biases``.
+    ``accumulate`` batches make one step. ``clip_norm`` 0 switches clipping off; ``average`` is
+    the decay of the running average of the weights that is evaluated and kept (0: the weights
     themselves). ``freeze`` names layers (``features.0``) that stop learning from epoch
-    ``freeze_epoch`` on; ``patience`` above 0 ends the run when the validation error has
-    not fallen for that many epochs.
+    ``freeze_epoch`` on; ``patience`` above 0 ends the run when the validation error has not
+    fallen for that many epochs.
 
-    Pictures: ``crop_size`` is the random crop's side in pixels; ``scale_min`` below 1 draws
-    instead crops of that share of the picture's area or more, with sides in ratio 3:4 to
-    4:3, as other models' recipes do; crops are resampled to the network's input size where
-    that differs. ``lighting`` is the standard deviation of the colour noise in units of the
-    data set's own along each direction (``lighting_mode``: see ``draws.Views``); it is off
-    from epoch ``lighting_epochs`` on (0: never off). ``mean`` is what is subtracted: the mean
-    image, its centre, its average per channel or nothing; with ``scaled`` the difference is
-    divided by the channels' standard deviations. ``order`` is how an epoch goes through the
-    beton.
+    Pictures: ``channels`` is 3, or 1 for a network that sees them in grey. ``crop_size`` is the
+    random crop's side in pixels; ``scale_min`` below 1 draws instead crops of that share of the
+    picture's area or more, with sides in ratio 3:4 to 4:3, as other models' recipes do; crops
+    are resampled to the network's input size where that differs. ``lighting`` is the standard
+    deviation of the colour noise in units of the data set's own along each direction
+    (``lighting_mode``: see ``draws.Views``); it is off from epoch ``lighting_epochs`` on (0:
+    never off). ``mean`` is what is subtracted: the mean image, its centre, its average per
+    channel or nothing; with ``scaled`` the difference is divided by the channels' standard
+    deviations. ``order`` is how an epoch goes through the beton.
 
-    ``compile`` trains through a compiled network (``auto``: on CUDA).
+    ``compile`` trains through a compiled network (``auto``: on CUDA). ``gradients`` is the type
+    in which several processes exchange them.
 
     ``checkpoint_every`` steps make a checkpoint inside an epoch (0: at its end only).
     """
 
     preset: str = "small"
     network: str = "small"
+    channels: int = 3
     epochs: int = 24
     batch_size: int = 64
     optimizer: str = "adamw"
     lr: float = 3e-4
+    lr_per: int = 0
     momentum: float = 0.9
+    trust: float = 1e-3
     weight_decay: float = 0.05
     schedule: str = "linear"
     warmup_epochs: float = 2.0
@@ -85,6 +91,7 @@ class RunConfig:
     order: str = "shuffle"
     checkpoint_every: int = 0
     seed: int = 0
+    gradients: str = "float32"
     device: str = "auto"
     precision: str = "auto"
     compile: str = "auto"
@@ -96,6 +103,7 @@ _ONLY_WITH: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "drops": ("schedule", ("drops",), "--schedule drops"),
     "plateau_patience": ("schedule", ("plateau",), "--schedule plateau"),
     "momentum": ("optimizer", ("sgd", "lars"), "--optimizer sgd or lars"),
+    "trust": ("optimizer", ("lars",), "--optimizer lars"),
 }
 """Setting -> (the setting it depends on, the values with which it does something, in words)."""
 
@@ -128,14 +136,14 @@ def validate(config: RunConfig) -> None:
     """ConfigError naming the first setting that cannot be."""
     positive = (
         *("epochs", "batch_size", "lr", "crop_size", "scale_min", "drop_epochs"),
-        *("plateau_patience", "accumulate", "bias_rate"),
+        *("plateau_patience", "accumulate", "bias_rate", "trust"),
     )
     for name in positive:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be above 0")
     for name in (
         *("weight_decay", "warmup_epochs", "clip_norm", "lighting"),
-        *("lighting_epochs", "freeze_epoch", "patience", "checkpoint_every"),
+        *("lighting_epochs", "freeze_epoch", "patience", "checkpoint_every", "lr_per"),
     ):
         if not getattr(config, name) >= 0:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 0")
@@ -143,6 +151,8 @@ def validate(config: RunConfig) -> None:
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be from 0 to below 1")
     _check_together(config)
+    if config.channels not in (1, 3):
+        raise ConfigError(f"channels is {config.channels}; it is 1 (grey) or 3 (colour)")
     if config.scale_min > 1:
         raise ConfigError(f"scale_min is {config.scale_min}; it is a share, at most 1")
     for name, allowed in (
@@ -154,6 +164,7 @@ def validate(config: RunConfig) -> None:
         ("mean", MEANS),
         ("lighting_mode", LIGHTING_MODES),
         ("order", ORDERS),
+        ("gradients", GRADIENTS),
     ):
         if getattr(config, name) not in allowed:
             raise ConfigError(

@@ -6,6 +6,7 @@ one of ``loop``, with the recipe's own batch, precision and optimiser.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -232,33 +233,31 @@ def _train(
 
 def _disk(batches: BetonLoader, seconds: float) -> Stage:
     """Reads samples in the recipe's order, past the system's cache where it lets us."""
-    extents, path = batches.info.extents, batches.beton
-    file = os.open(path, os.O_RDONLY)
-    try:
+    extents, paths = batches.info.extents, batches.betons.paths
+    with contextlib.ExitStack() as open_files:
+        files = [open_files.enter_context(path.open("rb", buffering=0)).fileno() for path in paths]
         cold = hasattr(os, "posix_fadvise")
         if cold:
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            for file in files:
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         order = np.random.default_rng(0).permutation(len(extents))[:_SAMPLES_READ]
         end = time.perf_counter() + seconds
 
         def read(index: int) -> int:
             if time.perf_counter() > end:
                 return 0
-            offset, size = int(extents[index, 0]), int(extents[index, 1])
-            return len(os.pread(file, size, offset))
+            offset, size, _, number = extents[index].tolist()
+            return len(os.pread(files[number], size, offset))
 
         jobs = batches.reading.jobs or usable_cpus()
         started = time.perf_counter()
         with ThreadPoolExecutor(jobs) as threads:
             sizes = [size for size in threads.map(read, order.tolist()) if size]
         spent = max(time.perf_counter() - started, 1e-9)
-    finally:
-        os.close(file)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    bytes_in_file = path.stat().st_size
     note = f"{sum(sizes) / spent / 1e6:,.0f} MB/s at random places, {'cold' if cold else 'cached'}"
-    if bytes_in_file < memory / 2:
-        note += "; the file fits into memory, so the first epoch only"
+    if batches.manifest.bytes < memory / 2:
+        note += "; the data fit into memory, so the first epoch only"
     return Stage("disk", len(sizes) / spent, note)
 
 

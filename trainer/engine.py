@@ -91,14 +91,14 @@ def _address(array: NDArray[Any]) -> int:
 
 
 class CropDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc, name-defined]
-    """FFCV decoder: samples of a beton -> their views, in one pass over the pixels.
+    """FFCV decoder: samples of a data set -> their views, in one pass over the pixels.
 
-    extents int64 (N, 3): offset and size in bytes and FFCV's mode (0 JPEG, 1 raw) of each
-    sample, all within the file; the pictures are ``side_px`` square; ``stats`` are those of
-    the data set. A sample becomes (out, out, 3) of ``views.dtype``, (3, out, out) with
-    ``planes``, with one more axis in front for several views. ``file`` is the descriptor of
-    the open beton; after a batch ``fault`` tells whether a sample of it did not decode, and
-    ``placed`` and ``shifts`` say what was drawn.
+    extents int64 (N, 4): offset and size in bytes, FFCV's mode (0 JPEG, 1 raw) and the number of
+    its file, of each sample, all within their files; the pictures are ``side_px`` square;
+    ``stats`` are those of the data set. A sample becomes (out, out, 3) of ``views.dtype``,
+    (3, out, out) with ``planes``, with one more axis in front for several views. ``files``
+    int64 has the descriptors of the open files; after a batch ``fault`` tells whether a
+    sample of it did not decode, and ``placed`` and ``shifts`` say what was drawn.
     """
 
     def __init__(
@@ -123,9 +123,11 @@ class CropDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc, name-define
         most_packed = (int(packed.max()) if len(packed) else 0) + 64
         mean = mean_of(views, stats.mean)
         gain = gain_of(views, stats.channel_std)
+        self.files = np.full(int(extents[:, 3].max(initial=0)) + 1, -1, np.int64)
         self._arrays: dict[str, NDArray[Any]] = {
             "control": np.array([views.seed & MASK, 0], np.uint64),
             "extents": np.ascontiguousarray(extents, np.int64),
+            "files": self.files,
             "means": np.ascontiguousarray(np.stack([mean, mean[:, ::-1]]), np.float32),
             "numbers": np.zeros(ops.NUMBERS),
             "gain": np.tile(gain, out),
@@ -142,7 +144,6 @@ class CropDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc, name-define
         job = {name: _address(array) for name, array in self._arrays.items()} | {
             "imdecode": ctypes.cast(ffcv.ctypes_imdecode, ctypes.c_void_p).value,
             "pread": ctypes.cast(ctypes.CDLL(None).pread, ctypes.c_void_p).value,
-            "file": -1,
             "side": side_px,
             "crop": views.crop_px,
             "out": out,
@@ -181,15 +182,6 @@ class CropDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc, name-define
         basis = colour_basis(self.stats.eigenvectors, self.stats.eigenstdev, views)
         ratio = [math.log(side) for side in views.ratio]
         self._arrays["numbers"][:] = [*basis.ravel(), *views.scale, *ratio, value / 255]
-
-    @property
-    def file(self) -> int:
-        """The descriptor of the open file that samples are read from."""
-        return int(self._job[ops.JOB.index("file")])
-
-    @file.setter
-    def file(self, descriptor: int) -> None:
-        self._job[ops.JOB.index("file")] = descriptor
 
     def placed(self, count: int) -> NDArray[np.int64]:
         """(count, V, 3): y, x and mirror of the views of the last batch's samples."""

@@ -9,12 +9,14 @@ import sys
 import threading
 import unittest.mock
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainer.beton_tables import BetonInfo
 from trainer.engine import ffcv, no_deprecations, numba, same_threads
 
 # How often a waiting side looks whether the other one is still there, in seconds.
@@ -45,12 +47,27 @@ class _NoMemory(contextlib.nullcontext[None]):
         """FFCV's announcement of a batch."""
 
 
+class _Tables(SimpleNamespace):
+    """In the place of FFCV's reader: the checked tables, of one file or of several as one.
+
+    FFCV's would read a file's tables a second time, and knows of no more files than one.
+    """
+
+    def __init__(self, info: BetonInfo) -> None:
+        super().__init__(
+            num_samples=info.samples,
+            page_size=info.page_size_bytes,
+            handlers=dict(info.fields),
+            metadata=info.metadata,
+        )
+
+
 # Numba's fallback threading layer ends the process when two threads compute at once.
 _COMPUTING = threading.Lock()
 
 
-def make_loader(path: str, batch_size: int, jobs: int, **options: Any) -> Any:
-    """FFCV's loader over a beton, without side effects in the process.
+def make_loader(name: str, info: BetonInfo, batch_size: int, jobs: int, **options: Any) -> Any:
+    """FFCV's loader over the samples of ``info``, without side effects in the process.
 
     FFCV's own compiling is switched off while it puts the loader together: our kernels are
     compiled already, its copying of the labels needs none, and each loader would wait for
@@ -58,10 +75,11 @@ def make_loader(path: str, batch_size: int, jobs: int, **options: Any) -> Any:
     """
     module = sys.modules[ffcv.Loader.__module__]
     no_memory = unittest.mock.patch.object(module, "OSCacheManager", _NoMemory)
+    no_reader = unittest.mock.patch.object(module, "Reader", lambda *_: _Tables(info))
     no_compiler = unittest.mock.patch.object(ffcv.Compiler, "is_enabled", False)
-    with same_threads(), no_deprecations(), no_memory, no_compiler:
+    with same_threads(), no_deprecations(), no_memory, no_reader, no_compiler:
         loader = ffcv.Loader(
-            path, batch_size, num_workers=jobs, os_cache=True, seed=0, drop_last=False, **options
+            name, batch_size, num_workers=jobs, os_cache=True, seed=0, drop_last=False, **options
         )  # fmt: skip
     # The ring of buffers is the loader's: FFCV would ask the system for a new one each epoch,
     # hundreds of megabytes whose first use costs more than their filling.

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagenet_prep.artifacts import Classes, Progress, Stats, ToolError, UsageError, load_manifest
+from imagenet_prep.artifacts import Classes, Progress, Stats, ToolError, UsageError
+from imagenet_prep.shards import Betons, find_betons
 from trainer import config as configs
 from trainer import loop
 from trainer.checkpoint import Checkpoint, check_classes, load_checkpoint
@@ -83,7 +84,7 @@ def evaluation_of(judged: loop.Judged, classes: int) -> Evaluation:
 
 
 def evaluation_batches(
-    beton: Path,
+    beton: Path | Betons,
     stats: Stats,
     spec: NetworkSpec,
     config: configs.RunConfig,
@@ -155,7 +156,8 @@ def evaluate_beton(
 ) -> tuple[Evaluation, Classes]:
     """A checkpoint over a beton, with the checkpoint's own mean image; and the classes."""
     checkpoint = load_checkpoint(checkpoint_path)
-    manifest = load_manifest(beton)
+    betons = find_betons(beton)
+    manifest = betons.manifest
     check_classes(checkpoint, Classes(manifest.classes, manifest.readable))
     place = choose_device(device)
     model, config = model_of(checkpoint, place)
@@ -163,7 +165,7 @@ def evaluate_beton(
         config, device=place.type, jobs=jobs, batch_size=batch_size or config.batch_size
     )
     chosen = loop.Precision(place, loop.choose_precision(precision, place))
-    batches = evaluation_batches(beton, checkpoint.stats, model.spec, config, views=views)
+    batches = evaluation_batches(betons, checkpoint.stats, model.spec, config, views=views)
     with batches:
         count = counter(progress, "evaluate", batches.samples)
         judged = loop.evaluate(model, batches, chosen, count)

@@ -121,10 +121,10 @@ def describe(
         "network": checkpoint.config["run"]["network"],
         "input": {
             "name": "pictures",
-            "shape": ["N", model.spec.channels, size, size],
+            "shape": ["N", 3, size, size],
             "type": "float32",
         },
-        "preparation": prepare.described(mean_file),
+        "preparation": prepare.described(mean_file, checkpoint.crop_settings.fit),
         "output": {
             "name": "logits",
             "shape": ["N", len(names)],

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from imagenet_prep.artifacts import Classes
-from trainer.beton_tables import inspect_beton
+from imagenet_prep.shards import Betons, find_betons
+from trainer.beton_tables import inspect_betons
 from trainer.loop import Judged
 
 THUMB_PX = 112
 _LINE_PX = 16
+_FRAME_PX = 5
+_RIGHT, _WRONG, _PLAIN = "#1a7f37", "#c62828", "#1f4e99"
 _RAW = 1  # FFCV's mode of a sample that is stored as pixels
 
 
@@ -39,6 +42,16 @@ class Example:
         return self.truth in ("", self.predicted)
 
 
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A picture of a grid (S, S, 3) uint8 with lines of text under it; ``right`` marks it as
+    recognised or not, None: nobody knows."""
+
+    pixels: NDArray[np.uint8]
+    lines: tuple[str, ...]
+    right: bool | None = None
+
+
 def best_and_worst(judged: Judged, count: int) -> tuple[list[int], list[int]]:
     """Rows of ``judged``: the surest right answers, and the mistakes that gave the true class
     the least; ``count`` of each at most."""
@@ -49,7 +62,9 @@ def best_and_worst(judged: Judged, count: int) -> tuple[list[int], list[int]]:
     return best, worst
 
 
-def examples(beton: Path, judged: Judged, rows: Sequence[int], classes: Classes) -> list[Example]:
+def examples(
+    beton: Path | Betons, judged: Judged, rows: Sequence[int], classes: Classes
+) -> list[Example]:
     """Those rows of ``judged`` with their pictures from ``beton``."""
     pictures = read_pictures(beton, [int(judged.indices[row]) for row in rows])
     return [
@@ -63,21 +78,22 @@ def examples(beton: Path, judged: Judged, rows: Sequence[int], classes: Classes)
     ]
 
 
-def read_pictures(beton: Path, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
-    """The samples at those places of a beton, (S, S, 3) uint8 each."""
-    info = inspect_beton(beton)
+def read_pictures(beton: Path | Betons, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """The samples at those places of a data set, (S, S, 3) uint8 each."""
+    betons = beton if isinstance(beton, Betons) else find_betons(beton)
+    info = inspect_betons(betons.paths)
     found = []
-    with beton.open("rb") as file:
-        for index in indices:
-            offset, size, mode = (int(value) for value in info.extents[index])
+    for index in indices:
+        offset, size, mode, number = info.extents[index].tolist()
+        with betons.paths[number].open("rb") as file:
             file.seek(offset)
             data = file.read(size)
-            if mode == _RAW:
-                side = info.side_px
-                found.append(np.frombuffer(data, np.uint8).reshape(side, side, 3).copy())
-            else:
-                with Image.open(io.BytesIO(data)) as image:
-                    found.append(np.asarray(image.convert("RGB")))
+        if mode == _RAW:
+            side = info.side_px
+            found.append(np.frombuffer(data, np.uint8).reshape(side, side, 3).copy())
+        else:
+            with Image.open(io.BytesIO(data)) as image:
+                found.append(np.asarray(image.convert("RGB")))
     return found
 
 
@@ -109,26 +125,49 @@ def _thumb_base64(pixels: NDArray[np.uint8]) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def grid_picture(shown: Sequence[tuple[NDArray[np.uint8], Sequence[str]]]) -> bytes:
-    """(Pictures (S, S, 3), lines of text under each) -> one PNG, about as wide as high."""
-    lines = max((len(text) for _, text in shown), default=0)
+def grid_picture(tiles: Sequence[Tile]) -> bytes:
+    """Tiles -> one PNG, about as wide as high: right ones framed in green, wrong ones in red."""
+    lines = max((len(tile.lines) for tile in tiles), default=0)
     cell, wide = 2 * THUMB_PX, 2 * THUMB_PX + 12
     high = cell + 12 + lines * _LINE_PX
-    columns = max(1, min(len(shown), round((len(shown) * high / wide) ** 0.5)))
-    rows = -(-len(shown) // columns)
+    columns = max(1, min(len(tiles), round((len(tiles) * high / wide) ** 0.5)))
+    rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * wide + 12, rows * high + 12), "white")
     draw: Any = ImageDraw.Draw(sheet)
     font = _font()
-    for index, (pixels, text) in enumerate(shown):
+    for index, tile in enumerate(tiles):
         x, y = 12 + index % columns * wide, 12 + index // columns * high
-        sheet.paste(Image.fromarray(pixels).resize((cell, cell), Image.Resampling.BICUBIC), (x, y))
-        for number, line in enumerate(text):
+        picture = Image.fromarray(tile.pixels).resize((cell, cell), Image.Resampling.BICUBIC)
+        sheet.paste(picture, (x, y))
+        colour = _PLAIN if tile.right is None else _RIGHT if tile.right else _WRONG
+        if tile.right is not None:
+            box = (x, y, x + cell - 1, y + cell - 1)
+            draw.rectangle(box, outline=colour, width=_FRAME_PX)
+        for number, line in enumerate(tile.lines):
             at = (x, y + cell + 2 + number * _LINE_PX)
-            draw.text(at, _fitting(line, draw, font, cell), fill="black" if number else "#1f4e99",
-                      font=font)  # fmt: skip
+            text = _fitting(line, draw, font, cell)
+            draw.text(at, text, fill="black" if number else colour, font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def grid_of(beton: Path, judged: Judged, classes: Classes, count: int = 36) -> list[Tile]:
+    """``count`` pictures of an evaluation at most: two thirds spread evenly over the set, as
+    often right as the network is, then the mistakes that gave the true class the least."""
+    total = len(judged.labels)
+    spread = min(total, count - count // 3)
+    rows = [number * total // spread for number in range(spread)]
+    worst = best_and_worst(judged, 2 * count)[1]
+    rows += [row for row in worst if row not in rows][: count - len(rows)]
+    return [
+        Tile(
+            one.pixels,
+            (f"{'✓' if one.right else '✗'} {one.truth}", f"{one.confidence:.0%} {one.predicted}"),
+            one.right,
+        )
+        for one in examples(beton, judged, rows, classes)
+    ]
 
 
 def _font() -> Any:

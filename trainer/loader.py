@@ -1,4 +1,5 @@
-"""A beton -> batches for training or evaluation: the same pixels every time, or a sentence.
+"""A beton or its shards -> batches for training or evaluation: the same pixels every time, or
+a sentence.
 
 For any training script; nothing else of the trainer is needed:
 
@@ -34,15 +35,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagenet_prep.artifacts import (
-    Stats,
-    ToolError,
-    UsageError,
-    load_manifest,
-    load_stats,
-    stats_beside,
-)
-from trainer.beton_tables import REBUILD, inspect_beton, stamp_of, verify_pages
+from imagenet_prep.artifacts import Stats, ToolError, UsageError, load_stats
+from imagenet_prep.shards import Betons, find_betons, require_files
+from trainer.beton_tables import REBUILD, inspect_betons, stamp_of, verify_pages
 from trainer.draws import Views
 from trainer.epoch import Epoch, make_loader
 from trainer.order import ORDERS, rank_batches, sample_order, step_ends
@@ -60,7 +55,7 @@ from trainer.read_ahead import ReadAhead
 class Batch:
     """images (B, 3, S, S) of the loader's dtype, or (B, V, 3, S, S) with all V views of a
     picture in its row, and labels int64 (B,), both on the loader's device; indices int64
-    (B,), the samples' places in the beton, on the CPU.
+    (B,), the samples' places in the data set, on the CPU.
 
     The tensors are views into a ring of buffers. They are yours until you ask for the next
     batch; clone what you keep for longer.
@@ -88,7 +83,7 @@ class Reading:
 
 
 def train_loader(
-    beton: Path | str,
+    beton: Path | str | Betons,
     stats: Stats | None = None,
     *,
     batch_size: int = 128,
@@ -118,20 +113,22 @@ def train_loader(
     sample) alone, whatever the number of ``jobs`` (threads; None: one per core), of ranks,
     and wherever the epoch was taken up.
 
-    ``stats`` None takes those beside the beton. ``view`` "random" is a square of
-    ``crop_size`` anywhere; "resized" a window with a share of the area within ``scale`` and a
-    width to height within ``ratio``; both are resampled to ``out_size`` (None:
+    ``beton`` is a file or, for a set of shards, a pattern (``train-*.beton``): the same pixels
+    come out for any number of shards. ``stats`` None takes those beside it. ``view`` "random"
+    is a square of ``crop_size`` anywhere; "resized" a window with a share of the area within
+    ``scale`` and a width to height within ``ratio``; both are resampled to ``out_size`` (None:
     ``crop_size``) where they are not that size, and ``mirror`` turns half of them.
     ``mean``, ``lighting``, ``lighting_mode``, ``scaled`` and ``dtype`` say what happens to
     the pixels (see ``draws.Views``); "uint8" leaves them as they are. ``channels_last``
     is the memory layout on the CPU.
 
-    ``order`` is "shuffle", "pages" (shuffled ``pages_at_once`` pages at a time, for files
-    beyond memory) or "sequential". ``rank`` of ``ranks`` processes takes its part of the
-    one order (see ``order.rank_batches``): every sample comes once per epoch, the last
-    batch is the smaller one, never dropped. ``batches_ahead`` batches wait ready, besides
-    the consumer's and the one that is being made. ``verify`` reads the whole file first and
-    compares its digests: damage that still decodes to some picture shows in no other way.
+    ``order`` is "shuffle", "pages" (shuffled ``pages_at_once`` pages at a time, for sets beyond
+    memory; it depends on the pages, so on the number of shards) or "sequential". ``rank`` of
+    ``ranks`` processes takes its part of the one order (see ``order.rank_batches``): every
+    sample comes once per epoch, the last batch is the smaller one, never dropped.
+    ``batches_ahead`` batches wait ready, besides the consumer's and the one that is being
+    made. ``verify`` reads all files first and compares their digests: damage that still
+    decodes to some picture shows in no other way.
     Raises ToolError or UsageError with one sentence; see ``BetonLoader``.
     """
     views = Views(
@@ -148,7 +145,7 @@ def train_loader(
 
 
 def eval_loader(
-    beton: Path | str,
+    beton: Path | str | Betons,
     stats: Stats | None = None,
     *,
     batch_size: int = 128,
@@ -189,8 +186,8 @@ class BetonLoader:
 
     Iterating takes the epoch that ``set_epoch`` named, or else the one after the last. One
     epoch is under way at a time: beginning another ends the one before. ToolError when a
-    sample does not decode (with the file, the sample and its source key), when the file ends
-    before it, or when it is changed or replaced while it is read.
+    sample does not decode (with its file, its place there and its source key), when the file
+    ends before it, or when that file is changed or replaced while it is read.
     """
 
     samples: int
@@ -199,22 +196,24 @@ class BetonLoader:
     """Seconds that the consumer has waited for batches in the current epoch."""
 
     def __init__(
-        self, beton: Path | str, stats: Stats | None, views: Views, reading: Reading
+        self, beton: Path | str | Betons, stats: Stats | None, views: Views, reading: Reading
     ) -> None:
-        beton = Path(beton)
         if views.dtype == "uint8":  # pixels as they are
             views = replace(views, mean="none", lighting_mode="off", scaled=False)
         place = usable_device(reading.device)
         threads = usable_threads(reading.jobs)
         check_views(views)
         _check_reading(reading)
-        self.beton, self.device, self.views, self.reading = beton, place, views, reading
-        self.info = inspect_beton(beton)
-        self.manifest = load_manifest(beton)
-        stats = load_stats(stats_beside(beton)) if stats is None else stats
-        check_fit(beton, self.info, self.manifest, stats, views)
+        self.device, self.views, self.reading = place, views, reading
+        self.betons = betons = beton if isinstance(beton, Betons) else find_betons(beton)
+        self.info = inspect_betons(betons.paths)
+        self.manifest = betons.manifest
+        stats = load_stats(betons.stats) if stats is None else stats
+        check_fit(betons, self.info, stats, views)
         if reading.verify:
-            verify_pages(beton, self.manifest)
+            for path, manifest in zip(betons.paths, betons.manifests, strict=True):
+                verify_pages(path, manifest)
+        require_files(len(betons.paths), betons.name)
         self.samples = self.info.samples
         self.wait_s = 0.0
         self._epoch, self._position, self._begun = 0, 0, False
@@ -225,7 +224,8 @@ class BetonLoader:
             planes=not reading.channels_last,
         )  # fmt: skip
         self._loader = make_loader(
-            str(beton), reading.batch_size, threads, batches_ahead=reading.batches_ahead,
+            betons.name, self.info, reading.batch_size, threads,
+            batches_ahead=reading.batches_ahead,
             pipelines={**dict.fromkeys(self.info.fields), **pipelines},
         )  # fmt: skip
         # Also says at once when there are too few samples for the ranks.
@@ -280,22 +280,20 @@ class BetonLoader:
         for name in ("beton", "samples", "seed", "order", "pages_at_once"):
             if name not in state or state[name] != ours[name]:
                 raise ToolError(
-                    f"{self.beton}: the stored position is of another loader ({name} "
+                    f"{self.betons}: the stored position is of another loader ({name} "
                     f"{state.get(name)} there, {ours[name]} here); use what it was made with"
                 )
         epoch, position = int(state["epoch"]), int(state["position"])
         if epoch < 0 or not 0 <= position <= self.samples:
-            raise ToolError(f"{self.beton}: the stored position {epoch}/{position} cannot be")
+            raise ToolError(f"{self.betons}: the stored position {epoch}/{position} cannot be")
         self.close()
         if position == self.samples:  # taken after the last batch
             epoch, position = epoch + 1, 0
         self._epoch, self._position, self._begun = epoch, position, False
 
     def _order(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """(Sample indices, their pages in the file) of what is left of the epoch."""
-        reading = self.reading
-        # The header has a page of its own: data pages begin at whole ones.
-        pages = self.info.extents[:, 0] // self.info.page_size_bytes
+        """(Sample indices, their pages) of what is left of the epoch."""
+        reading, pages = self.reading, self.info.pages()
         order = sample_order(
             reading.order, self.views.seed, self._epoch, pages, reading.pages_at_once
         )[self._position :]
@@ -324,8 +322,11 @@ class BetonLoader:
         self.wait_s = 0.0
         outputs = [name for name in self.info.fields if name in ("image", "label")]
         with contextlib.ExitStack() as self._ending:
-            file = self._open()
-            ahead = ReadAhead(file, pages, self.info.page_size_bytes, reading.pages_at_once)
+            self._open()
+            ahead = ReadAhead(
+                self._decoder.files.tolist(), self.info.first_pages, pages,
+                self.info.page_size_bytes, reading.pages_at_once,
+            )  # fmt: skip
             announced = self._announced(batches, ends, ahead)
             live = self._live = Epoch(self._loader, announced, self._check, self._named)
             self._ending.callback(self._end, live)
@@ -352,50 +353,47 @@ class BetonLoader:
             made = made.view(getattr(torch, self.views.dtype))
         return made if self._channels_in_front else made.movedim(-1, -3)
 
-    def _open(self) -> int:
-        """Opens the beton until the epoch ends: what the kernels read is what was checked."""
-        try:
-            file = os.open(self.beton, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError:
-            raise ToolError(f"{self.beton}: has gone; {REBUILD}") from None
-        except OSError as error:
-            raise ToolError(f"{self.beton}: cannot be read ({error.strerror})") from None
-        self._ending.callback(os.close, file)
-        if stamp_of(file) != self.info.stamp:
-            raise ToolError(f"{self.beton}: was replaced or changed while in use; start again")
-        self._decoder.file = file
-        return file
+    def _open(self) -> None:
+        """Opens the files until the epoch ends: what the kernels read is what was checked."""
+        for number, path in enumerate(self.betons.paths):
+            try:
+                file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except FileNotFoundError:
+                raise ToolError(f"{path}: has gone; {REBUILD}") from None
+            except OSError as error:
+                raise ToolError(f"{path}: cannot be read ({error.strerror})") from None
+            self._ending.callback(os.close, file)
+            if stamp_of(file) != self.info.stamps[number]:
+                raise _changed(path)
+            self._decoder.files[number] = file
 
     def _check(self, indices: NDArray[Any]) -> None:
         """Called after each batch, in the loader's thread: raises if it is not to be used."""
         fault = self._decoder.fault(len(indices))
-        try:
-            changed = stamp_of(self.beton) != self.info.stamp
-        except OSError:
-            changed = True
-        if changed:
-            raise ToolError(f"{self.beton}: was replaced or changed while in use; start again")
+        for number in set(self.info.extents[indices, 3].tolist()):
+            path = self.betons.paths[number]
+            try:
+                changed = stamp_of(path) != self.info.stamps[number]
+            except OSError:
+                changed = True
+            if changed:
+                raise _changed(path)
         if fault is None:
             return
-        index = int(indices[fault[0]])
-        raise ToolError(
-            f"{self.beton}: sample {index}, {self.manifest.keys[index]}, does not decode "
-            f"({fault[1]}); {REBUILD}"
-        )
+        path, sample = self.betons.sample(int(indices[fault[0]]))
+        raise ToolError(f"{path}: {sample}, does not decode ({fault[1]}); {REBUILD}")
 
     def _named(self, error: BaseException | None, indices: NDArray[Any]) -> BaseException:
         """What ended the loader's thread while it made a batch -> what the consumer gets."""
         if isinstance(error, ToolError):
             return error
-        where = ""
+        name, where = self.betons.name, ""
         if len(indices):
-            first = int(indices[0])
-            where = (
-                f" while it made the batch of {len(indices)} that begins with sample {first}, "
-                f"{self.manifest.keys[first]}"
-            )
+            path, sample = self.betons.sample(int(indices[0]))
+            name = str(path)
+            where = f" while it made the batch of {len(indices)} that begins with {sample},"
         reason = "without a word" if error is None else f"by {type(error).__name__}: {error}"
-        ended = RuntimeError(f"{self.beton}: the loader's thread was ended{where} {reason}")
+        ended = RuntimeError(f"{name}: the loader's thread was ended{where} {reason}")
         ended.__cause__ = error
         return ended
 
@@ -425,3 +423,7 @@ def _check_reading(reading: Reading) -> None:
         raise UsageError(f"rank is {reading.rank}; it counts from 0 to {reading.ranks - 1}")
     if reading.order not in ORDERS:
         raise UsageError(f"order is {reading.order!r}; it is one of {', '.join(ORDERS)}")
+
+
+def _changed(path: Path) -> ToolError:
+    return ToolError(f"{path}: was replaced or changed while in use; start again")

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from imagenet_prep.artifacts import UsageError
+
 
 class BatchLike(Protocol):
     """What a loader yields: images (B, C, S, S), labels (B,) int64 and indices (B,) int64.
@@ -72,8 +74,13 @@ def choose_precision(name: str, device: torch.device) -> str:
 
     bfloat16 on CUDA from compute capability 8, float16 on older CUDA devices; bfloat16 on
     CPUs with AMX or AVX512-BF16 where a short measurement says that it is faster; float32
-    elsewhere.
+    elsewhere. UsageError for float16 on a CPU, which has no use for it.
     """
+    if name == "float16" and device.type == "cpu":
+        raise UsageError(
+            "--precision float16 is for CUDA devices, and this runs on a CPU; use bfloat16, "
+            "float32 or auto"
+        )
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -109,22 +116,28 @@ def _convolution_s(dtype: torch.dtype) -> float:
 
 
 class Average:
-    """A running average of a model's weights; batch-norm statistics are copied."""
+    """A running average of a model's weights and of its batch-norm statistics.
+
+    The statistics are averaged too: those of the last few small batches alone are so noisy
+    that they cost the average some of its gain.
+    """
 
     def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
         self.average = average.eval()
         self.decay = decay
-        self._ours: list[Tensor] = list(average.parameters())
-        self._theirs: list[Tensor] = list(model.parameters())
-        self._our_buffers = list(average.buffers())
-        self._their_buffers = list(model.buffers())
+        ours = [*average.parameters(), *average.buffers()]
+        theirs = [*model.parameters(), *model.buffers()]
+        pairs = list(zip(ours, theirs, strict=True))
+        self._ours = [mine for mine, _ in pairs if mine.is_floating_point()]
+        self._theirs = [other for _, other in pairs if other.is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves towards the model; faster in the first steps, when it is far behind."""
         decay = min(self.decay, (step + 1) / (step + 11))
         torch._foreach_lerp_(self._ours, self._theirs, 1.0 - decay)
-        for ours, theirs in zip(self._our_buffers, self._their_buffers, strict=True):
+        for ours, theirs in self._counters:
             ours.copy_(theirs)
 
 
@@ -148,21 +161,34 @@ class Sums:
 
     def result(self) -> Result:
         """The figures of what was counted; waits for the device."""
-        loss, top1, top5 = (self.values / max(self.images, 1)).tolist()
         steps = torch.stack(self.losses).tolist() if self.losses else []
-        return Result(loss, 100 * (1 - top1), 100 * (1 - top5), self.images, tuple(steps))
+        return self.of(self.counts(), tuple(steps))
+
+    def counts(self) -> Tensor:
+        """Summed losses, hits, hits among five and pictures, (4,) float64 on the CPU; such
+        counts of several processes may be added."""
+        return torch.cat((self.values.cpu(), torch.tensor([float(self.images)]).double()))
+
+    @staticmethod
+    def of(counts: Tensor, step_losses: tuple[float, ...] = ()) -> Result:
+        """The figures of ``counts``."""
+        loss, top1, top5, images = counts.tolist()
+        n = max(images, 1.0)
+        return Result(
+            loss / n, 100 * (1 - top1 / n), 100 * (1 - top5 / n), int(images), step_losses
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The sums as tensors and numbers."""
         losses = torch.stack(self.losses) if self.losses else torch.empty(0)
         return {"values": self.values, "losses": losses, "images": self.images}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``."""
+    def load_state_dict(self, state: dict[str, Any], *others: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``; the counts of ``others`` are added."""
         device = self.values.device
-        self.values = state["values"].to(device)
+        self.values = sum((other["values"] for other in others), state["values"]).to(device)
         self.losses = list(state["losses"].to(device).unbind())
-        self.images = int(state["images"])
+        self.images = sum(int(counted["images"]) for counted in (state, *others))
 
 
 @dataclass(frozen=True)

@@ -43,22 +43,22 @@ FAULTS = {
 FORMS = {"uint8": 0, "float32": 1, "bfloat16": 2, "float16": 3}
 COLOURS = {"off": 0, "deviation": 1, "variance": 1, "image": 2}
 # The job of a loader, int64, in this order. Addresses of: control (seed, epoch) uint64;
-# extents (samples, 3) int64: offset and bytes in the file, FFCV's mode (0 JPEG, 1 raw);
-# means (2, side, side, 3) float32, the second one mirrored; numbers (14,) float64: the colour
-# basis, scale, log ratio, the factor of a picture's own covariance; gain (3 side') float32;
-# places (V, 3) int64; per thread: picture uint8, packed uint8 (a JPEG's bytes), work float32,
-# spans int64; per position in the batch: status int32, placed (V, 3) int64 (y, x, mirror of
-# each view), shifts (3,) float32; FFCV's imdecode and the C library's pread. Then the file's
-# descriptor, numbers and switches.
+# extents (samples, 4) int64: offset and bytes in the file, FFCV's mode (0 JPEG, 1 raw), number
+# of the file; files int64: their descriptors; means (2, side, side, 3) float32, the second one
+# mirrored; numbers (14,) float64: the colour basis, scale, log ratio, the factor of a picture's
+# own covariance; gain (3 side') float32; places (V, 3) int64; per thread: picture uint8, packed
+# uint8 (a JPEG's bytes), work float32, spans int64; per position in the batch: status int32,
+# placed (V, 3) int64 (y, x, mirror of each view), shifts (3,) float32; FFCV's imdecode and the C
+# library's pread. Then numbers and switches.
 JOB = (
-    "control", "extents", "means", "numbers", "gain", "places", "picture", "packed", "work",
-    "spans", "status", "placed", "shifts", "imdecode", "pread", "file", "side", "crop", "out",
+    "control", "extents", "files", "means", "numbers", "gain", "places", "picture", "packed",
+    "work", "spans", "status", "placed", "shifts", "imdecode", "pread", "side", "crop", "out",
     "taps", "samples", "views", "most_packed", "resized", "drawn", "mirror", "form", "planes",
     "colour", "centre", "resample",
 )  # fmt: skip
 _JOB_LENGTH = len(JOB)
-(_CONTROL, _EXTENTS, _MEANS, _NUMBERS, _GAIN, _PLACES, _PICTURE, _PACKED, _WORK, _SPANS, _STATUS,
- _PLACED, _SHIFTS, _IMDECODE, _PREAD, _FILE, _SIDE, _CROP, _OUT, _TAPS, _SAMPLES, _VIEWS,
+(_CONTROL, _EXTENTS, _FILES, _MEANS, _NUMBERS, _GAIN, _PLACES, _PICTURE, _PACKED, _WORK,
+ _SPANS, _STATUS, _PLACED, _SHIFTS, _IMDECODE, _PREAD, _SIDE, _CROP, _OUT, _TAPS, _SAMPLES, _VIEWS,
  _MOST_PACKED, _RESIZED, _DRAWN, _MIRROR, _FORM, _PLANES, _COLOUR, _CENTRE, _RESAMPLE) = range(
     _JOB_LENGTH
 )  # fmt: skip
@@ -101,13 +101,13 @@ def jpeg_size(data: Any) -> Any:
 
 
 @kernel
-def _read(job: Any, out: Any, count: Any, at: Any) -> Any:
-    """Reads ``count`` bytes of the file from ``at`` on to the address ``out``; False if they
+def _read(job: Any, file: Any, out: Any, count: Any, at: Any) -> Any:
+    """Reads ``count`` bytes of an open file from ``at`` on to the address ``out``; False if they
     are not there. Not through a map of the file: one that is cut short under us would end
     the process."""
     done: Any = 0
     while done < count:
-        found = call_pread(job[_PREAD], job[_FILE], out + done, count - done, at + done)
+        found = call_pread(job[_PREAD], file, out + done, count - done, at + done)
         if found <= 0:
             return False
         done += found
@@ -121,16 +121,17 @@ def _pixels(job: Any, index: Any, first: Any, last: Any, thread: Any) -> Any:
     Of a raw picture only the rows from ``first`` to before ``last`` are read.
     """
     side = job[_SIDE]
-    extents = numba.carray(pointer_to(job[_EXTENTS]), (job[_SAMPLES], 3), np.int64)
-    at, size = extents[index, 0], extents[index, 1]
+    extents = numba.carray(pointer_to(job[_EXTENTS]), (job[_SAMPLES], 4), np.int64)
+    at, size, number = extents[index, 0], extents[index, 1], extents[index, 3]
+    file = numba.carray(pointer_to(job[_FILES]), (number + 1,), np.int64)[number]
     out = job[_PICTURE] + thread * 3 * side * (side + 1)
     if extents[index, 2] != 0:
         skipped = 3 * side * first
-        if _read(job, out, 3 * side * (last - first), at + skipped):
+        if _read(job, file, out, 3 * side * (last - first), at + skipped):
             return STATUS_OK, out - skipped
         return STATUS_SHORT, out
     packed = job[_PACKED] + thread * job[_MOST_PACKED]
-    if not _read(job, packed, size, at):
+    if not _read(job, file, packed, size, at):
         return STATUS_SHORT, out
     height, width = jpeg_size(as_bytes(packed, size))
     if height != side or width != side:

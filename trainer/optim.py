@@ -60,12 +60,14 @@ def make_optimizer(
     weight_decay: float,
     bias_rate: float = 1.0,
     decay_biases: bool = False,
+    trust: float = 1e-3,
 ) -> torch.optim.Optimizer:
     """SGD with momentum, Adam, AdamW or LARS over a model's trainable parameters.
 
     Biases and normalisation (one dimension) learn ``bias_rate`` times as fast and decay
     only with ``decay_biases``; the 2012 code has 2 and False, plain PyTorch scripts 1 and
-    True. UsageError for another name.
+    True. ``trust`` is LARS's coefficient; it scales the steps of the other group not at all.
+    UsageError for another name.
     """
     named = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -88,5 +90,5 @@ def make_optimizer(
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     if name == "lars":
         groups[1]["adapt"] = False
-        return LARS(groups, lr=lr, momentum=momentum)
+        return LARS(groups, lr=lr, momentum=momentum, trust=trust)
     raise UsageError(f"no optimizer is called {name!r}; there are adam, adamw, lars and sgd")

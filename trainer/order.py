@@ -23,10 +23,11 @@ def sample_order(
 ) -> NDArray[np.uint64]:
     """One of ORDERS -> the sample indices (N,) uint64 of an epoch.
 
-    ``pages`` (N,) says on which page of the file each sample lies. ``shuffle`` is a seeded
-    permutation of all; ``pages`` a permutation of the pages, of which ``pages_at_once``
-    are then shuffled together: reading touches no more of the file at a time, so a file
-    beyond memory is read from end to end once; ``sequential`` is the order of the file.
+    ``pages`` (N,) says on which page, counted through all files, each sample lies. ``shuffle``
+    is a seeded permutation of all; ``pages`` a permutation of the pages, of which
+    ``pages_at_once`` are then shuffled together: reading touches no more of the files at a
+    time, so a set beyond memory is read from end to end once; ``sequential`` is the order of
+    the files. Only ``pages`` depends on how samples are shared out to pages and files.
     """
     count = len(pages)
     if kind == "sequential":

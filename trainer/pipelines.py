@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from imagenet_prep.artifacts import Manifest, Stats, ToolError, UsageError
+from imagenet_prep.artifacts import Stats, ToolError, UsageError
+from imagenet_prep.shards import Betons
 from trainer.beton_tables import REBUILD, BetonInfo
 from trainer.draws import DTYPES, KINDS, LIGHTINGS, MEANS, Views
 from trainer.engine import MOST_THREADS, CropDecoder, DeviceAugment, ffcv
@@ -102,8 +102,9 @@ def check_views(views: Views) -> None:
         raise UsageError(f"lighting is {views.lighting}; it must be at least 0")
 
 
-def check_fit(beton: Path, info: BetonInfo, manifest: Manifest, stats: Stats, views: Views) -> None:
-    """The beton, its manifest, the statistics and the crop size belong together, or a sentence."""
+def check_fit(beton: Betons, info: BetonInfo, stats: Stats, views: Views) -> None:
+    """The betons, their tables, the statistics and the crop size belong together, or a sentence."""
+    manifest = beton.manifest
     if (manifest.samples, manifest.size_px) != (info.samples, info.side_px):
         raise ToolError(
             f"{beton}: has {info.samples} pictures of {info.side_px} px where its manifest says "

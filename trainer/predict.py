@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imagenet_prep.artifacts import Progress, ToolError, UsageError
+from imagenet_prep.artifacts import Classes, Progress, ToolError, UsageError
 from imagenet_prep.crop import crop_pixels
-from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.formats import PictureError
 from trainer import loop
 from trainer.checkpoint import load_checkpoint
@@ -37,13 +36,31 @@ class Guess:
 class Prediction:
     """The likeliest classes of one picture, best first; or the reason why there are none.
 
-    ``pixels`` (S, S, 3) uint8 is the crop that was judged.
+    ``pixels`` (S, S, 3) uint8 is the crop that was judged; ``truth`` is the class, as people
+    call it, that the picture's folder is named after, None where it is not named after one.
     """
 
     path: Path
     guesses: tuple[Guess, ...]
     reason: str | None = None
     pixels: NDArray[np.uint8] | None = None
+    truth: str | None = None
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the likeliest class is the true one; None where nobody knows."""
+        if self.truth is None or not self.guesses:
+            return None
+        return self.guesses[0].title == self.truth
+
+
+def truth_of(path: Path, classes: Classes) -> str | None:
+    """The class (its name for people) after which a picture's folder, or the one around that
+    (Tiny ImageNet's ``<wnid>/images/``), is called; None if neither is."""
+    for folder in path.absolute().parts[-2:-4:-1]:
+        if folder in classes.names:
+            return classes.title(classes.names.index(folder))
+    return None
 
 
 def list_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -87,7 +104,7 @@ def predict(
     model, config = model_of(checkpoint, place)
     chosen = loop.Precision(place, loop.choose_precision(precision, place))
     prepare = Preparation.of(config, checkpoint.stats, model.spec.input_size)
-    classes = checkpoint.classes
+    classes, settings = checkpoint.classes, checkpoint.crop_settings
     top = min(top, len(classes))
     for start in range(0, len(pictures), batch_size):
         some = pictures[start : start + batch_size]
@@ -96,7 +113,7 @@ def predict(
         reasons: dict[Path, str] = {}
         for path in some:
             try:
-                pixels = crop_pixels(path.read_bytes(), CropSettings(checkpoint.size_px))
+                pixels = crop_pixels(path.read_bytes(), settings)
             except (PictureError, OSError) as error:
                 reasons[path] = getattr(error, "strerror", None) or str(error)
                 continue
@@ -111,7 +128,7 @@ def predict(
                 Guess(classes.names[label], classes.title(label), probability)
                 for label, probability in next(rows)
             )
-            yield Prediction(path, guesses, pixels=crops[path])
+            yield Prediction(path, guesses, None, crops[path], truth_of(path, classes))
         progress("predict", min(start + batch_size, len(pictures)), len(pictures))
 
 

@@ -13,6 +13,11 @@ from imagenet_prep.artifacts import Stats
 from trainer.config import RunConfig
 from trainer.draws import Views, gain_of, mean_of
 
+_FIT = {
+    "shortest": "the short side to size, antialiased; then the central square",
+    "squash": "both sides to size, whatever the shape, antialiased",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
@@ -64,8 +69,9 @@ class Preparation:
         )
         return resampled[0]
 
-    def described(self, mean_file: str | None) -> dict[str, Any]:
-        """The same in words and numbers, for another program; ``mean_file`` beside it."""
+    def described(self, mean_file: str | None, fit: str = "shortest") -> dict[str, Any]:
+        """The same in words and numbers, for another program; ``mean_file`` beside it, ``fit``
+        as in ``imagenet_prep.crop_settings``."""
         at = self.window()
         if self.kind in ("image", "centre"):
             mean: dict[str, Any] = {"kind": "image", "file": mean_file, "shape": "H W C"}
@@ -76,8 +82,7 @@ class Preparation:
             "units": "levels of 0-255, not scaled to 0-1",
             "resize": {
                 "size": self.size_px,
-                "how": "the short side to size, antialiased; then the central square; "
-                "imagenet-prep crop does it",
+                "how": f"{_FIT[fit]}; imagenet-prep crop does it",
             },
             "crop": {"size": self.crop_size, "from": at.start, "to": at.stop, "where": "centre"},
             "mean": mean,

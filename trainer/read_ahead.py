@@ -1,4 +1,4 @@
-"""Pages of a file are announced to the system before they are read: it fetches them meanwhile.
+"""Pages of files are announced to the system before they are read: it fetches them meanwhile.
 
 The kernels read sample by sample and wait for each. From memory that is nothing; from a disk
 it is the whole time, and samples of a page are read in an order that no disk likes.
@@ -7,6 +7,7 @@ it is the whole time, and samples of a page are read in an order that no disk li
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ _STEP_BYTES = 1 << 17
 
 
 class ReadAhead:
-    """What is read of the open ``file``, in order: ``pages`` (n,) of the samples to come.
+    """What is read of the open ``files``, in order: ``pages`` (n,) of the samples to come,
+    counted through all files, of which file f has those from ``first_pages[f]`` on.
 
     ``reach(position)`` announces the pages of the samples up to ``position`` and of as many
     after it as ``pages_at_once`` pages hold on average, each page once. So the system has
@@ -24,9 +26,14 @@ class ReadAhead:
     """
 
     def __init__(
-        self, file: int, pages: NDArray[np.int64], page_size_bytes: int, pages_at_once: int
+        self,
+        files: Sequence[int],
+        first_pages: NDArray[np.int64],
+        pages: NDArray[np.int64],
+        page_size_bytes: int,
+        pages_at_once: int,
     ) -> None:
-        self.file, self.page_size = file, page_size_bytes
+        self.files, self.first_pages, self.page_size = files, first_pages, page_size_bytes
         numbers, begins = np.unique(pages, return_index=True)
         order = np.argsort(begins)
         self.pages, self._begins = numbers[order], begins[order]
@@ -36,12 +43,15 @@ class ReadAhead:
     def reach(self, position: int) -> None:
         """Announces what is wanted soon, when ``position`` samples have been asked for."""
         due = int(np.searchsorted(self._begins, position + self._ahead, side="right"))
-        for page in self.pages[self.announced : due].tolist():
-            self._announce(page * self.page_size)
+        new = self.pages[self.announced : due]
+        numbers = np.searchsorted(self.first_pages, new, side="right") - 1
+        within = (new - self.first_pages[numbers]) * self.page_size
+        for number, start in zip(numbers.tolist(), within.tolist(), strict=True):
+            self._announce(self.files[number], start)
         self.announced = max(self.announced, due)
 
-    def _announce(self, start: int) -> None:
+    def _announce(self, file: int, start: int) -> None:
         if not hasattr(os, "posix_fadvise"):  # macOS
             return
         for at in range(start, start + self.page_size, _STEP_BYTES):
-            os.posix_fadvise(self.file, at, _STEP_BYTES, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(file, at, _STEP_BYTES, os.POSIX_FADV_WILLNEED)

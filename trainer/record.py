@@ -40,6 +40,8 @@ _TAGS = {
     "lr": "lr",
     "images_per_second": "images_per_second",
     "wait_share": "wait_share",
+    "communication_share": "communication_share",
+    "step_share": "step_share",
 }
 
 
@@ -163,12 +165,17 @@ class RunRecorder:
         for name, value in values.items():
             self._step_writer.add_scalar(_TAGS.get(name, name), value, step)
 
-    def epoch(self, row: Mapping[str, float | int]) -> None:
-        """Records one epoch; ``row`` has ``epoch`` and what was measured (errors in percent)."""
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Records one epoch; ``row`` has ``epoch`` and what was measured (errors in percent);
+        its ``by_rank`` lists shares of each rank, by name.
+        """
         self._line({"kind": "epoch", **row})
         for name, tag in _TAGS.items():
             if name in row:
                 self._writer.add_scalar(tag, float(row[name]), int(row["epoch"]))
+        for name, shares in row.get("by_rank", {}).items():
+            for rank, share in enumerate(shares):
+                self._writer.add_scalar(f"{name}/rank{rank}", share, int(row["epoch"]))
         self._flush()
 
     def kernels(self, epoch: int, image: NDArray[np.uint8]) -> None:

@@ -105,11 +105,16 @@ def write_report(
     ``rows`` has one dict per epoch: epoch, train_loss, val_loss, train_ and val_
     top1_error and top5_error (percent), images_per_second, wait_share (0-1), lr,
     seconds (of that epoch); what is missing or None is left out, and so are rows whose
-    ``kind`` is ``step``. ``kernels`` is (H, W, 3); ``confusion`` counts pictures,
-    (true class, predicted class), and must be as large as ``classes`` (else ValueError).
-    ``best`` and ``worst`` are shown as pictures, ``reference`` beside the curves.
+    ``kind`` is ``step`` and the top-5 errors of five classes or fewer. ``kernels`` is
+    (H, W, 3); ``confusion`` counts pictures, (true class, predicted class), and must be as
+    large as ``classes`` (else ValueError). ``best`` and ``worst`` are shown as pictures,
+    ``reference`` beside the curves.
     """
     epochs = [row for row in rows if row.get("kind", "epoch") == "epoch"]
+    if len(classes) <= 5:  # any answer is among the five likeliest
+        epochs = [
+            {name: value for name, value in row.items() if "top5" not in name} for row in epochs
+        ]
     if confusion is not None and confusion.shape != (len(classes), len(classes)):
         raise ValueError(f"a confusion of shape {confusion.shape} for {len(classes)} classes")
     name = folder.resolve().name
@@ -169,13 +174,14 @@ def _summary(rows: Sequence[Mapping[str, Any]], classes: int) -> str:
         "–" if best is None else f"{_shown(best, f'{part}_top{k}_error', '.2f')} %" for k in (1, 5)
     )
     epoch = "–" if best is None else _shown(best, "epoch", ".0f")
+    errors = f"{top1} top-1 and {top5} top-5" if classes > 5 else f"{top1} top-1"
     sentence = (
-        f"AlexNet on {classes:,} classes: {top1} top-1 and {top5} top-5 error on the {of} set, "
+        f"AlexNet on {classes:,} classes: {errors} error on the {of} set, "
         f"the best at epoch {epoch} of {last}, after {spent} of training at {speed} images/s."
     )
     tiles = (
         (top1, f"best top-1 error ({of})"),
-        (top5, "top-5 error, same epoch"),
+        *([(top5, "top-5 error, same epoch")] if classes > 5 else []),
         (f"{epoch} / {last}", "best epoch / last epoch"),
         (spent, "time in epochs"),
         (speed, "images/s (median)"),

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.evaluation import Evaluation, evaluation_batches
 from trainer.gallery import Example, best_and_worst, examples
 from trainer.interrupt import Stop
+from trainer.launch import launch
 from trainer.loader import BetonLoader
 from trainer.record import RunRecorder, kernel_grid, read_metrics
 from trainer.report import REPORT_NAME, write_report
@@ -64,32 +65,29 @@ def train(
 ) -> RunResult:
     """Trains as ``config`` says and fills ``folder``; see design section 3.
 
-    ``report(row)`` gets every finished epoch, ``notice`` a sentence where the network does
-    not learn. ``resume`` continues from ``folder/last.pt`` (from the beginning where there
-    is none yet), with ``force`` under other settings too. When ``stop`` has a status the run
-    writes a checkpoint after its step and raises StoppedError. Raises ToolError where data,
-    statistics or checkpoint do not fit, and when the loss stops being a number.
+    ``report(row)`` gets every finished epoch, ``notice`` a sentence where a run goes on from,
+    and where the network does not learn. ``resume`` continues from ``folder/last.pt`` (from
+    the beginning where there is none yet), with ``force`` under other settings too. When
+    ``stop`` has a status the run writes a checkpoint after its step and raises StoppedError.
+    Raises ToolError where data, statistics or checkpoint do not fit, when the loss stops being
+    a number, and when another process of ``world`` has gone.
     """
     started = time.perf_counter()
     world = world or World()
-    session = Session(config, find_data(beton), world)
-    _check_validation(session)
-    last = folder / "last.pt"
-    resume = resume and last.exists()
-    if resume:
-        session.restore(load_checkpoint(last), force=force)
-    session.freeze()
-    found: Evaluation | None = None
     with contextlib.ExitStack() as open_things:
+        open_things.enter_context(world.answering())
+        session = Session(config, find_data(beton), world)
+        _check_validation(session)
+        resume = _restore(session, folder, resume=resume, force=force, notice=notice)
+        session.freeze()
+        found: Evaluation | None = None
         batches = open_things.enter_context(training_batches(session))
         validation = _validation_batches(session)
         if validation is not None:
             open_things.enter_context(validation)
         # Only now: a run whose settings do not fit its pictures leaves no folder behind.
         if world.main:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "config.json", session.stored_config())
-            write_json(folder / "environment.json", session.environment)
+            _begin(session, folder, resume=resume)
         record = _Record(session, folder, open_things, resume=resume, notice=notice)
         record.sample(batches)
         tools = Tools(batches, validation, folder, progress, stop or Stop())
@@ -100,7 +98,7 @@ def train(
                 session.best = done.row
                 session.save(folder / "best.pt", whole=False)
             record(done)
-            session.save(last, whole=True)
+            session.save(folder / "last.pt", whole=True)
             if world.main:
                 report(done.row)
     rows: list[dict[str, Any]] = []
@@ -109,6 +107,43 @@ def train(
         if not (found is None and (folder / REPORT_NAME).exists()):  # nothing is new otherwise
             _write_report(session, folder, rows, found)
     return RunResult(folder, rows, session.best or {}, time.perf_counter() - started)
+
+
+def _restore(
+    session: Session, folder: Path, *, resume: bool, force: bool, notice: Callable[[str], None]
+) -> bool:
+    """Continues from ``folder/last.pt`` if that is wanted and there is one; whether it did.
+
+    What rank 0 reads is everybody's: the folder may be on its machine alone.
+    """
+    last, world = folder / "last.pt", session.world
+    there = world.main and resume and last.exists()
+    stored = world.from_main(load_checkpoint(last) if there else None)
+    if stored is None:
+        return False
+    session.restore(stored, force=force)
+    notice(f"{folder}: continues {_place(session)}")
+    return True
+
+
+def _begin(session: Session, folder: Path, *, resume: bool) -> None:
+    """Makes the run's folder and says in it what the run is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:  # of an earlier run: from here on last.pt is of this one
+        for name in ("last.pt", "best.pt"):
+            (folder / name).unlink(missing_ok=True)
+    write_json(folder / "config.json", session.stored_config() | {"launch": launch()})
+    write_json(folder / "environment.json", session.environment)
+
+
+def _place(session: Session) -> str:
+    """Where a restored run stands, in words."""
+    done, epochs = session.epochs_done, session.config.epochs
+    if session.partial is not None:
+        return f"in epoch {done + 1} of {epochs}, after step {session.step} of the run"
+    if done >= epochs:
+        return f"after its last epoch of {epochs}: there is nothing left to train"
+    return f"with epoch {done + 1} of {epochs}, after step {session.step} of the run"
 
 
 def _check_validation(session: Session) -> None:
@@ -218,10 +253,10 @@ def _is_over(session: Session) -> bool:
 def _validation_batches(session: Session) -> BetonLoader | None:
     if session.data.validation is None:
         return None
-    world = session.world
+    world, config = session.world, session.config
     return evaluation_batches(
-        session.data.validation, session.data.stats, session.spec, session.config,
-        rank=world.rank, ranks=world.ranks,
+        session.data.validation, session.data.stats, session.spec,
+        replace(config, jobs=world.jobs(config.jobs)), rank=world.rank, ranks=world.ranks,
     )  # fmt: skip
 
 

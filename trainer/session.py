@@ -14,11 +14,9 @@ from imagenet_prep.artifacts import (
     Stats,
     ToolError,
     UsageError,
-    load_manifest,
     load_stats,
-    stats_beside,
-    validation_beside,
 )
+from imagenet_prep.shards import Betons, find_betons, validation_beside
 from trainer import config as configs
 from trainer import loop
 from trainer.checkpoint import Checkpoint, check_classes, save_checkpoint
@@ -27,6 +25,7 @@ from trainer.memory import keep_freed_memory
 from trainer.model import build, network_spec, summarise
 from trainer.optim import make_optimizer
 from trainer.record import environment_stamp
+from trainer.schedule import peak_rate
 from trainer.world import World
 
 # Settings that may differ between a run and its continuation: they change no result.
@@ -37,32 +36,32 @@ FREE_ON_RESUME = {"jobs", "device", "precision", "compile", "checkpoint_every"}
 class Data:
     """What a run reads: betons that belong together, their statistics and classes."""
 
-    train: Path
-    validation: Path | None
+    train: Betons
+    validation: Betons | None
     stats: Stats
     classes: Classes
     manifest: Manifest
 
 
 def find_data(beton: Path) -> Data:
-    """The betons and statistics that belong to ``beton``; ToolError where they do not fit."""
-    manifest = load_manifest(beton)
-    stats = load_stats(stats_beside(beton))
+    """The betons and statistics that belong to ``beton``, a file or a pattern of shards;
+    ToolError where they do not fit."""
+    train = find_betons(beton)
+    manifest = train.manifest
+    stats = load_stats(train.stats)
     if stats.size_px != manifest.size_px:
         raise ToolError(
-            f"{stats_beside(beton)}: statistics of {stats.size_px} px pictures beside a beton "
+            f"{train.stats}: statistics of {stats.size_px} px pictures beside a beton "
             f"of {manifest.size_px} px; make both again with imagenet-prep stats and build"
         )
     classes = Classes(manifest.classes, manifest.readable)
-    validation: Path | None = validation_beside(beton)
-    if validation == beton or not validation_beside(beton).exists():
-        validation = None
-    if validation is not None and load_manifest(validation).classes != manifest.classes:
+    validation = validation_beside(train)
+    if validation is not None and validation.manifest.classes != manifest.classes:
         raise ToolError(
             f"{validation}: has other classes than {beton}; build both from one source, or "
             "move one of them elsewhere"
         )
-    return Data(beton, validation, stats, classes, manifest)
+    return Data(train, validation, stats, classes, manifest)
 
 
 def choose_device(name: str) -> torch.device:
@@ -88,7 +87,9 @@ class Session:
         self.precision = loop.Precision(
             self.device, loop.choose_precision(config.precision, self.device)
         )
-        self.spec = network_spec(config.network, classes=len(data.classes))
+        self.spec = network_spec(
+            config.network, classes=len(data.classes), channels=config.channels
+        )
         self.model = build(self.spec, config.seed)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner = compiled(self.model, self.device, config.compile)
@@ -105,6 +106,7 @@ class Session:
             weight_decay=config.weight_decay,
             bias_rate=config.bias_rate,
             decay_biases=config.decay_biases,
+            trust=config.trust,
         )
         self.epochs_done = 0
         self.step = 0
@@ -117,6 +119,16 @@ class Session:
     def evaluated(self) -> torch.nn.Module:
         """The weights that count: the running average where there is one."""
         return self.model if self.average is None else self.average.average
+
+    @property
+    def total_batch(self) -> int:
+        """Pictures of a whole step, over all processes."""
+        return self.config.batch_size * self.config.accumulate * self.world.ranks
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate that the schedule multiplies."""
+        return peak_rate(self.config.lr, self.config.lr_per, self.total_batch)
 
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, kind and output shape of one picture, of every layer in order."""
@@ -139,7 +151,10 @@ class Session:
             "run": configs.as_dict(self.config),
             "network": asdict(self.spec),
             "beton": {"digest": manifest.digest, "samples": len(manifest.keys)},
+            "crop": manifest.settings.get("crop"),
             "ranks": self.world.ranks,
+            "total_batch": self.total_batch,
+            "peak_lr": self.peak_rate,
         }
 
     def save(self, path: Path, *, whole: bool, partial: dict[str, Any] | None = None) -> None:

@@ -77,9 +77,11 @@ class EpochRun:
         self.session.partial = None
         if partial is None or not _same_order(partial["loader"], batches):
             return len(batches)
-        stored = partial["sums"]
-        rank, ranks = self.session.world.rank, self.session.world.ranks
-        self.sums.load_state_dict(stored[rank if len(stored) == ranks else 0])
+        stored, world = partial["sums"], self.session.world
+        if len(stored) == world.ranks:
+            self.sums.load_state_dict(stored[world.rank])
+        elif world.main:  # forced to go on with another number of processes
+            self.sums.load_state_dict(*stored)
         left = batches.samples - int(partial["loader"]["position"])
         self.left = left
         if left == 0:  # stopped before the evaluation
@@ -92,7 +94,7 @@ class EpochRun:
     def rate(self, step: int) -> float:
         """The learning rate at ``step`` of the run, biases apart."""
         config = self.session.config
-        return config.lr * learning_rate_factor(
+        return self.session.peak_rate * learning_rate_factor(
             config.schedule,
             step,
             config.epochs * self.steps,
@@ -122,9 +124,10 @@ class EpochRun:
         settings = loop.StepSettings(
             len(session.data.classes), config.label_smoothing, least, config.accumulate
         )
-        started = time.perf_counter()
+        learner = session.world.learner(session.learner, session.device, config.gradients)
+        started, talked_s = time.perf_counter(), session.world.communication_s()
         result = loop.train_epoch(
-            session.world.learner(session.learner, session.device),
+            learner,
             self.rest,
             stepper,
             session.precision,
@@ -135,12 +138,14 @@ class EpochRun:
             weights=session.world.weights(self.left, config.batch_size, least),
             after_step=self._after_step,
         )
+        talked_s = session.world.communication_s() - talked_s
         seconds = time.perf_counter() - started
         self._check(result.step_losses)
+        shares = self._shares(seconds, talked_s)
         found = self._evaluate()
         session.step = (self.epoch + 1) * self.steps
         session.epochs_done += 1
-        row = self._row(result, seconds, found)
+        row = self._row(seconds, shares, found)
         per_batch = self.epoch * self.steps
         return EpochResult(row, result.step_losses, per_batch, found)
 
@@ -165,15 +170,17 @@ class EpochRun:
 
     def _save(self) -> None:
         """last.pt of this moment, unless the weights are no numbers any more."""
-        started = time.perf_counter()
+        world = self.session.world
+        started, talked_s = time.perf_counter(), world.communication_s()
         self._check(self.sums.result().step_losses)
         partial = {
             "step": self.session.step,
             "loader": self.tools.batches.state_dict() | {"epoch": self.epoch},
-            "sums": self.session.world.gathered(self.sums.state_dict()),
+            "sums": world.gathered(self.sums.state_dict()),
         }
         self.session.save(self.tools.folder / "last.pt", whole=True, partial=partial)
-        self.saving_s += time.perf_counter() - started
+        talked_s = world.communication_s() - talked_s
+        self.saving_s += time.perf_counter() - started - talked_s
 
     def _stop(self, status: int) -> None:
         raise StoppedError(
@@ -193,6 +200,8 @@ class EpochRun:
         if validation is None:
             return None
         shown = counter(self.tools.progress, "validation", validation.samples)
+        # Each rank has running statistics of its own pictures since the last step.
+        session.world.agree(session.evaluated)
 
         def advance(count: int) -> None:
             shown(count)
@@ -206,27 +215,41 @@ class EpochRun:
         session.errors.append(found.result.top1_error)
         return found
 
-    def _row(self, result: loop.Result, seconds: float, found: Evaluation | None) -> dict[str, Any]:
-        """The epoch's figures; shares and speed are those of this sitting."""
-        session, batches = self.session, self.tools.batches
-        here = result.images - self.images_before
-        parts = session.world.gathered(
-            (result.loss, result.top1_error, result.top5_error, result.images, here)
-        )
-        images, trained = sum(part[3] for part in parts), sum(part[4] for part in parts)
-        loss, top1, top5 = (sum(part[i] * part[3] for part in parts) / images for i in range(3))
-        waited = batches.wait_s if self.rest else 0.0
+    def _shares(self, seconds: float, talked_s: float) -> dict[str, list[float]]:
+        """Where this sitting's time went, by rank, in shares of it: waiting for data, exposed
+        communication (see ``exchange``), steps; what is left was writing checkpoints."""
+        waited_s = self.tools.batches.wait_s if self.rest else 0.0
+        in_steps_s = seconds - waited_s - talked_s - self.saving_s
+        parts = {"wait_share": waited_s, "communication_share": talked_s, "step_share": in_steps_s}
+        mine = {name: min(1.0, max(0.0, part / seconds)) for name, part in parts.items()}
+        every = self.session.world.gathered(mine)
+        return {name: [of_rank[name] for of_rank in every] for name in mine}
+
+    def _row(
+        self, seconds: float, shares: dict[str, list[float]], found: Evaluation | None
+    ) -> dict[str, Any]:
+        """The epoch's figures of all ranks; shares and speed are those of this sitting."""
+        session = self.session
+        here = torch.tensor([self.sums.images - self.images_before])
+        *counts, trained = session.world.summed(torch.cat((self.sums.counts(), here))).unbind()
+        result = loop.Sums.of(torch.stack(counts))
         row: dict[str, Any] = {
             "epoch": session.epochs_done,
-            "train_loss": loss,
-            "train_top1_error": top1,
-            "train_top5_error": top5,
+            "train_loss": result.loss,
+            "train_top1_error": result.top1_error,
+            "train_top5_error": result.top5_error,
             "lr": self.rate(session.step - 1),
             "seconds": seconds,
-            "images_per_second": trained / seconds,
-            "wait_share": waited / seconds,
-            "step_share": max(0.0, seconds - waited - self.saving_s) / seconds,
+            "images_per_second": float(trained) / seconds,
         }
+        ranks = session.world.ranks
+        row |= {
+            name: sum(every) / ranks
+            for name, every in shares.items()
+            if ranks > 1 or name != "communication_share"
+        }
+        if ranks > 1:
+            row["by_rank"] = shares
         if found is not None:
             row |= {
                 "val_loss": found.result.loss,

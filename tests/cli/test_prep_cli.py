@@ -21,7 +21,7 @@ from imagenet_prep.artifacts import load_manifest, load_stats
 from imagenet_prep.parallel import WorkerDied
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = ("sample", "crop", "failures", "stats", "build", "verify", "prepare", "info")
+COMMANDS = ("sample", "crop", "merge", "failures", "stats", "build", "verify", "prepare", "info")
 Capture = pytest.CaptureFixture[str]
 
 

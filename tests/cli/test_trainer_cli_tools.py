@@ -97,6 +97,10 @@ def test_eval_takes_ten_views_and_shows_classes_and_confusion(
     assert "most often taken for" in text
     assert "true class \\ predicted" in text
     assert "2: cat" in text
+    grid = place / "eval.png"
+    assert run(*words, "--picture", grid) == 0
+    with Image.open(grid) as image:
+        assert image.size == (3 * 236 + 12, 3 * 268 + 12)
     assert run(*words, "--views", "7") == 2
 
 
@@ -105,7 +109,9 @@ def test_predict_draws_the_pictures(folder: Path, place: Path, capsys: Capture) 
     (place / "raw" / "broken.jpg").write_text("no picture")
     pictures: list[str | Path] = [place / "raw" / "val" / "ant", place / "raw" / "broken.jpg"]
     assert run("predict", "--checkpoint", folder / "best.pt", "--picture", grid, *pictures) == 0
-    assert "broken.jpg" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "broken.jpg" in said.err
+    assert "of 3 are as their folders say" in said.out
     with Image.open(grid) as image:
         assert image.format == "PNG"
         assert image.size[0] > 2 * 224

@@ -84,7 +84,7 @@ def raw_beton(folder: Path) -> tuple[Path, Stats]:
     )  # fmt: skip
     extents = inspect_beton(path).extents
     with path.open("r+b") as file:
-        for (offset, size, _), picture in zip(extents.tolist(), made, strict=True):
+        for (offset, size, *_), picture in zip(extents.tolist(), made, strict=True):
             assert size == picture.nbytes
             file.seek(offset)
             file.write(picture.tobytes())

@@ -200,7 +200,7 @@ def test_names_beside_a_beton() -> None:
     beton = Path("out/train.beton")
     assert artifacts.manifest_beside(beton) == Path("out/train.beton.json")
     assert artifacts.stats_beside(beton) == Path("out/train.stats.npz")
-    assert artifacts.validation_beside(beton) == Path("out/val.beton")
+    assert artifacts.stats_beside(Path("out/a-b-00003-of-00004.beton")) == Path("out/a-b.stats.npz")
 
 
 def test_manifest_comes_back_equal(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from PIL import Image
 from imagenet_prep import artifacts, beton, beton_format
 from imagenet_prep.artifacts import ToolError, UsageError
 from imagenet_prep.beton_check import check_beton
+from imagenet_prep.beton_pages import Part
+from imagenet_prep.beton_plan import plan_parts
 from tests.prep.conftest import pil_pixels
 
 if TYPE_CHECKING:
@@ -192,14 +194,13 @@ def test_crop_that_changes_while_the_beton_is_filled_is_named(
     jobs: int,
 ) -> None:
     bad = beton_copy.cropped / beton_copy.crops[5][0]
-    planned = beton._plan_files
 
-    def plan_then_change(*arguments: Any) -> beton_format.Layout:
-        layout = planned(*arguments)
+    def plan_then_change(*arguments: Any, **settings: Any) -> list[Part]:
+        parts = plan_parts(*arguments, **settings)
         change(bad)
-        return layout
+        return parts
 
-    monkeypatch.setattr(beton, "_plan_files", plan_then_change)
+    monkeypatch.setattr("imagenet_prep.beton.plan_parts", plan_then_change)
     with pytest.raises(ToolError, match=reason) as caught:
         beton_copy.build(beton_copy.out, format=format, jobs=jobs)
     assert str(caught.value).startswith(f"{bad}: ")

@@ -11,9 +11,9 @@ import pytest
 from imagenet_prep.artifacts import JOURNAL_NAME, ToolError
 from imagenet_prep.journal import (
     UNFINISHED_NAME,
+    End,
     Entry,
     Journal,
-    end_line,
     is_inside,
     line_of,
     list_crops,
@@ -38,7 +38,7 @@ ENTRIES = [
 
 def journal_of(entries: list[Entry], end: bool = True) -> bytes:
     lines, checks = zip(*map(line_of, entries), strict=True)
-    last = end_line(len({e.key for e in entries}), sum(checks)) if end else b""
+    last = End(len({e.key for e in entries}), sum(checks)).line() if end else b""
     return b"".join(lines) + last
 
 
@@ -56,7 +56,7 @@ def test_what_is_written_is_read(path: Path) -> None:
 def test_two_lines_about_a_source_are_not_what_a_run_leaves(path: Path) -> None:
     twice = [*ENTRIES, entry(0, bytes=99)]
     lines, checks = zip(*map(line_of, twice), strict=True)
-    path.write_bytes(b"".join([*lines, end_line(4, sum(checks))]))
+    path.write_bytes(b"".join([*lines, End(4, sum(checks)).line()]))
     assert list(Journal(path)) == twice
     with pytest.raises(ToolError, match="is not whole"):
         read_journal(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,11 @@ def test_a_picture_of_another_size_stays_inside_the_memory() -> None:
 def test_other_memory_than_of_four_bytes_a_pixel_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="pixels of shape"):
         turbo.decode_into(jpeg(8), np.zeros(shape, np.uint8))
+
+
+def test_threads_decode_at_the_same_time() -> None:
+    pictures = [jpeg(side) for side in range(200, 232)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda data: decoded(turbo.decode_into, data), pictures * 4))
+    for data, pixels in zip(pictures * 4, found, strict=True):
+        assert np.array_equal(pixels, by_pil(data))

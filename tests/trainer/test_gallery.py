@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainer.gallery import best_and_worst, examples, grid_picture, read_pictures
+from trainer.gallery import Tile, best_and_worst, examples, grid_of, grid_picture, read_pictures
 from trainer.loop import Judged
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def test_examples_carry_names_and_pixels(small_beton: Sample) -> None:
 def test_a_grid_has_a_cell_for_each_picture_and_cuts_long_names() -> None:
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     shown = [
-        (np.full((64, 64, 3), colour, np.uint8), ["a" * 200 + ".jpg", "90% ant"])
+        Tile(np.full((64, 64, 3), colour, np.uint8), ("a" * 200 + ".jpg", "90% ant"))
         for colour in colours
     ]
     with Image.open(io.BytesIO(grid_picture(shown))) as image:
@@ -68,3 +68,27 @@ def test_a_grid_has_a_cell_for_each_picture_and_cuts_long_names() -> None:
     # Nothing is written in the margins between the cells.
     assert (pixels[:, :12] == 255).all()
     assert (pixels[:, -12:] == 255).all()
+
+
+def test_right_and_wrong_pictures_differ_by_their_frames() -> None:
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    frames = {}
+    for right in (True, False, None):
+        with Image.open(io.BytesIO(grid_picture([Tile(grey, ("ant",), right)]))) as image:
+            frames[right] = image.convert("RGB").getpixel((14, 100))
+    assert frames == {True: (0x1A, 0x7F, 0x37), False: (0xC6, 0x28, 0x28), None: (128, 128, 128)}
+
+
+def test_a_grid_of_an_evaluation_is_spread_over_the_set_with_the_worst_after_it(
+    small_beton: Sample,
+) -> None:
+    from tests.trainer.conftest import CLASSES
+
+    found = grid_of(small_beton.path, judged(), CLASSES, 3)
+    assert [(tile.lines, tile.right) for tile in found] == [
+        (("✓ ant", "60% ant"), True),
+        (("✗ cat", "70% bee"), False),
+        (("✗ ant", "80% cat"), False),
+    ]
+    everything = grid_of(small_beton.path, judged(), CLASSES)
+    assert [tile.right for tile in everything] == [True, True, False, False]

@@ -27,7 +27,7 @@ def test_a_sound_beton_is_described(small_beton: Sample) -> None:
     info = inspect_beton(small_beton.path)
     assert (info.samples, info.side_px, info.label_max) == (25, 64, 2)
     assert info.labels.tolist() == small_beton.labels.tolist()
-    assert info.fields == ("image", "label")
+    assert tuple(info.fields) == ("image", "label")
 
 
 def put(dtype: str, offset: int, value: int) -> Callable[[bytearray], None]:
@@ -141,7 +141,7 @@ def test_more_jobs_than_cores_are_as_many_as_there_are(small_beton: Sample) -> N
 
 def half_of(sample: Sample, index: int) -> tuple[int, int]:
     """(start, end) in the file of the second half of a sample's bytes."""
-    offset, size, _ = inspect_beton(sample.path).extents[index].tolist()
+    offset, size, *_ = inspect_beton(sample.path).extents[index].tolist()
     return offset + size // 2, offset + size
 
 
@@ -182,7 +182,7 @@ def test_a_page_of_zeros_stops_the_epoch_with_the_first_key_in_it(
 def test_a_jpeg_of_another_size_is_not_taken_for_a_picture(
     small_beton: Sample, damaged: Damaged
 ) -> None:
-    offset, size, _ = inspect_beton(small_beton.path).extents[3].tolist()
+    offset, size, *_ = inspect_beton(small_beton.path).extents[3].tolist()
 
     def change(data: bytearray) -> None:
         frame = data.index(b"\xff\xc0", offset, offset + size)
@@ -308,7 +308,7 @@ def test_a_file_that_ends_before_a_sample_says_so(
     # As if the change itself escaped notice: the read that comes too short does not.
     copy = damaged(lambda data: None)
     with train(copy, batch_size=1, batches_ahead=1) as batches:
-        monkeypatch.setattr("trainer.loader.stamp_of", lambda path: batches.info.stamp)
+        monkeypatch.setattr("trainer.loader.stamp_of", lambda path: batches.info.stamps[0])
         with pytest.raises(ToolError, match="the file ends before it"):
             for _ in batches:
                 os.truncate(copy.path, 5000)

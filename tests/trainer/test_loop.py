@@ -138,16 +138,19 @@ def test_biases_and_normalisation_do_not_decay() -> None:
     assert len(groups[1]["params"]) == 3
 
 
-def test_the_average_follows_the_weights_and_copies_statistics() -> None:
+def test_the_average_follows_weights_and_statistics_and_copies_counters() -> None:
     model, average = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     running = loop.Average(model, average, decay=0.5)
     with torch.no_grad():
         model.weight.fill_(3.0)
         model.running_mean.fill_(7.0)  # type: ignore[union-attr]
+        model.num_batches_tracked.fill_(9)  # type: ignore[union-attr]
     running.update(step=1000)
     assert average.weight.tolist() == [2.0, 2.0]
     assert average.running_mean is not None
-    assert average.running_mean.tolist() == [7.0, 7.0]
+    assert average.running_mean.tolist() == [3.5, 3.5]
+    assert average.num_batches_tracked is not None
+    assert int(average.num_batches_tracked) == 9
     assert not average.training
 
 

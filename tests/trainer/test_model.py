@@ -117,6 +117,24 @@ def test_he_initialisation_begins_at_the_chance_loss() -> None:
     assert torch.equal(logits, torch.zeros(4, 10))
 
 
+def test_one_channel_sees_colour_pictures_in_grey() -> None:
+    model = build(replace(network_spec("thumbnail", classes=3, channels=1), init="torch"), 0).eval()
+    grey = torch.randn(2, 1, 67, 67, generator=torch.Generator().manual_seed(0))
+    tint = torch.tensor([3.0, -1.0, -2.0]).reshape(1, 3, 1, 1)
+    with torch.inference_mode():
+        expected = model(grey)
+        assert torch.allclose(model(grey.expand(2, 3, 67, 67)), expected, atol=1e-5)
+        assert torch.allclose(model(grey + tint), expected, atol=1e-5)
+        assert not torch.allclose(model(100 + 9 * grey + tint), expected, atol=1e-3)
+
+
+def test_torch_initialisation_is_that_of_a_new_layer() -> None:
+    ours = build(network_spec("torchvision", classes=4), seed=2).state_dict()
+    torch.manual_seed(2)
+    theirs = torchvision.models.alexnet(num_classes=4).state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def kinds(name: str) -> list[str]:
     features = AlexNet(network_spec(name, classes=2)).features
     return [type(layer).__name__ for layer in features]

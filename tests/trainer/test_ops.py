@@ -41,14 +41,14 @@ def run(decoder: CropDecoder, data: NDArray[np.uint8], indices: NDArray[np.uint6
     """The batch of ``indices`` as FFCV would have it made, of a file with the bytes ``data``."""
     # A value that no picture has: what is not written shows.
     out = np.full((len(indices), *decoder.shape), 77, decoder.dtype)
-    with memory_file(data.tobytes()) as decoder.file:
+    with memory_file(data.tobytes()) as decoder.files[0]:
         result: NDArray[Any] = decoder.generate_code()(indices, out, None, None)
     return result
 
 
 def raw_extents(count: int, side: int) -> NDArray[np.int64]:
     size = 3 * side * side
-    return np.array([[i * size, size, 1] for i in range(count)], np.int64)
+    return np.array([[i * size, size, 1, 0] for i in range(count)], np.int64)
 
 
 @st.composite
@@ -298,8 +298,8 @@ def test_a_sample_that_does_not_decode_is_reported_with_its_reason(jobs: int) ->
     data = np.concatenate([good, short, other, np.zeros(50, np.uint8)])
     sizes = [len(good), len(short), len(other), 50]
     starts = np.cumsum([0, *sizes[:-1]])
-    extents = np.array([[a, n, 0] for a, n in zip(starts, sizes, strict=True)], np.int64)
-    extents = np.concatenate([extents, [[len(data) - 9, 10, 0], [len(data), 768, 1]]])
+    extents = np.array([[a, n, 0, 0] for a, n in zip(starts, sizes, strict=True)], np.int64)
+    extents = np.concatenate([extents, [[len(data) - 9, 10, 0, 0], [len(data), 768, 1, 0]]])
     views = Views(16, 16, "centre", dtype="uint8")
     decoder = CropDecoder(views, made_stats(16), extents, 16, batch_size=3, jobs=jobs)
     expected = [None, ops.STATUS_CORRUPT, ops.STATUS_SIZE, ops.STATUS_SIZE, *[ops.STATUS_SHORT] * 2]
@@ -320,7 +320,7 @@ def test_setting_the_epoch_changes_the_draws_without_a_new_function() -> None:
     for epoch in (0, 1, 0):
         decoder.epoch = epoch
         out = np.zeros((4, 9, 9, 3), np.uint8)
-        with memory_file(pictures.tobytes()) as decoder.file:
+        with memory_file(pictures.tobytes()) as decoder.files[0]:
             batches.append(code(indices, out, None, None))
     assert not np.array_equal(batches[0], batches[1])
     np.testing.assert_array_equal(batches[0], batches[2])

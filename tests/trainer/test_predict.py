@@ -12,7 +12,11 @@ import torch
 from PIL import Image
 
 from imagenet_prep.artifacts import UsageError, quiet
+from imagenet_prep.crop import crop_pixels
+from imagenet_prep.crop_settings import CropSettings
+from trainer import predict as predict_module
 from trainer import presets
+from trainer.checkpoint import load_checkpoint
 from trainer.loader import eval_loader
 from trainer.predict import list_pictures, predict
 from trainer.preparation import Preparation
@@ -72,6 +76,37 @@ def test_every_format_gives_the_likeliest_classes(checkpoint: Path, tmp_path: Pa
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
         assert {guess.name for guess in one.guesses} == {"ant", "bee", "cat"}
+
+
+def test_pictures_become_square_as_those_of_the_training_did(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = load_checkpoint(checkpoint)
+    assert known.crop_settings == CropSettings(64)
+    squash = CropSettings(64, fit="squash")
+    other = dataclasses.replace(known, config=known.config | {"crop": squash.text()})
+    monkeypatch.setattr(predict_module, "load_checkpoint", lambda _: other)
+    path = tmp_path / "wide.png"
+    pixels = np.arange(40 * 120 * 3, dtype=np.uint32).reshape(40, 120, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    (found,) = predict(checkpoint, [path], progress=quiet)
+    assert found.pixels is not None
+    assert np.array_equal(found.pixels, crop_pixels(path.read_bytes(), squash))
+    assert not np.array_equal(found.pixels, crop_pixels(path.read_bytes(), CropSettings(64)))
+
+
+def test_a_picture_in_a_folder_called_as_a_class_is_right_or_wrong(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    for place in ("bee/1.png", "bee/images/2.png", "bees/3.png", "4.png"):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (70, 70), (5, 6, 7)).save(path)
+    found = {one.path.name: one for one in predict(checkpoint, list_pictures([tmp_path]),
+                                                   progress=quiet)}  # fmt: skip
+    assert [found[f"{n}.png"].truth for n in (1, 2, 3, 4)] == ["bee", "bee", None, None]
+    assert found["1.png"].right == (found["1.png"].guesses[0].name == "bee")
+    assert found["3.png"].right is None
 
 
 def test_a_broken_picture_is_a_reason_and_the_rest_goes_on(

@@ -23,10 +23,10 @@ class Announced(ReadAhead):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.starts: list[int] = []
+        self.starts: list[tuple[int, int]] = []
 
-    def _announce(self, start: int) -> None:
-        self.starts.append(start)
+    def _announce(self, file: int, start: int) -> None:
+        self.starts.append((file, start))
 
 
 @settings(deadline=None)
@@ -36,18 +36,23 @@ def test_each_page_is_announced_once_and_before_its_samples_are_read(
 ) -> None:
     pages = 1 + np.arange(count) // per_page
     order = sample_order("pages", 3, 0, pages, at_once).astype(np.int64)
-    ahead = Announced(0, pages[order], PAGE, at_once)
+    # Two files, 7 and 8, the first one of three pages.
+    ahead = Announced([7, 8], np.array([0, 3, 1000]), pages[order], PAGE, at_once)
+
+    def place(page: int) -> tuple[int, int]:
+        return (7, page * PAGE) if page < 3 else (8, (page - 3) * PAGE)
+
     for start in range(0, count, batch):
         ahead.reach(start + batch)
-        read = {int(page) * PAGE for page in pages[order[start : start + batch]]}
+        read = {place(int(page)) for page in pages[order[start : start + batch]]}
         assert read <= set(ahead.starts)
-    assert sorted(ahead.starts) == [int(page) * PAGE for page in np.unique(pages)]
+    assert sorted(ahead.starts) == [place(int(page)) for page in np.unique(pages)]
 
 
 def test_no_more_is_announced_than_the_pages_in_use_and_the_next_ones() -> None:
     pages = np.arange(6000) // 100
     order = sample_order("pages", 3, 0, pages, 5).astype(np.int64)
-    ahead = Announced(0, pages[order], PAGE, 5)
+    ahead = Announced([0], np.array([0, 60]), pages[order], PAGE, 5)
     for position in range(0, 6000, 50):
         ahead.reach(position)
         done = len(set(pages[order[:position]].tolist()))

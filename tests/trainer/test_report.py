@@ -121,11 +121,17 @@ def test_any_number_of_epochs_gives_four_charts(
 
 
 def test_the_summary_names_the_best_epoch(tmp_path: Path) -> None:
-    summary = page(tmp_path, rows=rows(4)).text
+    summary = page(tmp_path, rows=rows(4), classes=list("abcdef")).text
     assert (
-        "AlexNet on 2 classes: 92.00 % top-1 and 30.67 % top-5 error on the validation set, "
+        "AlexNet on 6 classes: 92.00 % top-1 and 30.67 % top-5 error on the validation set, "
         "the best at epoch 3 of 4, after 4 min 4 s of training at 1,234 images/s."
     ) in summary
+
+
+def test_five_classes_have_no_top_5_error(tmp_path: Path) -> None:
+    found = page(tmp_path, rows=rows(4), classes=list("abcde"))
+    assert "AlexNet on 5 classes: 92.00 % top-1 error on the validation set" in found.text
+    assert "top-5" not in found.text
 
 
 def test_without_validation_the_training_error_is_named(tmp_path: Path) -> None:

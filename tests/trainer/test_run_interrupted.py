@@ -206,6 +206,21 @@ def other_beton(tmp_path: Path) -> Callable[[], Path]:
     return make
 
 
+def test_a_new_run_in_an_older_one_s_folder_leaves_nothing_of_it_to_resume_from(
+    beton: Path, tmp_path: Path
+) -> None:
+    train_short(dataclasses.replace(CONFIG, epochs=1), beton, tmp_path)
+    assert (tmp_path / "best.pt").exists()
+
+    def die(_: int) -> None:
+        raise RuntimeError("before the first checkpoint")
+
+    with pytest.raises(RuntimeError, match="before the first"):
+        train_short(CONFIG, beton, tmp_path, at_batch=die)
+    assert not (tmp_path / "last.pt").exists()
+    assert not (tmp_path / "best.pt").exists()
+
+
 def test_no_force_makes_another_network_fit(beton: Path, tmp_path: Path) -> None:
     interrupted(beton, tmp_path)
     other = dataclasses.replace(CONFIG, network="small")
