@@ -64,10 +64,13 @@ OURS = (
         _COMPACT | {"epochs": 20, "batch_size": 64, "lr": 1e-3, "average": 0.998},
         summary="ten classes of ImageNet, 9,469 pictures",
         prepare="imagenet-prep prepare --src imagenette2",
-        time="unknown. " + NOT_RUN,
-        result="To beat: 79 % top-1 accuracy, the best published AlexNet (lazy-toad, 320 px). "
-        + NOT_RUN,
-        notes="`compact` is `small` with torchvision's widths and dense layers of 1024.",
+        time="73 minutes on one of two busy cores without bfloat16, about 60 pictures/s",
+        result="82.55 % top-1 accuracy on all 3,925 validation pictures, centre view, one seed; "
+        "tools/records/recipe-imagenette.jsonl. The best published AlexNet has 79 % "
+        "(lazy-toad, 320 px).",
+        notes="The rehearsal for ImageNet. `compact` is `small` with torchvision's widths and "
+        "dense layers of 1024: twice as fast. Crops of a third of the area or more, and the "
+        "running average of weights and batch statistics is what counts.",
     ),
     named(
         "tiny-imagenet",
@@ -115,8 +118,12 @@ OURS = (
         _COMPACT | {"epochs": 24, "lr": 6e-4, "average": 0.99},
         summary="the Kaggle set of cats and dogs, 25,000 pictures, or a part of it",
         prepare="imagenet-prep prepare --src raw",
-        time="unknown. " + NOT_RUN,
-        result="To beat: 52 to 56 % top-1 accuracy (preset tutorial-cats-dogs). " + NOT_RUN,
+        time="26 minutes for 2,000 pictures on one busy core without bfloat16",
+        result="84.4 % top-1 accuracy from 2,000 pictures on 2,000 unseen ones, centre view, one "
+        "seed; tools/records/recipe-cats-dogs.jsonl. To beat: 52 to 56 % (preset "
+        "tutorial-cats-dogs).",
+        notes="Every epoch is all pictures; batch normalisation, area crops and the average of "
+        "the weights make 2,000 pictures enough.",
     ),
     named(
         "large-batch",
