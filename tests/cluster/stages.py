@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .kit import REPOSITORY, contents
+from .kit import REPOSITORY, Ended, EndedFirstError, Running, contents
 
 STAGES = ("crop", "stats", "build")
+_ATTEMPTS = 8
 
 
 class Stage:
@@ -16,6 +18,7 @@ class Stage:
 
     def __init__(self, name: str, many: Path, whole: Path, folder: Path) -> None:
         self.name = name
+        folder.mkdir(parents=True, exist_ok=True)
         cropped, betons = folder / "cropped", folder / "betons"
         if name != "crop":
             shutil.copytree(whole / "cropped", cropped)
@@ -45,3 +48,27 @@ class Stage:
         for file, digest in contents(self.made).items():
             if not Path(file).name.startswith(".") and file != "crop.jsonl":
                 assert self.expected[file] == digest, f"{file} is not what it will be"
+
+
+def struck(
+    stage: Callable[[Path], Stage],
+    folder: Path,
+    options: Sequence[str],
+    victim: Callable[[], int | None],
+) -> tuple[Stage, Ended, int]:
+    """Runs a stage on a cluster and kills ``victim`` in the middle of it -> the stage, how it
+    ended, and who was killed.
+
+    Where the stage is over before there is a victim it is done again in another folder.
+    """
+    for attempt in range(_ATTEMPTS - 1, -1, -1):
+        made = stage(folder / f"attempt-{attempt}")
+        run = Running(*made.command, *options)
+        try:
+            killed = run.strike(victim)
+        except EndedFirstError:
+            if not attempt:
+                raise
+            continue
+        return made, run.end(), killed
+    raise AssertionError("no attempt was made")

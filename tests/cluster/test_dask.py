@@ -17,7 +17,7 @@ from .kit import (
     prep,
     served,
 )
-from .stages import STAGES, Stage
+from .stages import STAGES, Stage, struck
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -25,11 +25,10 @@ def test_a_worker_that_is_killed_changes_nothing(
     name: str, many: Path, whole: Path, tmp_path: Path, dask_cluster: DaskCluster
 ) -> None:
     dask_cluster.wait()
-    stage = Stage(name, many, whole, tmp_path)
     with dask_cluster.watched() as find:
-        run = Running(*stage.command, *dask_cluster.options)
-        killed = run.strike(find)
-    ended = run.end()
+        stage, ended, killed = struck(
+            lambda folder: Stage(name, many, whole, folder), tmp_path, dask_cluster.options, find
+        )
     assert (ended.status, ended.err) == (0, "")
     assert killed not in dask_cluster.names().values()
     stage.check()
@@ -79,14 +78,17 @@ def test_the_scheduler_that_is_killed_ends_it_with_one_sentence_and_it_continues
     many: Path, whole: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("distributed")
-    stage = Stage("crop", many, whole, tmp_path / "work")
     (tmp_path / "logs").mkdir()
     with served(tmp_path / "logs") as server:
         cluster = DaskCluster(server, workers=2)
         with cluster.watched() as find:
-            run = Running(*stage.command, *cluster.options)
-            run.strike(lambda: find() and cluster.scheduler.pid)
-        sentence = one_sentence(run.end())
+            stage, ended, _ = struck(
+                lambda folder: Stage("crop", many, whole, folder),
+                tmp_path / "work",
+                cluster.options,
+                lambda: find() and cluster.scheduler.pid,
+            )
+        sentence = one_sentence(ended)
         assert "the Dask cluster does not answer any more" in sentence
         stage.check_names()
         cluster.start_scheduler()

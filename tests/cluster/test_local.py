@@ -16,9 +16,11 @@ from .kit import Running, command_line, contents, descendants, must, one_sentenc
 
 @pytest.mark.parametrize("backend", ["dask", "ray"])
 def test_an_interrupt_leaves_nothing_running_and_the_same_command_continues(
-    backend: str, many: Path, whole: Path, tmp_path: Path
+    backend: str, many: Path, whole: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     pytest.importorskip(cluster.ENGINES[backend])
+    if backend == "ray":
+        request.getfixturevalue("ray_cluster")  # whether Ray starts here at all
     made = tmp_path / "cropped"
     command = ["crop", "--src", many, "--dst", made, "--jobs", 2]
     with tempfile.TemporaryDirectory(prefix="c") as place:  # short: sockets lie there

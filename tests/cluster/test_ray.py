@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 
 from .kit import MAPS, RayCluster, Running, must, one_sentence
-from .stages import STAGES, Stage
+from .stages import STAGES, Stage, struck
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_worker_that_is_killed_changes_nothing(
     name: str, many: Path, whole: Path, tmp_path: Path, ray_cluster: RayCluster
 ) -> None:
-    stage = Stage(name, many, whole, tmp_path)
-    run = Running(*stage.command, *ray_cluster.options)
-    run.strike(ray_cluster.find)
-    ended = run.end()
+    stage, ended, _ = struck(
+        lambda folder: Stage(name, many, whole, folder),
+        tmp_path,
+        ray_cluster.options,
+        ray_cluster.find,
+    )
     assert (ended.status, ended.err) == (0, "")
     stage.check()
 
@@ -39,10 +41,13 @@ def test_another_token_is_one_sentence(many: Path, tmp_path: Path, ray_cluster: 
 def test_the_head_that_is_killed_ends_it_with_one_sentence(
     many: Path, whole: Path, tmp_path: Path, ray_cluster: RayCluster
 ) -> None:
-    stage = Stage("crop", many, whole, tmp_path)
-    run = Running(*stage.command, *ray_cluster.options)
-    run.strike(lambda: ray_cluster.find() and ray_cluster.store())
-    assert "the Ray cluster does not answer any more" in one_sentence(run.end())
+    stage, ended, _ = struck(
+        lambda folder: Stage("crop", many, whole, folder),
+        tmp_path,
+        ray_cluster.options,
+        lambda: ray_cluster.find() and ray_cluster.store(),
+    )
+    assert "the Ray cluster does not answer any more" in one_sentence(ended)
     stage.check_names()
     must(*stage.command)
     stage.check()
