@@ -87,7 +87,8 @@ def _minutes(run: Run) -> str:
     """Of one seed, with the processor or device that it took."""
     minutes = run.result["minutes"]["mean"]
     machine = run.header["machine"]
-    return f"{minutes:.3g} ({machine.get('gpu') or str(machine['cores']) + ' cores'})"
+    cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
+    return f"{minutes:.3g} ({machine.get('gpu') or cores})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
