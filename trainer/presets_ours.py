@@ -105,12 +105,13 @@ OURS = (
     ),
     named(
         "cat-fish",
-        _COMPACT | {"epochs": 8, "lr": 5e-4},
+        _COMPACT | {"epochs": 12, "lr": 5e-4},
         summary="two classes of some hundred pictures, such as cats against fish",
         prepare="imagenet-prep prepare --src raw",
-        time="unknown. " + NOT_RUN,
-        result="To beat: 70 to 73 % top-1 accuracy, most runs stuck at the majority class "
-        "for 20 epochs (preset tutorial-cat-fish). " + NOT_RUN,
+        time="about 9 minutes on one core without bfloat16",
+        result="With 8 epochs instead of 12: 94.9 to 96.0 % top-1 accuracy for four seeds, of "
+        "1,963 + 1,387 pictures. To beat: 70 to 73 %, most runs at the majority class for 20 "
+        "epochs (preset tutorial-cat-fish).",
         notes="Batch normalisation and a warm-up are what keep it from the majority class.",
     ),
     named(
