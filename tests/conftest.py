@@ -38,6 +38,25 @@ def shared_reference() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def make_waves() -> Callable[[Path], Path]:
+    """A function that fills a folder with 240 pictures of two classes in train/ and val/, each a
+    few milliseconds of work, and returns it."""
+
+    def make(raw: Path) -> Path:
+        y, x = np.mgrid[0:300, 0:400]
+        for index in range(240):
+            folder = raw / ("train" if index % 6 else "val") / ("ant" if index % 2 else "bee")
+            folder.mkdir(parents=True, exist_ok=True)
+            wave = np.sin(x / (5 + index % 7) + y / (9 + index % 11) + index)
+            planes = [127 + 100 * wave, 127 - 80 * wave, np.full(x.shape, index)]
+            picture = Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
+            picture.save(folder / f"{index}.jpg", quality=90)
+        return raw
+
+    return make
+
+
 def smooth_pixels(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     """A colourful smooth picture (height, width, 3): survives JPEG well, unlike noise."""
     rng = np.random.default_rng(seed)

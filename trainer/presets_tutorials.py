@@ -40,9 +40,9 @@ TUTORIALS = (
         prepare="imagenet-prep prepare --src raw --fit squash --size 227",
         time="not told by its author",
         result="70 to 73 % top-1 accuracy; most runs name one class only for 20 epochs, one for "
-        "ever (its author's figures).",
-        notes="227 px squashed, then resampled to the network's 224. Adam with 1e-3 is too fast "
-        "for a network without normalisation: the first steps push its ReLUs into silence.",
+        "ever (its author's figures). " + NOT_RUN,
+        notes="227 px squashed, then resampled to the network's 224. Suspected of "
+        "the plateau: Adam with 1e-3 on a network without normalisation.",
     ),
     named(
         "tutorial-tiny-imagenet",
@@ -58,7 +58,8 @@ TUTORIALS = (
         summary="a 2024 blog: Tiny ImageNet enlarged to 227 px, LRN, SGD, step 7",
         prepare="imagenet-prep prepare --src tiny-imagenet-200 --fit squash --size 227",
         time="not told by its author",
-        result="31.75 % top-1, 58.76 % top-5 accuracy after 30 epochs (aandyw/StuffFromScratch).",
+        result="31.75 % top-1, 58.76 % top-5 accuracy after 30 epochs (aandyw/StuffFromScratch). "
+        + NOT_RUN,
         notes="Initialised as the paper says.",
     ),
     named(
@@ -99,7 +100,7 @@ TUTORIALS = (
         summary="FashionMNIST enlarged from 28 to 224 px, one channel, SGD 0.1",
         prepare="imagenet-prep prepare --src fashion-mnist --size 224",
         time="not told by its author",
-        result="90.47 % top-1 accuracy after 10 epochs, 91.35 % best (derekzhouai).",
+        result="90.47 % top-1 accuracy after 10 epochs, 91.35 % best (derekzhouai). " + NOT_RUN,
         notes="46,764,746 parameters for pictures of 784 pixels.",
     ),
     named(
@@ -117,7 +118,8 @@ TUTORIALS = (
         summary="a 2020 blog: cats and dogs at 227 px, best checkpoint, early stopping",
         prepare="imagenet-prep prepare --src raw --fit squash --size 227",
         time="not told by its author",
-        result="52 to 56 % top-1 accuracy after ten short epochs (its author's figures).",
+        result="52 to 56 % top-1 accuracy after ten short epochs (its author's figures). "
+        + NOT_RUN,
         notes="One tower without normalisation, Adam 1e-3. Its ten epochs were of a few steps "
         "each; here an epoch is all pictures.",
     ),

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from .kit import DaskCluster, RayCluster, must, served
 
 
 @pytest.fixture(scope="session")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw collection of 240 pictures in two classes, one of which is broken."""
-    raw = tmp_path_factory.mktemp("cluster") / "raw"
-    y, x = np.mgrid[0:300, 0:400]
-    for index in range(240):
-        folder = raw / ("train" if index % 6 else "val") / ("ant" if index % 2 else "bee")
-        folder.mkdir(parents=True, exist_ok=True)
-        wave = np.sin(x / (5 + index % 7) + y / (9 + index % 11) + index)
-        pixels = np.stack([127 + 100 * wave, 127 - 80 * wave, np.full(x.shape, index)], axis=-1)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.jpg", quality=90)
+def many(tmp_path_factory: pytest.TempPathFactory, make_waves: Callable[[Path], Path]) -> Path:
+    """A raw collection of 240 pictures in two classes, and a broken one."""
+    raw = make_waves(tmp_path_factory.mktemp("cluster") / "raw")
     (raw / "train/ant/broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     return raw
 

@@ -6,12 +6,11 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PREP = [sys.executable, "-m", "imagenet_prep.cli"]
@@ -83,17 +82,9 @@ def workers(process: int) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(tmp_path_factory: pytest.TempPathFactory, make_waves: Callable[[Path], Path]) -> Path:
     """A raw collection of 240 pictures in two classes, each a few milliseconds of work."""
-    raw = tmp_path_factory.mktemp("faults") / "raw"
-    y, x = np.mgrid[0:300, 0:400]
-    for index in range(240):
-        folder = raw / ("train" if index % 6 else "val") / ("ant" if index % 2 else "bee")
-        folder.mkdir(parents=True, exist_ok=True)
-        wave = np.sin(x / (5 + index % 7) + y / (9 + index % 11) + index)
-        pixels = np.stack([127 + 100 * wave, 127 - 80 * wave, np.full(x.shape, index)], axis=-1)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.jpg", quality=90)
-    return raw
+    return make_waves(tmp_path_factory.mktemp("faults") / "raw")
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")

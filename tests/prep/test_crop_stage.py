@@ -15,6 +15,7 @@ from imagenet_prep.artifacts import ToolError, UsageError, load_classes, quiet
 from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.crop_stage import CropReport, run_crop
 from imagenet_prep.journal import UNFINISHED_NAME, Crops, list_crops, settings_text
+from tests.prep.conftest import tree
 
 SMALL = CropSettings(size=32)
 
@@ -31,14 +32,6 @@ def counts(report: CropReport) -> tuple[int, int, int]:
 def journal(dst: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (dst / "crop.jsonl").read_text().splitlines()]
     return [line for line in lines if "key" in line]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from imagenet_prep.crop_merge import merge_parts
 from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.crop_stage import CropReport, run_crop
 from imagenet_prep.journal import Part, list_crops, part_journals
+from tests.prep.conftest import tree
 
 SMALL = CropSettings(size=32)
 PARTS = 3
@@ -27,14 +28,6 @@ def cropped(src: Path, dst: Path, part: Part | None = None, **options: Any) -> C
 
 def in_parts(src: Path, dst: Path) -> list[CropReport]:
     return [cropped(src, dst, Part(number, PARTS)) for number in range(1, PARTS + 1)]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture
