@@ -225,6 +225,38 @@ def until(what: str, ready: Callable[[], bool], server: Server) -> None:
             server.processes[0].wait(0.05)
 
 
+def one_of(busy: list[int]) -> int | None:
+    """The first of some processes, or None where there is none."""
+    return next(iter(busy), None)
+
+
+@dataclass
+class Held:
+    """A worker that is stopped in the middle of a chunk, so that no run ends without it."""
+
+    busy: Callable[[], list[int]]
+    worker: int | None = None
+
+    def catch(self) -> int | None:
+        """Stops one of the ``busy`` -> its number; None where it was done just then."""
+        found = one_of(self.busy())
+        if found is None:
+            return None
+        os.kill(found, signal.SIGSTOP)
+        time.sleep(0.2)  # what it had just sent arrives
+        if found not in self.busy():
+            os.kill(found, signal.SIGCONT)
+            return None
+        self.worker = found
+        return found
+
+    def free(self) -> None:
+        """Lets it go on, if it is still there."""
+        if self.worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.worker, signal.SIGCONT)
+
+
 class DaskCluster:
     """A scheduler and worker processes, each watched by a nanny that starts it again."""
 
@@ -279,26 +311,25 @@ class DaskCluster:
             return dict(c.run(os.getpid))
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[Callable[[], int | None]]:
-        """A function that finds a worker which is in the middle of a chunk."""
+    def watched(self) -> Iterator[Callable[[], list[int]]]:
+        """A function that finds the workers which are in the middle of a chunk."""
         import distributed
 
         client: Any = distributed.Client
         with contextlib.closing(client(self.address, timeout=LONGEST_S, set_as_default=False)) as c:
             processes = dict(c.run(os.getpid))
 
-            def find() -> int | None:
-                def busy(dask_scheduler: Any) -> list[str]:
+            def busy() -> list[int]:
+                def names(dask_scheduler: Any) -> list[str]:
                     return [
                         name
                         for name, worker in dask_scheduler.workers.items()
                         if any("run_chunk" in str(task.key) for task in worker.processing)
                     ]
 
-                names = c.run_on_scheduler(busy)
-                return processes[names[0]] if names else None
+                return [processes[name] for name in c.run_on_scheduler(names)]
 
-            yield find
+            yield busy
 
 
 class RayCluster:
@@ -326,10 +357,10 @@ class RayCluster:
     def _is_there(self) -> bool:
         return any("raylet" in command_line(one) for one in descendants(self.head.pid))
 
-    def find(self) -> int | None:
-        """A worker that is in the middle of a chunk."""
+    def busy(self) -> list[int]:
+        """The workers that are in the middle of a chunk."""
         everybody = descendants(self.head.pid)
-        return next((one for one in everybody if "ray::run_chunk" in command_line(one)), None)
+        return [one for one in everybody if "ray::run_chunk" in command_line(one)]
 
     def store(self) -> int:
         """The process that the cluster's state is in."""

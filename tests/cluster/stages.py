@@ -10,7 +10,7 @@ from pathlib import Path
 from .kit import REPOSITORY, Ended, EndedFirstError, Running, contents
 
 STAGES = ("crop", "stats", "build")
-_ATTEMPTS = 8
+_ATTEMPTS = 20
 
 
 class Stage:

@@ -10,9 +10,11 @@ import pytest
 from .kit import (
     MAPS,
     DaskCluster,
+    Held,
     Running,
     must,
     needs_namespaces,
+    one_of,
     one_sentence,
     prep,
     served,
@@ -25,9 +27,12 @@ def test_a_worker_that_is_killed_changes_nothing(
     name: str, many: Path, whole: Path, tmp_path: Path, dask_cluster: DaskCluster
 ) -> None:
     dask_cluster.wait()
-    with dask_cluster.watched() as find:
+    with dask_cluster.watched() as busy:
         stage, ended, killed = struck(
-            lambda folder: Stage(name, many, whole, folder), tmp_path, dask_cluster.options, find
+            lambda folder: Stage(name, many, whole, folder),
+            tmp_path,
+            dask_cluster.options,
+            lambda: one_of(busy()),
         )
     assert (ended.status, ended.err) == (0, "")
     assert killed not in dask_cluster.names().values()
@@ -81,13 +86,15 @@ def test_the_scheduler_that_is_killed_ends_it_with_one_sentence_and_it_continues
     (tmp_path / "logs").mkdir()
     with served(tmp_path / "logs") as server:
         cluster = DaskCluster(server, workers=2)
-        with cluster.watched() as find:
+        with cluster.watched() as busy:
+            held = Held(busy)
             stage, ended, _ = struck(
                 lambda folder: Stage("crop", many, whole, folder),
                 tmp_path / "work",
                 cluster.options,
-                lambda: find() and cluster.scheduler.pid,
+                lambda: held.catch() and cluster.scheduler.pid,
             )
+            held.free()
         sentence = one_sentence(ended)
         assert "the Dask cluster does not answer any more" in sentence
         stage.check_names()

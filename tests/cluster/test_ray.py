@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .kit import MAPS, RayCluster, Running, must, one_sentence
+from .kit import MAPS, Held, RayCluster, Running, must, one_of, one_sentence
 from .stages import STAGES, Stage, struck
 
 
@@ -18,7 +18,7 @@ def test_a_worker_that_is_killed_changes_nothing(
         lambda folder: Stage(name, many, whole, folder),
         tmp_path,
         ray_cluster.options,
-        ray_cluster.find,
+        lambda: one_of(ray_cluster.busy()),
     )
     assert (ended.status, ended.err) == (0, "")
     stage.check()
@@ -41,12 +41,14 @@ def test_another_token_is_one_sentence(many: Path, tmp_path: Path, ray_cluster: 
 def test_the_head_that_is_killed_ends_it_with_one_sentence(
     many: Path, whole: Path, tmp_path: Path, ray_cluster: RayCluster
 ) -> None:
+    held = Held(ray_cluster.busy)
     stage, ended, _ = struck(
         lambda folder: Stage("crop", many, whole, folder),
         tmp_path,
         ray_cluster.options,
-        lambda: ray_cluster.find() and ray_cluster.store(),
+        lambda: held.catch() and ray_cluster.store(),
     )
+    held.free()
     assert "the Ray cluster does not answer any more" in one_sentence(ended)
     stage.check_names()
     must(*stage.command)
