@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from imagenet_prep import __version__, outcome
+from imagenet_prep import FAREWELL, __version__, outcome
 from imagenet_prep.artifacts import SPLITS, STATS_NAME
 from imagenet_prep.cli_beton import build, info, make_betons, packing_options, require_way, verify
 from imagenet_prep.cli_common import (
@@ -163,7 +163,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     terminated: list[int] = []
     try:
         with _as_interrupt(signal.SIGTERM, terminated):
-            status = run_command(cli, PROGRAM, arguments, "interrupted; the same command continues")
+            status = run_command(cli, PROGRAM, arguments, FAREWELL)
     except WorkerDied as error:
         say(f"{PROGRAM}: {error}; run it again with fewer --jobs")
         return 1
@@ -189,9 +189,5 @@ def _as_interrupt(number: signal.Signals, received: list[int]) -> Iterator[None]
 
 
 def main() -> None:
-    """The console script ``imagenet-prep``."""
+    """What the door of ``imagenet-prep`` opens to."""
     sys.exit(run())
-
-
-if __name__ == "__main__":
-    main()

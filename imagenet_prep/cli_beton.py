@@ -16,6 +16,7 @@ import click
 from imagenet_prep import outcome
 from imagenet_prep.artifacts import SPLITS, STATS_NAME, ToolError, UsageError
 from imagenet_prep.cli_common import (
+    FILE,
     FOLDER,
     Where,
     jobs_option,
@@ -293,7 +294,7 @@ def verify(files: tuple[Path, ...], decode: bool, jobs: int | None, as_json: boo
 
 @click.command(short_help="Says what a file or folder is.")
 @click.argument("files", metavar="[FILE...]", type=FOLDER, nargs=-1)
-@click.option("--picture", type=FOLDER, help="Draw a contact sheet of a beton into this PNG.")
+@click.option("--picture", type=FILE, help="Draw a contact sheet of a beton into this PNG.")
 @json_option
 def info(files: tuple[Path, ...], picture: Path | None, as_json: bool) -> None:
     """Says what a beton, a statistics file or a folder of crops is; alone, what is installed.

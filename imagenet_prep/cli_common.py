@@ -37,6 +37,7 @@ class _Folder(click.Path):
 
 
 FOLDER = _Folder(path_type=Path)
+FILE = _Folder(path_type=Path, dir_okay=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 jobs_option = click.option(

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from imagenet_prep import outcome
 from imagenet_prep.artifacts import SPLITS, STATS_NAME, ToolError, UsageError, stats_beside
 from imagenet_prep.cli_common import (
+    FILE,
     FOLDER,
     Where,
     json_option,
@@ -55,8 +56,8 @@ class _StatsGroup(click.Group):
 @click.option(
     "--part", metavar="K/N", callback=part_of, help="Only the K-th of N parts, to be merged."
 )
-@click.option("--out", type=FOLDER, help=f"The statistics file.  [default: {STATS_NAME} in --src]")
-@click.option("--picture", type=FOLDER, help="Also draw them into this PNG.")
+@click.option("--out", type=FILE, help=f"The statistics file.  [default: {STATS_NAME} in --src]")
+@click.option("--picture", type=FILE, help="Also draw them into this PNG.")
 @where_options
 @json_option
 @click.pass_context
@@ -136,7 +137,7 @@ def make_stats(
 
 @stats.command()
 @click.argument("files", type=FOLDER, nargs=-1, required=True, metavar="FILE...")
-@click.option("--out", type=FOLDER, required=True, help="The statistics of all of them.")
+@click.option("--out", type=FILE, required=True, help="The statistics of all of them.")
 @json_option
 def merge(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Adds up statistics of different pictures.
@@ -161,11 +162,11 @@ def merge(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
 @stats.command()
 @click.argument("file", type=FOLDER, required=False)
-@click.option("--picture", type=FOLDER, help="The PNG.  [default: beside FILE, with its name]")
+@click.option("--picture", type=FILE, help="The PNG.  [default: beside FILE, with its name]")
 @click.option(
-    "--preview", type=FOLDER, help="Picture to show the lighting on.  [default: a crop beside FILE]"
+    "--preview", type=FILE, help="Picture to show the lighting on.  [default: a crop beside FILE]"
 )
-@click.option("--compare", type=FOLDER, help="Other statistics: ours, or published ones.")
+@click.option("--compare", type=FILE, help="Other statistics: ours, or published ones.")
 @json_option
 def show(
     file: Path | None,

@@ -96,6 +96,7 @@ MAY_IMPORT: dict[str, str] = {
         "shards"
     ),
     # Doorway.
+    "imagenet_prep.__main__": "cli",
     "imagenet_prep.cli": EVERYTHING,
     "imagenet_prep.cli_common": "cluster crop_settings describe locations parallel terminal urls",
     "imagenet_prep.cli_crop": EVERYTHING,

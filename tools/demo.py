@@ -29,7 +29,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
-MODULES = {"imagenet-prep": "imagenet_prep.cli", "trainer": "trainer.cli"}
+MODULES = {"imagenet-prep": "imagenet_prep", "trainer": "trainer"}
 SMALL = {"train": 300, "val": 100, "epochs": 1}
 
 

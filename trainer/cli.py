@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import click
 
 from imagenet_prep.terminal import run_command
-from trainer import __version__
-from trainer.cli_common import FAREWELL, doorkeeper
+from trainer import FAREWELL, __version__
+from trainer.cli_common import doorkeeper
 from trainer.cli_doctor import doctor
 from trainer.cli_eval import evaluate
 from trainer.cli_export import export
@@ -40,7 +40,7 @@ def run_trainer(arguments: Sequence[str] | None = None) -> int:
 
 
 def main() -> None:
-    """The console script ``trainer``: as :func:`run_trainer`, with a prompt Ctrl-C."""
+    """What the door of ``trainer`` opens to: :func:`run_trainer`, with a prompt Ctrl-C."""
     guard = doorkeeper.open()
     status = run_trainer()
     stopped = status in (INTERRUPTED, TERMINATED)
@@ -55,7 +55,3 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

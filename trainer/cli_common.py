@@ -12,12 +12,12 @@ import click
 
 from imagenet_prep.artifacts import UsageError
 from imagenet_prep.shards import shard_pattern
+from trainer import FAREWELL
 from trainer.interrupt import InterruptGuard, Stop
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 AT_LEAST_ONE = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
-FAREWELL = "interrupted; a run continues with --resume, other commands begin again"
 
 
 class Option(click.Option):

@@ -262,7 +262,7 @@ def test_a_reader_that_leaves_is_no_error_message(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "imagenet_prep.cli", "crop", "--help"],
+        [sys.executable, "-m", "imagenet_prep", "crop", "--help"],
         cwd=REPOSITORY,
         stdout=write,
         stderr=subprocess.PIPE,
@@ -302,7 +302,7 @@ def test_ctrl_c_and_sigterm_end_every_process_and_leave_whole_crops(
     for index in range(3000):
         (raw / f"train/ant/{index}.jpg").write_bytes(data)
     dst = tmp_path / "cropped"
-    command = [sys.executable, "-m", "imagenet_prep.cli", "crop", "--jobs", "2"]
+    command = [sys.executable, "-m", "imagenet_prep", "crop", "--jobs", "2"]
     running = subprocess.Popen(
         [*command, "--src", str(raw), "--dst", str(dst), "--size", "224"],
         cwd=REPOSITORY,
@@ -368,7 +368,7 @@ def test_files_that_cannot_be_written_are_named(capsys: Capture, raw: Path, tmp_
     cropped = tmp_path / "cropped"
     answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
     said = complaint(capsys, 2, "stats", "--src", cropped, "--out", tmp_path, "--jobs", 1)
-    assert f"{tmp_path}: is a folder; name a file" in said
+    assert f"File '{tmp_path}' is a directory" in said
     file = tmp_path / "file"
     file.write_text("")
     out = file / "stats.npz"

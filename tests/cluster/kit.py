@@ -53,7 +53,7 @@ class Running:
     """``imagenet-prep``, or some lines of Python, in a process of its own."""
 
     def __init__(self, *arguments: object, code: str = "", **more: str) -> None:
-        program = ["-c", code] if code else ["-m", "imagenet_prep.cli"]
+        program = ["-c", code] if code else ["-m", "imagenet_prep"]
         self.process = subprocess.Popen(
             [sys.executable, *program, *map(str, arguments)],
             cwd=REPOSITORY,

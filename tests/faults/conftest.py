@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-PREP = [sys.executable, "-m", "imagenet_prep.cli"]
+PREP = [sys.executable, "-m", "imagenet_prep"]
 
 
 def prep(*arguments: object) -> list[str]:

@@ -430,7 +430,7 @@ def test_the_command_itself_with_faults_and_workers_and_no_secret_left_behind(
     )
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "imagenet_prep.cli", "crop", "--src", f"s3://{BUCKET}/raw"),
+            *(sys.executable, "-m", "imagenet_prep", "crop", "--src", f"s3://{BUCKET}/raw"),
             *("--dst", str(tmp_path / "cropped"), "--size", "16", "--jobs", "2"),
         ],
         cwd=REPOSITORY, capture_output=True, timeout=120, check=False,
