@@ -23,6 +23,8 @@ from tools.recipe_record import (
     spread,
 )
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
 
 def metrics(errors: list[float]) -> list[dict[str, Any]]:
     """metrics.jsonl of a run with these validation errors, steps in between."""
@@ -139,6 +141,14 @@ def test_the_table_shows_the_last_run_as_the_recipe_has_it() -> None:
     assert "– / 1.5 (2 cores)" in line
     only = recipe_table.table({"cat-fish": [changed]})
     assert "with --epochs 1" in only
+
+
+def test_the_readme_has_the_tables_of_the_records_and_presets() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    records = sorted((REPOSITORY / "tools" / "records").glob("recipe-*.jsonl"))
+    assert len(records) >= 2
+    assert recipe_table.table(recipe_table.by_recipe(records)) in readme
+    assert recipe_table.commands() in readme
 
 
 def test_many_classes_have_a_top_5() -> None:

@@ -1,4 +1,4 @@
-"""The records of the recipes -> README's table of them, in Markdown.
+"""The records of the recipes -> README's tables of them, in Markdown.
 
     python tools/recipe_table.py [tools/records/recipe-*.jsonl ...]
 
@@ -18,17 +18,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from imagenet_prep.artifacts import ToolError
 from tools.recipe_book import RECIPES, Recipe
 from tools.recipe_record import RECORDS, Row, Run, read
+from trainer.presets import PRESETS
 
 HEAD = (
     "recipe", "theirs, published", "theirs, here", "ours, asked for", "ours, here", "pictures",
     "minutes, theirs and ours",
 )  # fmt: skip
+COMMANDS_HEAD = ("recipe", "prepare", "train", "what ours changes, and why")
 
 
 def table(records: Mapping[str, Sequence[Run]]) -> str:
     """Recipe -> its runs; a table with a line for every recipe, unknowns as dashes."""
     lines = [HEAD, ("---",) * len(HEAD)]
     lines += [_line(recipe, records.get(name, ())) for name, recipe in RECIPES.items()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def commands() -> str:
+    """A table of what to type for each recipe's own side, and what it changes and why."""
+    lines = [COMMANDS_HEAD, ("---",) * len(COMMANDS_HEAD)]
+    for recipe in RECIPES.values():
+        preset = PRESETS[recipe.ours.preset]
+        lines.append((
+            f"`{recipe.name}`", f"`{preset.prepare}`",
+            f"`{preset.command}`", preset.notes,
+        ))  # fmt: skip
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -92,21 +106,27 @@ def _minutes(run: Run) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Records in, table on stdout."""
+    """Records in, both tables on stdout."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("records", type=Path, nargs="*", help="default: those in tools/records")
     given = parser.parse_args(arguments)
     paths = given.records or sorted(RECORDS.glob("recipe-*.jsonl"))
-    records: dict[str, list[Run]] = {}
     try:
-        for path in paths:
-            for run in read(path):
-                records.setdefault(str(run.header["recipe"]), []).append(run)
+        records = by_recipe(paths)
     except ToolError as error:
         print(f"recipe_table: {error}", file=sys.stderr)
         return error.status
-    print(table(records))
+    print(f"{table(records)}\n\n{commands()}")
     return 0
+
+
+def by_recipe(paths: Sequence[Path]) -> dict[str, list[Run]]:
+    """Records -> the runs in them, by recipe; ToolError where one cannot be read."""
+    records: dict[str, list[Run]] = {}
+    for path in paths:
+        for run in read(path):
+            records.setdefault(str(run.header["recipe"]), []).append(run)
+    return records
 
 
 if __name__ == "__main__":
