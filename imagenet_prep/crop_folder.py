@@ -52,10 +52,11 @@ def check_places(src: Location, dst: Path) -> None:
 
 
 @contextlib.contextmanager
-def unfinished(dst: Path, part: Part | None) -> Iterator[None]:
+def unfinished(dst: Path, part: Part | None, *, cluster: bool = False) -> Iterator[None]:
     """Marks ``dst`` as unfinished until the block ends well; one run of it, or of a part.
 
     Takes an earlier run's place: removes what that left half-written when it was killed.
+    The workers of a ``cluster`` may die without ending the run, and leave the same.
     Raises UsageError or ToolError where crops of another kind are, or a run is going on.
     """
     marker = dst / unfinished_name(part)
@@ -72,6 +73,8 @@ def unfinished(dst: Path, part: Part | None) -> Iterator[None]:
         except BaseException:
             _remove_temporaries(dst, part)  # of workers that were stopped
             raise
+        if cluster:
+            _remove_temporaries(dst, part)
         for done in (*others, marker):
             done.unlink()
 

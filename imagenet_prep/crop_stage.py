@@ -28,7 +28,7 @@ from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.formats import PictureError
 from imagenet_prep.journal import End, Entry, Part, journal_name, line_of
 from imagenet_prep.locations import Location
-from imagenet_prep.parallel import CHUNK, Failed, Jobs, Ok, Workers, workers_of
+from imagenet_prep.parallel import CHUNK, Failed, Jobs, Local, Ok, Workers, workers_of
 from imagenet_prep.places import Place
 from imagenet_prep.prefetch import worth_fetching
 from imagenet_prep.sources import Source, scan
@@ -132,11 +132,12 @@ def run_crop(
     check_places(src, dst)
     collection = scan(src, layout=layout, classes=classes)
     dst.mkdir(parents=True, exist_ok=True)
-    with unfinished(dst, part):
+    workers = workers_of(jobs)
+    with unfinished(dst, part, cluster=not isinstance(workers, Local)):
         keep_classes(dst, collection.classes, part)
         plan = plan_crops(dst, collection, settings.text(), part)
         job = _Job(dst, settings, part, max_failures)
-        report = _run(job, plan, workers_of(jobs), progress)
+        report = _run(job, plan, workers, progress)
         if report.failed and report.ok + report.skipped == 0:
             reason, count = next(iter(report.reasons.items()))  # the commonest
             raise ToolError(

@@ -188,7 +188,7 @@ def _map_in_workers(
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-    except BrokenProcessPool:
+    except (BrokenProcessPool, BrokenPipeError):  # the latter of one that dies while it starts
         raise WorkerDied(
             "a worker process ended by itself (killed, out of memory, or a fault in a library)"
         ) from None

@@ -264,8 +264,8 @@ def options_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Op
         pictures=given.pictures,
         work=given.work or BENCH_FOLDER / "work",
         only=given.only,
-        start_s=60 if given.smoke else 300,
-        lap_s=60 if given.smoke else given.lap_timeout,
+        start_s=300,
+        lap_s=300 if given.smoke else given.lap_timeout,
     )
 
 

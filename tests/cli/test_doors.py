@@ -21,7 +21,7 @@ def come_in(module: str, *words: str, path: Path) -> subprocess.CompletedProcess
         env={**os.environ, "PYTHONPATH": str(path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

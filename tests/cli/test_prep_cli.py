@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -316,10 +317,11 @@ def test_ctrl_c_and_sigterm_end_every_process_and_leave_whole_crops(
     workers = descendants(running.pid)
     # Ctrl-C goes to all processes of a terminal, SIGTERM to the one that was started.
     (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=240)
     assert running.returncode == status
     assert out == "" and "Traceback" not in err
-    assert err.strip() == "imagenet-prep: interrupted; the same command continues"
+    said = re.sub(r"^crop: \d+ of \d+$", "", err, flags=re.MULTILINE)  # on a slow machine
+    assert said.strip() == "imagenet-prep: interrupted; the same command continues"
     assert workers
     until(lambda: not any(map(alive, workers)))  # their semaphores' tracker ends after them
     lines = map(json.loads, journal.read_text().splitlines())

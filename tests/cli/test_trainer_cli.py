@@ -180,7 +180,7 @@ def test_ctrl_c_ends_training_with_130_and_the_run_can_be_resumed(prepared: Path
         if line.startswith("epoch   1/"):
             break
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "interrupted" in errors

@@ -26,11 +26,12 @@ from .conftest import (
     must,
     needs_proc,
     prep,
+    without_progress,
     workers,
 )
 
 pytestmark = needs_proc
-_LONGEST_S = 60
+_LONGEST_S = 240
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def ends_after(stage: Stage, kill: Callable[[int], bool], delay_s: float) -> End
         if process.poll() is None:
             kill(process.pid)
         out, err = process.communicate(timeout=_LONGEST_S)
-        return Ended(process.returncode, out, err)
+        return Ended(process.returncode, out, without_progress(err))
 
 
 def kill_parent(process: int) -> bool:

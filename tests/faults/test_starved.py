@@ -23,7 +23,10 @@ from .conftest import PREP, Ended, complete, contents, must, prep
 def _namespaces() -> bool:
     try:
         done = subprocess.run(
-            ["unshare", "-rm", "true"], capture_output=True, timeout=20, check=False
+            ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp"],
+            capture_output=True,
+            timeout=20,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

@@ -171,7 +171,7 @@ def test_what_fails_now_and_then_comes_out_the_same(
     crop(raw, tmp_path / "local")
     only = {"stall": "ant0.jpg", "slow": "ant"}.get(kind, ".jpg")
     if kind == "stall":
-        monkeypatch.setenv("IMAGENET_PREP_REMOTE_TIMEOUT_S", "0.7")
+        monkeypatch.setenv("IMAGENET_PREP_REMOTE_TIMEOUT_S", "2.5")
     store.spoiler.reset(Fault(kind, only, times=2), Fault("503", "prefix", 1))
     report = crop(url, tmp_path / "cropped")
     assert report.failed == 0

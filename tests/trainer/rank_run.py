@@ -70,6 +70,7 @@ def fork(job: dict[str, Any], rank: int, port: int) -> int:
         os.environ |= {
             **{"RANK": str(rank), "WORLD_SIZE": str(job["ranks"]), "LOCAL_RANK": str(rank)},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            "GLOO_SOCKET_IFNAME": "lo",  # the host's own name need not resolve
         }
     status = 70
     try:
@@ -112,6 +113,10 @@ def main() -> None:
     importlib.import_module("torch._dynamo")  # every optimiser does, and it takes seconds
     for job in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         do(job)
+    # On one core numba's TBB waits for ever at the end of a program that has forked.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

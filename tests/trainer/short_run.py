@@ -152,8 +152,8 @@ def killed_at(moment: int, beton: Path, folder: Path) -> bool:
 
 if __name__ == "__main__":
     ended = main()
-    if "RANK" in os.environ:  # as trainer.cli does, for its reason
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(ended)
-    sys.exit(ended)
+    # As trainer.cli does for ranks; and on one core numba's TBB waits for ever at the end of a
+    # program that has forked.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended)

@@ -216,7 +216,7 @@ def test_ctrl_c_ends_a_consumer_that_waits_for_a_batch(small_beton: Sample) -> N
         try:
             assert process.stdout.readline() == b"waiting\n"
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == -signal.SIGINT

@@ -50,13 +50,13 @@ def test_a_run_outlives_a_short_cut_of_the_link(small_beton: Sample) -> None:
 
 
 def test_a_cut_beyond_the_timeout_ends_every_host_with_one_sentence(small_beton: Sample) -> None:
-    found = rehearsal(small_beton, "--cut-s", "100", "--timeout-s", "5", epochs=2000)
+    found = rehearsal(small_beton, "--cut-s", "100", "--timeout-s", "20", epochs=2000)
     assert found["ended_in_the_cut"], found
     assert found["statuses"] == [1, 1]
     for rank, lines in enumerate(found["said"]):
         (sentence,) = [line for line in lines if line.startswith("trainer: ")]
         assert sentence.startswith(
-            f"trainer: rank {rank} of 2: another process did not answer for 5 s (--timeout)"
+            f"trainer: rank {rank} of 2: another process did not answer for 20 s (--timeout)"
         )
         assert not any("Traceback" in line for line in lines)
     assert found["damaged"] == []

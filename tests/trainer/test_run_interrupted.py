@@ -62,7 +62,7 @@ def program(*words: object) -> subprocess.CompletedProcess[str]:
     """short_run in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "tests.trainer.short_run", *map(str, words)],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
