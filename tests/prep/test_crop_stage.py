@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from imagenet_prep.artifacts import ToolError, UsageError, load_classes, quiet
 from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.crop_stage import CropReport, run_crop
 from imagenet_prep.journal import UNFINISHED_NAME, Crops, list_crops, settings_text
+from imagenet_prep.parallel import Local
 from tests.prep.conftest import tree
 
 SMALL = CropSettings(size=32)
@@ -273,3 +274,26 @@ def test_odd_files_all_get_an_outcome(shared_data: Path, tmp_path: Path) -> None
     report = cropped(shared_data / "odd", tmp_path / "cropped")
     assert report.ok + report.failed == 174
     assert report.ok > 90 and report.reasons["empty file"] == 1
+
+
+class Elsewhere:
+    """Workers that are not this machine's, one of which dies while it writes; the work goes on."""
+
+    count = 1
+
+    def __init__(self, left: Path) -> None:
+        self._left = left
+        self.map_ordered = Local(1).map_ordered
+
+    def map_unordered(self, *work: Any, **options: Any) -> Iterator[Any]:
+        for result in Local(1).map_unordered(*work, **options):
+            self._left.write_bytes(b"half")
+            yield result
+
+
+def test_what_a_dead_worker_of_a_cluster_left_is_gone_at_the_end(raw: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "cropped"
+    left = dst / "train/ant/.1-2.tmp"
+    assert counts(cropped(raw, dst, jobs=Elsewhere(left))) == (6, 1, 0)
+    assert not left.exists()
+    assert not list(dst.rglob("*.tmp"))
