@@ -27,7 +27,12 @@ STAGES = {
 
 def points(power: float) -> dict[int, dict[str, Any]]:
     sizes = (1_000, 10_000, 100_000, 1_000_000)
-    return {size: {"cpu_s": 0.1 + size**power / 1e6, "gb": 0.05 + size / 1e9} for size in sizes}
+    return {
+        size: {
+            "cpu_s": 0.1 + size**power / 1e6, "gb": 0.05 + size / 1e9, "count": size, "held": size
+        }
+        for size in sizes
+    }  # fmt: skip
 
 
 def test_a_straight_line_has_ratio_one_and_what_bends_is_told() -> None:
@@ -36,6 +41,14 @@ def test_a_straight_line_has_ratio_one_and_what_bends_is_told() -> None:
     bent = {row.unit: row.ratio for row in bench_scale.rows("plan", points(1.2))}
     assert bent["s"] < 0.8 and bent["GB"] == pytest.approx(1, abs=1e-6)
     assert bench_scale.rows("plan", points(1.2))[0].n == 1_000_000
+
+
+def test_of_parts_the_one_that_was_worked_on_counts_for_the_seconds() -> None:
+    found = points(1.0)
+    found[1_000_000] |= {"count": 250_000, "cpu_s": 0.1 + 0.25}
+    parted = {row.unit: row.ratio for row in bench_scale.rows("plan", found)}
+    assert parted == {"s": pytest.approx(1, abs=1e-6), "GB": pytest.approx(1, abs=1e-6)}
+    assert bench_scale.per_million(found[1_000_000]) == pytest.approx(1.4)
 
 
 def test_a_line_through_two_points_goes_through_both() -> None:

@@ -43,8 +43,8 @@ def parts_of(size: int) -> int:
 
 
 def apart(process: str, size: int, folder: Path) -> dict[str, dict[str, Any]]:
-    """Runs stages in a process of their own; of each seconds, cpu_s, gb (the peak), count and
-    perhaps bytes."""
+    """Runs stages in a process of their own; of each seconds, cpu_s, gb (the peak), count,
+    held and perhaps bytes."""
     code = (
         "import json, sys; from pathlib import Path; "
         "from tools.scale_stages import PROCESSES, Case; "
@@ -78,10 +78,15 @@ def measure(size: int, work: Path, given: Options) -> dict[str, dict[str, Any]]:
     for stage, each in found.items():
         print(
             f"{size:>13,}  {stage:36} {each['seconds']:8.1f} s, {each['cpu_s']:8.1f} of the "
-            f"processor, {each['cpu_s'] / size * 1e6:6.2f} per million, {each['gb']:7.3f} GB",
+            f"processor, {per_million(each):6.2f} per million, {each['gb']:7.3f} GB",
             flush=True,
         )
     return found
+
+
+def per_million(each: dict[str, Any]) -> float:
+    """Processor seconds of a stage for a million of the entries that it worked on."""
+    return float(each["cpu_s"]) / int(each["count"]) * 1e6
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -98,14 +103,18 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def rows(stage: str, points: dict[int, dict[str, Any]]) -> list[Row]:
-    """The largest size of a stage beside what the smaller ones, at least two, say of it."""
+    """The largest size of a stage beside what the smaller ones, at least two, say of it.
+
+    Seconds are laid over the entries that were worked on, memory over those that it held: of
+    parts one is worked on, but all are listed.
+    """
     sizes = sorted(points)
     largest, made = sizes[-1], []
-    for name, unit in (("cpu_s", "s"), ("gb", "GB")):
-        known = [(size, float(points[size][name])) for size in sizes]
+    for name, unit, over in (("cpu_s", "s", "count"), ("gb", "GB", "held")):
+        known = [(points[size][over], float(points[size][name])) for size in sizes]
         # With three sizes before it, the smallest is all libraries and starting.
         offset, slope = line(known[-3:-1])
-        ours, expected = known[-1][1], offset + slope * largest
+        ours, expected = known[-1][1], offset + slope * known[-1][0]
         what = f"{stage}: {unit}"
         made.append(
             Row(what, "a straight line", ours, expected, unit, expected / max(ours, 1e-9), largest)
@@ -123,9 +132,10 @@ def details(found: dict[int, dict[str, dict[str, Any]]], not_run: dict[int, str]
                     stage: {
                         "seconds": round(each["seconds"], 3),
                         "cpu_s": round(each["cpu_s"], 3),
-                        "cpu_s_per_million": round(each["cpu_s"] / size * 1e6, 3),
+                        "cpu_s_per_million": round(per_million(each), 3),
                         "peak_gb": round(each["gb"], 3),
                         "entries": each["count"],
+                        "held": each["held"],
                         **({"bytes": each["bytes"]} if "bytes" in each else {}),
                     }
                     for stage, each in stages.items()

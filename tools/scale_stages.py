@@ -36,10 +36,11 @@ class Start:
         self.wall_s, self.cpu_s = time.perf_counter(), time.process_time()
 
 
-def measured(start: Start, count: int) -> dict[str, Any]:
-    """Seconds since ``start``, those of the processor, peak memory in GB, and ``count``."""
+def measured(start: Start, count: int, held: int) -> dict[str, Any]:
+    """Seconds since ``start``, those of the processor, peak memory in GB; ``count``, the entries
+    that were worked on, and ``held``, those that lay in memory."""
     cpu_s = time.process_time() - start.cpu_s
-    return {**bench_plan.measured(start.wall_s, count), "cpu_s": cpu_s}
+    return {**bench_plan.measured(start.wall_s, count), "cpu_s": cpu_s, "held": held}
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def first_run(case: Case) -> Measured:
 
     start = Start()
     collection = _collection(case.count)
-    yield "listing: labels, order, crop names", measured(start, len(collection.sources))
+    yield "listing: labels, order, crop names", measured(start, len(collection.sources), case.count)
     start = Start()
     plan = _plan(case.folder, collection, case.part)
-    yield "plan of a first run", measured(start, plan.total)
+    yield "plan of a first run", measured(start, plan.total, case.count)
     settings, sum_ = _settings().text(), 0
     start = Start()
     with case.journal.open("wb") as file:
@@ -127,7 +128,7 @@ def first_run(case: Case) -> Measured:
             sum_ += check
         file.write(End(plan.total, sum_, plan.of if case.part else None).line())
     size = case.journal.stat().st_size
-    yield "journal, written", {**measured(start, plan.total), "bytes": size}
+    yield "journal, written", {**measured(start, plan.total, case.count), "bytes": size}
 
 
 def read(case: Case) -> Measured:
@@ -143,7 +144,7 @@ def read(case: Case) -> Measured:
     listed = sum(1 for _ in crops.rows("train", there=False))
     if case.part is not None:
         merged.unlink()
-    yield "journal, read", measured(start, listed)
+    yield "journal, read", measured(start, listed, listed)
 
 
 def second_run(case: Case) -> Measured:
@@ -153,7 +154,7 @@ def second_run(case: Case) -> Measured:
     plan = _plan(case.folder, collection, case.part)
     if len(plan.todo):
         raise RuntimeError("the second run finds something to do")
-    yield "plan of a second run", measured(start, plan.total)
+    yield "plan of a second run", measured(start, plan.total, case.count)
 
 
 def resume(case: Case) -> Measured:
@@ -164,7 +165,7 @@ def resume(case: Case) -> Measured:
     plan = _plan(case.folder, collection, case.part)
     if not 0.4 < plan.kept / plan.total < 0.6:
         raise RuntimeError("half of the journal is not half of the sources")
-    yield "resume at half", measured(start, plan.total)
+    yield "resume at half", measured(start, plan.total, case.count)
 
 
 def manifests(case: Case) -> Measured:
@@ -193,7 +194,7 @@ def manifests(case: Case) -> Measured:
         size += manifest_beside(beton).stat().st_size
         beton.unlink()
         manifest_beside(beton).unlink()
-    done = measured(start, sum(each.samples for each in kept))
+    done = measured(start, sum(each.samples for each in kept), case.count)
     yield "manifests of all shards", {**done, "bytes": size}
 
 
@@ -213,7 +214,7 @@ def order(case: Case) -> Measured:
     rest = rank_batches(found[half:], batch, RANKS - 1, RANKS)
     if ends[-1] != case.count or not np.array_equal(rest[-1], batches[-1]):
         raise RuntimeError("the epoch does not go on where it was")
-    yield "order of an epoch, and resumed", measured(start, case.count)
+    yield "order of an epoch, and resumed", measured(start, case.count, case.count)
 
 
 PROCESSES = {
