@@ -108,6 +108,11 @@ def _layouts_up_to(limit: int, sizes: NDArray[np.uint64], page_size: int) -> lis
     total = int(sizes.sum())
     shards = min(-(-total // limit), len(sizes))
     while True:
+        if shards > MOST_SHARDS:
+            raise UsageError(
+                f"--shard-size: {limit} bytes a file make more than {MOST_SHARDS} files, which is "
+                "the most; choose a larger size"
+            )
         layouts = _layouts(shards, sizes, page_size)
         largest = max(layout.bytes for layout in layouts)
         if largest <= limit:

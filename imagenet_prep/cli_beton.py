@@ -189,7 +189,8 @@ def build(
     """Packs the crops into train.beton, val.beton, ..., with manifest and statistics.
 
     Betons of the same names are replaced. Betons of another number of shards are not: they are
-    named, and nothing is done until they are deleted or moved.
+    named, and nothing is done until they are deleted or moved; with --shard-size that shows for
+    each split when its turn comes.
 
     \b
     Example: imagenet-prep build --src cropped --dst . --format mixed:0.5
@@ -225,6 +226,7 @@ def make_betons(
     betons = []
     chosen = [s for s in SPLITS if s in splits] or found.splits or ("train",)
     require_way(dst, chosen, **packing)
+    _require_samples({split: found.counts.get(split, 0) for split in chosen}, **packing)
     bar = Bar()
     try:
         for split in chosen:
@@ -248,6 +250,22 @@ def make_betons(
     seconds = time.perf_counter() - start
     rate = outcome.rate(sum(beton["samples"] for beton in betons), seconds)
     return {"betons": betons, "seconds": round(seconds, 3), "images_per_second": rate}
+
+
+def _require_samples(
+    counts: dict[str, int], *, shards: int | None, subset: int | float | None, **_: Any
+) -> None:
+    """UsageError, before anything is built, for a split with fewer samples than files."""
+    for split, count in counts.items():
+        if isinstance(subset, int):
+            count = min(count, subset)
+        elif subset is not None:
+            count = max(1, round(subset * count))
+        if count and shards is not None and shards > count:
+            raise UsageError(
+                f"--shards: the {count} samples of {split} cannot fill {shards} files; choose at "
+                f"most {count}, or build the splits one by one with --split"
+            )
 
 
 def require_way(

@@ -115,7 +115,7 @@ def part_of(
     """``K/N`` -> (K, N): the K-th of N parts."""
     if value is None:
         return None
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", value)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         reason = f"{value!r} is not K/N with K from 1 to N, such as 2/8."
         raise click.BadParameter(reason, context, option)

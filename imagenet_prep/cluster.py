@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from imagenet_prep.artifacts import ToolError, UsageError
 from imagenet_prep.cluster_worker import Fitness, Raised, Unfit, versions, work_of
 from imagenet_prep.parallel import CHUNK, Jobs, Workers, interrupt_held, resolve_jobs
+from imagenet_prep.urls import shown_address
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -236,8 +237,8 @@ def require_somebody(engine: str, address: str, command: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ToolError(
-            f"--address: no {engine} cluster answers at {address} ({reason}); start one, or name "
-            f"the address that {command} shows"
+            f"--address: no {engine} cluster answers at {shown_address(address)} "
+            f"({reason}); start one, or name the address that {command} shows"
         ) from None
 
 

@@ -21,6 +21,7 @@ from imagenet_prep.artifacts import ToolError
 from imagenet_prep.cluster import Engine, Exhausted, Lost, require_somebody
 from imagenet_prep.cluster_worker import Fitness, Raised, Unfit, probe_of, run_chunk, stop_run
 from imagenet_prep.parallel import interrupt_held
+from imagenet_prep.urls import shown_address
 
 _CONNECT_S = 10
 _ANSWER_S = 10  # the scheduler answers within milliseconds
@@ -48,7 +49,13 @@ def join(address: str | None, jobs: int) -> Engine:
         if address is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imagenet-prep-"))
             stack.enter_context(dask.config.set({"temporary-directory": folder}))
-            cluster = _start(jobs)
+            try:
+                cluster = _start(jobs)
+            except RuntimeError as error:  # whatever a process of its own did not start for
+                raise ToolError(
+                    f"--backend dask: Dask does not start here ({error}); try fewer --jobs, or "
+                    "--backend local"
+                ) from None
             stack.callback(_close, cluster)
         with warnings.catch_warnings():
             # Other versions of Dask; what matters to us is asked by ourselves.
@@ -99,8 +106,8 @@ def _connect(place: Any) -> Any:
         return found
     reason = str(found).partition("\n")[0]
     raise ToolError(
-        f"--address: no Dask cluster answers at {place} ({reason}); start one, or name the "
-        "address that dask scheduler shows"
+        f"--address: no Dask cluster answers at {shown_address(str(place))} ({reason}); "
+        "start one, or name the address that dask scheduler shows"
     )
 
 

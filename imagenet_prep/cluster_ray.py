@@ -21,6 +21,7 @@ from imagenet_prep.artifacts import ToolError
 from imagenet_prep.cluster import Engine, Exhausted, Lost, require_somebody
 from imagenet_prep.cluster_worker import Fitness, Raised, Unfit
 from imagenet_prep.parallel import interrupt_held
+from imagenet_prep.urls import shown_address
 
 _CONNECT_S = 5
 _JOIN_S = 60  # Ray itself gives up much earlier
@@ -50,9 +51,9 @@ def join(address: str | None, jobs: int) -> Engine:
     if address is None:
         raise ToolError(f"--backend ray: Ray does not start here ({reason}); try --backend dask")
     raise ToolError(
-        f"--address: Ray cannot be joined at {address} ({reason}); name the address of its head, "
-        "such as 10.0.0.1:6379 on one of its hosts and ray://10.0.0.1:10001 elsewhere, and set "
-        "RAY_AUTH_MODE=token where it wants a token"
+        f"--address: Ray cannot be joined at {shown_address(address)} ({reason}); name the "
+        "address of its head, such as 10.0.0.1:6379 on one of its hosts and "
+        "ray://10.0.0.1:10001 elsewhere, and set RAY_AUTH_MODE=token where it wants a token"
     )
 
 

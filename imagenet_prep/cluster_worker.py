@@ -6,7 +6,6 @@ that the pictures are on.
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import threading
@@ -117,7 +116,19 @@ def probe_of(fitness: Fitness) -> Callable[[], str]:
     return probe
 
 
-_unfit_once = functools.lru_cache(maxsize=4)(unfit)  # also for workers that join later
+_fit: dict[Fitness, None] = {}  # the last few that this process was found fit for
+
+
+def _unfit_once(fitness: Fitness) -> str:
+    """``unfit``, also for workers that join later; only a good answer is remembered."""
+    if fitness in _fit:
+        return ""
+    reason = unfit(fitness)
+    if not reason:
+        while len(_fit) >= 4:
+            _fit.pop(next(iter(_fit)), None)
+        _fit[fitness] = None
+    return reason
 
 
 def work_of(run: str, fitness: Fitness, function: Callable[[Any], Any], items: Any) -> bytes:

@@ -7,14 +7,15 @@ together; no source is looked at. The journal gets the bytes that one run would 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagenet_prep.artifacts import JOURNAL_NAME, ToolError
+from imagenet_prep.artifacts import JOURNAL_NAME, ToolError, load_classes
 from imagenet_prep.crop_plan import Outcomes
-from imagenet_prep.journal import End, Part, journal_of, part_journals, unfinished_name
+from imagenet_prep.journal import End, Entry, Part, journal_of, part_journals, unfinished_name
 from imagenet_prep.journal_merge import Rewriting, last_lines, whole_end
+from imagenet_prep.source_types import safe_part
 
 _SHOWN = 8
 
@@ -43,16 +44,29 @@ def merge_parts(cropped: Path) -> MergeReport:
             f"{journal_of(cropped)}: is that of a whole run, and there are no parts beside it"
         )
     parts = min(found).parts
-    _check_all_there(cropped, found, parts)
-    ends = [whole_end(path) for path in found.values()]
-    of = _of(cropped, ends)
-    outcomes = Outcomes()
+    whole = cropped / JOURNAL_NAME
+    if _merged_before(whole, found, parts):
+        journals, of = [whole], whole_end(whole).sources
+    else:
+        _check_all_there(cropped, found, parts)
+        of = _of(cropped, [whole_end(path) for path in found.values()])
+        # What a journal of a whole run says, that is there already, is not of these parts.
+        journals = [cropped / f"{JOURNAL_NAME}.none", *found.values()]
+    outcomes, settings = Outcomes(), set()
+    folders = [(name, safe_part(name)) for name in load_classes(cropped).names]
     with Rewriting(cropped / JOURNAL_NAME) as journal:
-        for line in last_lines([journal.path, *found.values()]):
+        for line in last_lines(journals):
             journal.keep(line)
-            entry = None if line.is_plain else line.entry
-            if entry is not None:
-                outcomes.add(entry)
+            entry = line.entry
+            if entry is None or not _has_class(entry, folders):
+                raise _other_classes(cropped)
+            settings.add(entry.settings)
+            outcomes.add(entry)
+        if len(settings) > 1:
+            raise ToolError(
+                f"{cropped}: its parts were cropped with different settings; run imagenet-prep "
+                "crop --part for each of them again with the same ones, it does what is missing"
+            )
         if journal.total != of:
             raise _different(cropped)
         journal.end(complete=True)
@@ -65,6 +79,21 @@ def merge_parts(cropped: Path) -> MergeReport:
         reasons=dict(outcomes.reasons.most_common()),
         seconds=time.perf_counter() - start,
     )
+
+
+def _merged_before(whole: Path, found: Mapping[Part, Path], parts: int) -> bool:
+    """Whether an earlier merge was stopped while it removed the journals of the parts."""
+    if len(found) >= parts or not whole.is_file():
+        return False
+    if {whole_end(path).of for path in found.values()} != {whole_end(whole).sources}:
+        return False
+    return all(_holds(whole, path) for path in found.values())
+
+
+def _holds(whole: Path, part: Path) -> bool:
+    """Whether every line of a part is in the journal of the whole; both come sorted."""
+    lines = (line.text for line in last_lines([whole]))
+    return all(line.text in lines for line in last_lines([part]))
 
 
 def _check_all_there(cropped: Path, found: Mapping[Part, Path], parts: int) -> None:
@@ -93,6 +122,19 @@ def _of(cropped: Path, ends: list[End]) -> int:
     if of != {total}:
         raise _different(cropped)
     return total
+
+
+def _has_class(entry: Entry, folders: Sequence[tuple[str, str]]) -> bool:
+    """Whether the entry's label is that of the class folder that its crop is in."""
+    parts = entry.crop.split("/")
+    return 0 <= entry.label < len(folders) and len(parts) > 2 and parts[1] in folders[entry.label]
+
+
+def _other_classes(cropped: Path) -> ToolError:
+    return ToolError(
+        f"{cropped}: its parts have different classes or labels; run imagenet-prep crop --part for "
+        "each of them again, from the same sources with the same --classes"
+    )
 
 
 def _different(cropped: Path) -> ToolError:

@@ -30,6 +30,12 @@ R = TypeVar("R")
 _LISTINGS_KEPT = 2 * remote.AT_ONCE
 
 
+def _hides(one: Listed, other: Listed) -> bool:
+    """Whether a file with something in it and a folder have the same name."""
+    file = other if one.folder else one
+    return one.folder != other.folder and file.status is not None and file.status.bytes != 0
+
+
 class _Listings:
     """The last few listings of one scan: several layouts look at the same folders."""
 
@@ -44,7 +50,16 @@ class _Listings:
             if found is not None:
                 self._kept.move_to_end(url)
                 return found
-        found = {entry.name: entry for entry in remote.listing(url)}
+        found = {}
+        for entry in remote.listing(url):
+            other = found.setdefault(entry.name, entry)
+            if other is not entry and _hides(other, entry):
+                raise ToolError(
+                    f"{shown(url)}: has a file {entry.name} and a folder of that name, which no "
+                    "disk can hold; rename one of them"
+                )
+            if entry.folder:
+                found[entry.name] = entry  # an empty file beside it is its mark
         with self._lock:
             self._kept[url] = found
             if len(self._kept) > _LISTINGS_KEPT:

@@ -19,6 +19,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,8 +100,33 @@ def listing(url: str) -> list[Listed]:
     """What lies in a folder, in no order. Raises RemoteError, and ToolError for odd names."""
     web = split_url(url).web
     # Without its slash a web server's folder is another page.
-    found = _tried(_with_slash(url) if web else url, "ls", takes=_LISTING_TAKES, detail=True)
+    if web:
+        folder = _with_slash(url)
+        page = _tried(folder, "cat_file", takes=_LISTING_TAKES)
+        found = [
+            {"name": link, "type": "directory" if link.endswith("/") else "file"}
+            for link in _links(folder, page.decode("utf-8", "replace"))
+        ]
+    else:
+        found = _tried(url, "ls", takes=_LISTING_TAKES, detail=True)
     return list(_entries(url, found, web))
+
+
+def _links(folder: str, page: str) -> Iterator[str]:
+    """Where the links of a page lead, as URLs. fsspec leaves out names that begin with http."""
+    from html.parser import HTMLParser
+    from urllib.parse import urljoin
+
+    links: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            links.extend(value for name, value in attrs if (tag, name) == ("a", "href") and value)
+
+    Reader().feed(page)
+    for link in dict.fromkeys(links):
+        with suppress(ValueError):  # no URL
+            yield urljoin(folder, link)
 
 
 def read(url: str, offset: int = 0, length: int = -1, *, expected: int = -1) -> bytes:
@@ -296,7 +322,7 @@ def _entries(url: str, found: Iterable[Any], web: bool) -> Iterator[Listed]:
                 continue
         else:
             name = full.rstrip("/").rpartition("/")[2]
-            if folder and full.endswith("//"):
+            if folder and full.rstrip("/") == split_url(url).path.strip("/"):
                 raise ToolError(
                     f"{shown(url)}: holds names with an empty part (//), which no disk can hold; "
                     "rename them"

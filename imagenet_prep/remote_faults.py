@@ -18,6 +18,7 @@ _NOT_NOW = frozenset({408, 425, 429})  # and all of 5xx but those:
 _NEVER = frozenset({501, 505})
 _LONGEST_REASON = 200
 _ADDRESS = re.compile(r"\S*://\S*")
+_USER_AND_PASSWORD = re.compile(r"[^\s/:@\"']+:[^\s/@\"']+@")
 _FINAL = {
     errno.EACCES: "access denied",
     errno.EPERM: "access denied",
@@ -137,4 +138,5 @@ def _of_kind(error: BaseException, url: str) -> RemoteError | None:
 def _told(error: BaseException) -> str:
     """The first line of an exception's text, without secrets; its type where it has none."""
     line = next(iter(str(error).strip().splitlines()), "")
+    line = _USER_AND_PASSWORD.sub("***@", line)  # of what need not be a whole URL
     return (_ADDRESS.sub("...", shown(line)) or type(error).__name__)[:_LONGEST_REASON]

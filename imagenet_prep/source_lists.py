@@ -82,9 +82,10 @@ def _find(src: Location, delimiter: str) -> Finding:
         urls += "://" in path and is_url(path)
         earlier = lines.setdefault(key, line)
         if earlier != line:
+            secret = ", or they differ in a secret (***) only" if is_url(path) else ""
             raise ToolError(
-                f"{src}: line {line} lists {shown(path)} again, which line {earlier} has; "
-                "remove one"
+                f"{src}: line {line} lists {shown(path)} again, which line {earlier} has{secret}; "
+                "remove one, or name the pictures by other addresses"
             )
         inside = f"{safe_part(label)}/{_safe_path(key)}"
         found.append(Found(key, split, label, inside, _place(folder, path)))

@@ -110,7 +110,8 @@ def _find(src: Location, layout: str | None) -> Finding:
     for recognise, find in _KNOWN.values():
         if recognise(src):
             return find(src)
+    slash = ", and end its URL with /" if isinstance(src, Url) and src.web else ""
     raise UsageError(
         f"{src}: is a file, but no list (.csv, .tsv), array (-idx3-ubyte) or archive (.tar); "
-        "name the folder that holds the raw pictures"
+        f"name the folder that holds the raw pictures{slash}"
     )

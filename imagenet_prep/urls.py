@@ -101,6 +101,11 @@ def shown(text: str) -> str:
     return _KEY_ID.sub(HIDDEN, text)
 
 
+def shown_address(address: str) -> str:
+    """``host:port`` or a URL, without user and password."""
+    return shown(address if "://" in address else f"://{address}").removeprefix("://")
+
+
 def _plain_query(match: re.Match[str]) -> str:
     """A query without its secrets, with one mark for all of them."""
     fields = re.split("[&;?]", match[2])

@@ -31,9 +31,9 @@ MAY_IMPORT: dict[str, str] = {
     "imagenet_prep.artifacts": "",
     "imagenet_prep.parallel": "",
     "imagenet_prep.cluster_worker": "",
-    "imagenet_prep.cluster": "artifacts parallel cluster_dask cluster_ray cluster_worker",
-    "imagenet_prep.cluster_dask": "artifacts parallel cluster cluster_worker",
-    "imagenet_prep.cluster_ray": "artifacts parallel cluster cluster_worker ray_driver",
+    "imagenet_prep.cluster": "artifacts parallel cluster_dask cluster_ray cluster_worker urls",
+    "imagenet_prep.cluster_dask": "artifacts parallel cluster cluster_worker urls",
+    "imagenet_prep.cluster_ray": "artifacts parallel cluster cluster_worker ray_driver urls",
     "imagenet_prep.ray_driver": "cluster_worker",
     "imagenet_prep.shards": "artifacts",
     "imagenet_prep.urls": "",
@@ -78,7 +78,7 @@ MAY_IMPORT: dict[str, str] = {
     "imagenet_prep.crop_plan": (
         "artifacts collection crop_folder journal journal_merge packed places source_types"
     ),
-    "imagenet_prep.crop_merge": "artifacts crop_plan journal journal_merge",
+    "imagenet_prep.crop_merge": "artifacts crop_plan journal journal_merge source_types",
     "imagenet_prep.prefetch": "places remote urls",
     "imagenet_prep.crop_stage": "artifacts journal locations parallel places prefetch sources crop "
     "crop_folder crop_plan crop_settings formats",

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_prep import cluster
+from imagenet_prep import cluster, cluster_worker
 from imagenet_prep.artifacts import ToolError, UsageError
 from imagenet_prep.cluster import open_workers
+from imagenet_prep.cluster_worker import Fitness, versions
 from imagenet_prep.parallel import Local, workers_of
 
 from .kit import Running, free_port, one_sentence, prep
@@ -59,6 +60,26 @@ def test_an_address_at_which_nobody_answers_is_one_sentence(backend: str, addres
         open_workers(backend, place, None, reads=[]),
     ):
         pytest.fail("there are workers")
+
+
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_a_password_in_an_address_is_not_shown(backend: str) -> None:
+    pytest.importorskip(cluster.ENGINES[backend])
+    place = f"tcp://me:hunter2@127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(ToolError, match=r"answers at tcp://\*\*\*@127\.0\.0\.1") as told,
+        open_workers(backend, place, None, reads=[]),
+    ):
+        pytest.fail("there are workers")
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_worker_whose_disk_comes_later_is_fit_then(tmp_path: Path) -> None:
+    file = tmp_path / "picture"
+    fitness = Fitness(versions(), ((str(file), 0),))
+    assert "does not see" in cluster_worker._unfit_once(fitness)
+    file.write_bytes(b"")
+    assert cluster_worker._unfit_once(fitness) == ""
 
 
 _HASTY = """

@@ -196,6 +196,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
             False,
             "bad ...",
         ),
+        (ValueError(f"Invalid endpoint: me:{SECRETS[2]}@host"), errno.EIO, False, "Invalid"),
         (RuntimeError(), errno.EIO, False, "RuntimeError"),
     ],
 )

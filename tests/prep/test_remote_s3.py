@@ -289,6 +289,24 @@ def test_a_folder_or_bucket_that_is_not_there_is_wrong_usage(store: Store) -> No
             scan(location_of(url))
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (("ant/1.jpg", "ant/1.jpg/2.jpg"), r"has a file 1\.jpg and a folder of that name"),
+        (("ant/1.jpg", "ant//2.jpg"), "names with an empty part"),
+        (("ant//1.jpg", "ant/ant/2.jpg"), "names with an empty part"),
+    ],
+)
+def test_keys_that_no_disk_can_hold_are_named(
+    store: Store, tmp_path: Path, keys: tuple[str, ...], said: str
+) -> None:
+    url = store.put(tmp_path, "odd")
+    for key in keys:
+        store.plain.put_object(Bucket=BUCKET, Key=f"odd/{key}", Body=b"x")
+    with pytest.raises(ToolError, match=said):
+        scan(url)
+
+
 def same(store: Store, folder: Path, file: str = "", **options: Any) -> list[tuple[Any, ...]]:
     """What a layout finds in a folder, after a look that the bucket has the same."""
     url = store.put(folder, folder.name)

@@ -160,20 +160,39 @@ def test_pages_of_links_are_folders(
 ) -> None:
     raw = make_raw(train=2, val=1)
     (raw / "train/ant/ä b&c.jpg").write_bytes(PICTURE)
+    (raw / "train/ant/http_1.jpg").write_bytes(PICTURE)
+    write(raw, {"train/https/1.jpg": PICTURE})
     spoiler.serve = Site(raw, pages=True).serve
     crop(raw, tmp_path / "local")
     src = location_of(f"{spoiler.url}/")
-    assert crop(src, tmp_path / "cropped").ok == 7
+    assert crop(src, tmp_path / "cropped").ok == 9
     crops = {k: v for k, v in files_of(tmp_path / "local").items() if k != JOURNAL_NAME}
     assert {k: v for k, v in files_of(tmp_path / "cropped").items() if k != JOURNAL_NAME} == crops
     assert crop(src, tmp_path / "cropped").tried == 0
+
+
+def test_links_may_be_written_in_any_way(
+    spoiler: Spoiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page(_: Site, folder: Path) -> bytes:
+        names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
+        return "".join(f"<A HREF='./{name}'>{name}</A><a>no</a>" for name in names).encode()
+
+    write(tmp_path / "site", {"train/ant/1.jpg": PICTURE, "train/bee/2.jpg": PICTURE})
+    monkeypatch.setattr(Site, "_page", page)
+    spoiler.serve = Site(tmp_path / "site", pages=True).serve
+    found = scan(location_of(f"{spoiler.url}/"))
+    assert [source.key for source in found.sources] == ["train/ant/1.jpg", "train/bee/2.jpg"]
 
 
 def test_what_is_neither_a_list_nor_a_folder_is_wrong_usage(
     spoiler: Spoiler, tmp_path: Path
 ) -> None:
     write(tmp_path / "site", {"a.html": b"hello"})
-    for name, said in (("a.html", "is a file, but no list"), ("none", "no such folder or file")):
+    for name, said in (
+        ("a.html", "is a file, but no list .* end its URL with /"),
+        ("none", "no such folder or file"),
+    ):
         with pytest.raises(UsageError, match=said):
             scan(location_of(f"{spoiler.url}/{name}"))
 

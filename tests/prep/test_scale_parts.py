@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,58 @@ def test_a_merge_that_was_killed_before_its_end_is_done_again(
     (dst / "crop.jsonl").write_bytes(whole["crop.jsonl"])  # renamed, but the parts are still there
     merge_parts(dst)
     assert tree(dst) == whole
+
+
+def test_a_merge_that_was_killed_while_it_removed_the_parts_is_done_again(
+    raw: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    dst = tmp_path / "cropped"
+    in_parts(raw, dst)
+    (dst / "crop.jsonl").write_bytes(whole["crop.jsonl"])
+    (dst / "crop.1-of-3.jsonl").unlink()
+    merge_parts(dst)
+    assert tree(dst) == whole
+
+
+def test_one_part_beside_an_older_whole_run_is_not_taken_for_merged(
+    raw: Path, tmp_path: Path
+) -> None:
+    dst, other = tmp_path / "cropped", tmp_path / "other"
+    cropped(raw, dst)
+    run_crop(raw, other, replace(SMALL, quality=30), jobs=1, part=Part(1, PARTS))
+    shutil.copytree(other, dst, dirs_exist_ok=True)
+    with pytest.raises(ToolError, match=r"of 3 parts 2 are missing or not finished \(2, 3\)"):
+        merge_parts(dst)
+
+
+def test_the_parts_count_and_not_an_older_whole_run(raw: Path, tmp_path: Path) -> None:
+    dst, new = tmp_path / "cropped", tmp_path / "new"
+    cropped(raw, dst)
+    settings = replace(SMALL, quality=30)
+    for number in range(1, PARTS + 1):
+        run_crop(raw, new, settings, jobs=1, part=Part(number, PARTS))
+    shutil.copytree(new, dst, dirs_exist_ok=True)
+    merge_parts(dst)
+    run_crop(raw, tmp_path / "whole", settings, jobs=1)
+    assert tree(dst) == tree(tmp_path / "whole")
+
+
+def test_parts_with_other_labels_or_settings_are_refused(raw: Path, tmp_path: Path) -> None:
+    reverse = tmp_path / "reverse.txt"
+    reverse.write_text("bee\nant\n")
+    for name, settings, classes, reason in (
+        ("labels", SMALL, reverse, "different classes or labels"),
+        ("settings", replace(SMALL, quality=30), None, "different settings"),
+    ):
+        dst, other = tmp_path / name, tmp_path / f"{name}-other"
+        for number in (1, 2):
+            cropped(raw, dst, Part(number, PARTS))
+        run_crop(raw, other, settings, classes=classes, jobs=1, part=Part(3, PARTS))
+        (other / "classes.txt").unlink(missing_ok=True)
+        shutil.copytree(other, dst, dirs_exist_ok=True)
+        with pytest.raises(ToolError, match=reason):
+            merge_parts(dst)
+        assert not (dst / "crop.jsonl").exists()
 
 
 def test_parts_and_whole_runs_are_not_mixed_up(raw: Path, tmp_path: Path) -> None:

@@ -151,8 +151,9 @@ def test_sizes_are_written_as_people_do(text: str, size: int) -> None:
         (("--shard-size", "-4GB"), "is not a size such as"),
         (("--shard-size", "2MB"), "do not hold one page"),
         (("--shards", "0"), "0 is not in the range"),
-        (("--shards", "13"), "12 samples cannot fill 13 files"),
+        (("--shards", "13"), "the 12 samples of train cannot fill 13 files"),
         (("--shards", "2", "--shard-size", "4GB"), "exclude each other"),
+        (("--shards", "13", "--subset", "11"), "the 11 samples of train cannot fill 13 files"),
     ],
 )
 def test_shards_that_cannot_be_are_one_sentence_and_status_2(
