@@ -86,9 +86,10 @@ def child(
 def _pass_on(process: subprocess.Popen[str], listen: Callable[[str], None] | None) -> None:
     """Shows what a stage writes on stderr, line by line, and tells it to ``listen``."""
     if process.stderr is not None and listen is not None:
-        for line in process.stderr:
-            sys.stderr.write(line)
-            listen(line.rstrip("\n"))
+        with contextlib.suppress(ValueError):  # it is closed where we end before the stage
+            for line in process.stderr:
+                sys.stderr.write(line)
+                listen(line.rstrip("\n"))
 
 
 def run_stage(

@@ -37,7 +37,7 @@ def draw(found: Sequence[Measured], where: str) -> bytes:
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.set_title(f"An epoch of ImageNet with AlexNet, one change at a time ({where})",
-                       fontsize=11, color=_MUTED, loc="left")  # fmt: skip
+        figure.suptitle(f"An epoch of ImageNet with AlexNet, one change at a time ({where})",
+                        x=0.01, ha="left", fontsize=11, color=_MUTED)  # fmt: skip
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

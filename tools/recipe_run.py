@@ -391,6 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if str(error):
             print(f"recipes: {error}", file=sys.stderr)
         return error.status
+    except OSError as error:
+        print(f"recipes: {error.filename}: {error.strerror}; name another folder", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nrecipes: interrupted; the same command continues", file=sys.stderr)
         return INTERRUPTED

@@ -195,6 +195,13 @@ def _draw(
     _scale(axes, panel, epochs, values)
 
 
+def _reference_dashes(line: _Line) -> tuple[int, tuple[float, ...]]:
+    """How a line of the reference is drawn: all of them are grey."""
+    if line.dashed:
+        return (0, (4, 2))
+    return (0, (1, 1.5)) if line.colour == _VAL else (0, (4, 1.5, 1, 1.5))
+
+
 def _refer(
     axes: Axes, panel: _Panel, rows: Sequence[Mapping[str, Any]], reference: Reference
 ) -> list[float]:
@@ -210,7 +217,7 @@ def _refer(
                 label=f"{line.label}: {reference.name}",
                 color=_MUTED,
                 linewidth=0.9,
-                linestyle=(0, (4, 2)) if line.dashed else (0, (1, 1.5)),
+                linestyle=_reference_dashes(line),
                 alpha=0.8,
             )
             drawn += values

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
 import click
 
-from imagenet_prep.terminal import run_command
+from imagenet_prep.terminal import run_command, say
 from trainer import FAREWELL, __version__
 from trainer.cli_common import doorkeeper
 from trainer.cli_doctor import doctor
@@ -34,9 +35,21 @@ for command in (run, evaluate, predict, export, doctor, summary, presets):
     cli.add_command(command)
 
 
+_NO_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
+
+
 def run_trainer(arguments: Sequence[str] | None = None) -> int:
     """Command line arguments (default: the process's) -> exit status; says what went wrong."""
-    return run_command(cli, "trainer", arguments, FAREWELL)
+    try:
+        return run_command(cli, "trainer", arguments, FAREWELL)
+    except (RuntimeError, MemoryError) as error:  # torch's own errors, CUDA's among them
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        say(
+            "trainer: the memory is not enough; use a smaller --batch-size (--accumulate keeps the "
+            "step)"
+        )
+        return 1
 
 
 def main() -> None:

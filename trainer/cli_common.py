@@ -18,6 +18,7 @@ from trainer.interrupt import InterruptGuard, Stop
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 AT_LEAST_ONE = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 class Option(click.Option):

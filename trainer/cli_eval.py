@@ -11,6 +11,7 @@ import click
 from imagenet_prep.terminal import Bar
 from trainer.cli_common import (
     AT_LEAST_ONE,
+    FILE,
     PATH,
     BetonCommand,
     checkpoint_option,
@@ -45,7 +46,7 @@ _LARGEST_MATRIX = 20
     help="Views of each picture: the centre; with the corners; with the mirror images.",
 )
 @click.option("--table", "as_table", is_flag=True, help="Errors by class and confusion matrix.")
-@click.option("--picture", type=PATH, help="Also draw pictures, right and wrong ones (PNG).")
+@click.option("--picture", type=FILE, help="Also draw pictures, right and wrong ones (PNG).")
 @click.option("--batch-size", type=AT_LEAST_ONE, help="Views at once.")
 @device_option()
 @precision_option()

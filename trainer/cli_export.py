@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trainer.cli_common import PATH, checkpoint_option, doorkeeper, json_option, print_json
+from trainer.cli_common import FILE, checkpoint_option, doorkeeper, json_option, print_json
 
 
 @click.command(short_help="Writes the network for other programs.")
@@ -18,7 +18,7 @@ from trainer.cli_common import PATH, checkpoint_option, doorkeeper, json_option,
     show_default=True,
     help="safetensors holds weights alone, the others the network too.",
 )
-@click.option("--out", type=PATH, help="The file.  [default: beside the checkpoint]")
+@click.option("--out", type=FILE, help="The file.  [default: beside the checkpoint]")
 @json_option
 def export(checkpoint: Path, format: str, out: Path | None, as_json: bool) -> None:
     """Writes the network for other programs, with a JSON that says how to prepare pictures.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from imagenet_prep.artifacts import ToolError
 from imagenet_prep.terminal import Bar, say
 from trainer.cli_common import (
     AT_LEAST_ONE,
+    FILE,
     PATH,
     checkpoint_option,
     device_option,
@@ -28,7 +30,7 @@ _MOST_DRAWN = 100
 @click.command(short_help="The likeliest classes of pictures.")
 @checkpoint_option
 @click.option("--top", type=AT_LEAST_ONE, default=5, show_default=True, help="Classes to show.")
-@click.option("--picture", type=PATH, help="Also draw the pictures with their classes (PNG).")
+@click.option("--picture", type=FILE, help="Also draw the pictures with their classes (PNG).")
 @click.argument("pictures", type=PATH, nargs=-1, required=True)
 @device_option()
 @precision_option()
@@ -55,12 +57,15 @@ def predict(
 
     bar = Bar()
     found: list[Prediction] = []
+    drawn = 0
     paths = list_pictures(pictures)
     for one in predictions(
         checkpoint, paths, top=top, device=device, precision=precision, progress=bar
     ):
         bar.close()
-        found.append(one)
+        drawn += one.reason is None
+        kept = picture is not None and drawn <= _MOST_DRAWN  # not the pixels of all of them
+        found.append(one if kept else replace(one, pixels=None))
         if one.reason is not None:
             say(f"trainer: {one.path}: {one.reason}; left out")
         elif not as_json:
@@ -114,8 +119,9 @@ def _draw(found: list[Prediction], picture: Path) -> None:
             head = f"{'✓' if one.right else '✗'} {one.truth}: {head}"
         said = (f"{guess.probability:.0%} {guess.title}" for guess in one.guesses[:3])
         tiles.append(Tile(one.pixels, (head, *said), one.right))
-    if len(tiles) > _MOST_DRAWN:
-        say(f"trainer: {picture}: shows the first {_MOST_DRAWN} of {len(tiles)} pictures")
+    good = sum(one.reason is None for one in found)
+    if good > len(tiles):
+        say(f"trainer: {picture}: shows the first {len(tiles)} of {good} pictures")
     if tiles:
         with publish(picture) as temporary:
-            temporary.write_bytes(grid_picture(tiles[:_MOST_DRAWN]))
+            temporary.write_bytes(grid_picture(tiles))

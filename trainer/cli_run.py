@@ -175,8 +175,12 @@ def run(
 
     val.beton or its shards, and train.stats.npz, beside --beton are found by themselves. What
     is not given is as the preset has it. Ctrl-C and SIGTERM end after the step, with a
-    checkpoint; a second one ends at once. On several GPUs, with --batch-size for each of them:
-    torchrun --nproc-per-node 4 -m trainer run --beton train.beton --out runs/one
+    checkpoint; a second one ends at once.
+
+    \b
+    On several GPUs, with --batch-size for each of them:
+      torchrun --nproc-per-node 4 -m trainer run --beton train.beton --out runs/one
+
     With --max-restarts 3 before -m, a run that has lost a process goes on from last.pt.
 
     \b

@@ -28,6 +28,8 @@ _FIVE = ((0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0))
 KINDS = ("random", "resized", "centre", "five", "ten")
 MEANS = ("image", "centre", "channel", "none")
 LIGHTINGS = ("deviation", "variance", "image", "off")
+LEAST_DEVIATION = 1e-4
+"""Below so many levels the colours of a picture do not differ."""
 DTYPES = ("float32", "bfloat16", "float16", "uint8")
 
 
@@ -46,8 +48,8 @@ class Views:
     its average per channel, or none. ``shift`` is the picture's colour noise by one of
     LIGHTINGS, ``lighting`` times: the data set's ``deviation`` along each of its colour
     directions (the 2012 code), the ``variance`` (the paper's formula to the letter: far too
-    much on this scale), ``image``: the picture's own variance on the scale 0-1 (a tutorial).
-    With ``scaled``, gain is one over the channel's standard deviation, else 1.
+    much on this scale), ``image``: the picture's own along its own directions (a
+    tutorial). With ``scaled``, gain is one over the channel's standard deviation, else 1.
     ``dtype`` uint8 leaves the window's pixels as they are. ``seed`` counts modulo 2⁶⁴.
     """
 
@@ -194,14 +196,22 @@ def colour_basis(
 
 
 def picture_basis(picture: NDArray[np.uint8], views: Views) -> NDArray[np.float64]:
-    """Picture (H, W, 3), its covariance C -> the basis of ``lighting_mode`` image: l · C / 255.
+    """Picture (H, W, 3), its covariance C -> the basis of ``lighting_mode`` image: l · L, C = L Lᵀ.
 
-    A tutorial adds V (α λ) with α ~ N(0, l) to a picture on the scale 0-1, where V and λ are
-    the eigenvectors and eigenvalues of the picture's own covariance. V λ n and V λ Vᵀ n = C n
-    are distributed alike for normal n, and C needs no eigenvectors; 255 is the scale.
+    A tutorial adds V (α √λ) with α ~ N(0, l), where V and λ are the eigenvectors and
+    eigenvalues of the picture's own covariance. V √λ n and L n are distributed alike for
+    normal n, and L, Cholesky's factor, needs no eigenvectors. Directions in which a picture
+    has no colours get none.
     """
     pixels = picture.reshape(-1, 3).astype(np.float64)
-    return np.asarray(np.cov(pixels.T, bias=True) * (views.lighting / 255))
+    c = np.cov(pixels.T, bias=True)
+    factor = np.zeros((3, 3))
+    for column in range(3):
+        rest = c[column:, column] - factor[column:, :column] @ factor[column, :column]
+        root = np.sqrt(max(rest[0], 0.0))
+        if root > LEAST_DEVIATION:
+            factor[column:, column] = rest / root
+    return factor * views.lighting
 
 
 def mean_of(views: Views, mean: NDArray[np.float32]) -> NDArray[np.float32]:

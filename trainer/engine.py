@@ -181,7 +181,7 @@ class CropDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc, name-define
         self.views = views = replace(self.views, lighting=value)
         basis = colour_basis(self.stats.eigenvectors, self.stats.eigenstdev, views)
         ratio = [math.log(side) for side in views.ratio]
-        self._arrays["numbers"][:] = [*basis.ravel(), *views.scale, *ratio, value / 255]
+        self._arrays["numbers"][:] = [*basis.ravel(), *views.scale, *ratio, value]
 
     def placed(self, count: int) -> NDArray[np.int64]:
         """(count, V, 3): y, x and mirror of the views of the last batch's samples."""

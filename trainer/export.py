@@ -81,6 +81,8 @@ def export(checkpoint_path: Path, format: str, out: Path | None) -> Exported:
     model, config = model_of(checkpoint, torch.device("cpu"))
     prepare = Preparation.of(config, checkpoint.stats, model.spec.input_size)
     target = out or checkpoint_path.with_suffix(FORMATS[format])
+    if target.resolve() == checkpoint_path.resolve():
+        raise UsageError(f"{target}: is the checkpoint itself; give another --out")
     example = _example(prepare)
     with torch.no_grad():
         expected = model(example)

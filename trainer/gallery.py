@@ -28,18 +28,15 @@ _RAW = 1  # FFCV's mode of a sample that is stored as pixels
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A picture (S, S, 3) uint8 with its true class ("" if unknown), the predicted class and
-    the probability of that, 0 to 1."""
+    """A picture (S, S, 3) uint8 with its true class ("" if unknown), the predicted class, the
+    probability of that, 0 to 1, and whether it was recognised (True where nobody knows): two
+    classes may have one name."""
 
     pixels: NDArray[np.uint8]
     truth: str
     predicted: str
     confidence: float
-
-    @property
-    def right(self) -> bool:
-        """Whether it was recognised; True where nobody knows."""
-        return self.truth in ("", self.predicted)
+    right: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +70,7 @@ def examples(
             classes.title(int(judged.labels[row])),
             classes.title(int(judged.predicted[row])),
             float(judged.confidence[row]),
+            int(judged.labels[row]) == int(judged.predicted[row]),
         )
         for pixels, row in zip(pictures, rows, strict=True)
     ]

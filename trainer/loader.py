@@ -219,12 +219,14 @@ class BetonLoader:
         self._epoch, self._position, self._begun = 0, 0, False
         self._live: Epoch | None = None
         self._ending = contextlib.ExitStack()
+        # No batch is larger than a rank's share of the set.
+        largest = min(reading.batch_size, -(-self.samples // reading.ranks))
         pipelines, self._decoder, self._channels_in_front = make_pipelines(
-            self.info, stats, views, batch_size=reading.batch_size, jobs=threads, device=place,
+            self.info, stats, views, batch_size=largest, jobs=threads, device=place,
             planes=not reading.channels_last,
         )  # fmt: skip
         self._loader = make_loader(
-            betons.name, self.info, reading.batch_size, threads,
+            betons.name, self.info, largest, threads,
             batches_ahead=reading.batches_ahead,
             pipelines={**dict.fromkeys(self.info.fields), **pipelines},
         )  # fmt: skip

@@ -179,9 +179,9 @@ class Sums:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums as tensors and numbers."""
+        """The sums as tensors and numbers; on the CPU, since ranks tell them one another."""
         losses = torch.stack(self.losses) if self.losses else torch.empty(0)
-        return {"values": self.values, "losses": losses, "images": self.images}
+        return {"values": self.values.cpu(), "losses": losses.cpu(), "images": self.images}
 
     def load_state_dict(self, state: dict[str, Any], *others: dict[str, Any]) -> None:
         """Goes on from ``state_dict``; the counts of ``others`` are added."""

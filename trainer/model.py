@@ -30,7 +30,9 @@ class NetworkSpec:
     first and the second convolution, in order: ``relu``, ``norm``, ``spatial`` (a second
     normalisation over 5×5 neighbours in the same map), ``pool``. ``norm`` is ``lrn`` (where
     ``orders`` has it), ``batch`` (after every layer but the last, before its ReLU) or
-    ``none``; LRN constants follow the paper (α multiplies the plain sum). ``init`` is
+    ``none``; LRN constants follow the paper (α multiplies the plain sum). Dropout
+    comes before both hidden dense layers, as torchvision has it, or ``dropout_after`` them, as
+    the paper and its author's code do. ``init`` is
     ``normal`` (``weight_std`` and ``biases`` of the five convolutions and three dense
     layers), ``torch`` (PyTorch's own, as torchvision trained) or ``he`` (He-normal, zero
     biases, a last layer of zeros); ``input_scale`` multiplies the input, so that a
@@ -53,6 +55,7 @@ class NetworkSpec:
     lrn_beta: float = 0.75
     lrn_k: float = 2.0
     dropout: float = 0.5
+    dropout_after: bool = False
     init: str = "normal"
     weight_std: tuple[float, ...] = (0.01,) * 8
     biases: tuple[float, ...] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
@@ -71,14 +74,15 @@ _COMPACT = NetworkSpec(
 
 NETWORKS: dict[str, NetworkSpec] = {
     # One tower, the network of most reimplementations: 62,378,344 parameters.
-    "paper": NetworkSpec(),
+    "paper": NetworkSpec(dropout_after=True),
     # The paper's two towers as grouped convolutions: 60,965,224.
-    "paper-two-tower": NetworkSpec(groups=(1, 2, 1, 2, 2)),
+    "paper-two-tower": NetworkSpec(groups=(1, 2, 1, 2, 2), dropout_after=True),
     # What the 2012 code (layers-145) runs: LRN on the first convolution's sums, ReLU last;
     # α divided by the size; a spatial normalisation in layer 2; 0.03 in conv3 to conv5.
     "original-2012": NetworkSpec(
         groups=(1, 2, 1, 2, 2),
         orders=("norm pool relu", "relu norm spatial pool"),
+        dropout_after=True,
         lrn_alpha=1e-4 / 5,
         weight_std=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
     ),
@@ -87,6 +91,7 @@ NETWORKS: dict[str, NetworkSpec] = {
         groups=(1, 2, 1, 2, 2),
         lrn_alpha=1e-4 / 5,
         lrn_k=1.0,
+        dropout_after=True,
         weight_std=(0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01),
         biases=(0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0),
     ),
@@ -96,10 +101,18 @@ NETWORKS: dict[str, NetworkSpec] = {
         widths=(64, 192, 384, 256, 256),
         orders=("norm pool relu", "relu norm pool"),
         lrn_alpha=1e-4 / 5,
+        weight_std=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
+        dropout_after=True,
     ),
     # "One weird trick" widths without LRN; loads torchvision's weights: 61,100,840.
     "torchvision": NetworkSpec(
         input_size=224, widths=(64, 192, 384, 256, 256), stem_padding=2, norm="none", init="torch"
+    ),
+    # Two tutorials' own: PyTorch's first weights and LRN's alpha 1e-3 divided by its size; and
+    # dense biases that begin at zero.
+    "tutorial-tiny-imagenet": NetworkSpec(lrn_alpha=1e-3 / 5, init="torch"),
+    "tutorial-imagenet": NetworkSpec(
+        dropout_after=True, biases=(0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
     ),
     # For small grey pictures enlarged to 224 (FashionMNIST tutorials): flatten 6400.
     "small-input": NetworkSpec(input_size=224, pooled=5, norm="none", init="torch"),
@@ -225,10 +238,13 @@ def _classifier_layers(spec: NetworkSpec) -> list[nn.Module]:
     layers: list[nn.Module] = []
     inputs = spec.widths[4] * spec.pooled**2
     for width in spec.hidden:
-        layers += [nn.Dropout(spec.dropout), nn.Linear(inputs, width)]
+        before = nn.Identity() if spec.dropout_after else nn.Dropout(spec.dropout)
+        layers += [before, nn.Linear(inputs, width)]
         if spec.norm == "batch":
             layers.append(nn.BatchNorm1d(width))
-        layers.append(nn.ReLU(inplace=True))
+        relu = nn.ReLU(inplace=True)
+        after = spec.dropout_after  # in one place with the ReLU: weights keep torchvision's names
+        layers.append(nn.Sequential(relu, nn.Dropout(spec.dropout)) if after else relu)
         inputs = width
     layers.append(nn.Linear(inputs, spec.classes))
     return layers

@@ -41,12 +41,13 @@ FAULTS = {
     STATUS_SHORT: "the file ends before it or cannot be read",
 }
 FORMS = {"uint8": 0, "float32": 1, "bfloat16": 2, "float16": 3}
+LEAST_DEVIATION = 1e-4  # as in draws
 COLOURS = {"off": 0, "deviation": 1, "variance": 1, "image": 2}
 # The job of a loader, int64, in this order. Addresses of: control (seed, epoch) uint64;
 # extents (samples, 4) int64: offset and bytes in the file, FFCV's mode (0 JPEG, 1 raw), number
 # of the file; files int64: their descriptors; means (2, side, side, 3) float32, the second one
-# mirrored; numbers (14,) float64: the colour basis, scale, log ratio, the factor of a picture's
-# own covariance; gain (3 side') float32; places (V, 3) int64; per thread: picture uint8, packed
+# mirrored; numbers (14,) float64: the colour basis, scale, log ratio, how much of a picture's
+# own deviation; gain (3 side') float32; places (V, 3) int64; per thread: picture uint8, packed
 # uint8 (a JPEG's bytes), work float32, spans int64; per position in the batch: status int32,
 # placed (V, 3) int64 (y, x, mirror of each view), shifts (3,) float32; FFCV's imdecode and the C
 # library's pread. Then numbers and switches.
@@ -181,12 +182,19 @@ def _shift(job: Any, key: Any, pixels: Any) -> Any:
     a, b, c = normals(key)
     if job[_COLOUR] == 2:
         xx, xy, xz, yy, yz, zz = colour_covariance(pixels, job[_SIDE] * job[_SIDE])
+        # Cholesky's factor of the covariance, column by column: see ``draws.picture_basis``.
+        p = q = r = s = t = 0.0
+        if xx > LEAST_DEVIATION**2:
+            p = np.sqrt(xx)
+            q, r = xy / p, xz / p
+        if yy - q * q > LEAST_DEVIATION**2:
+            s = np.sqrt(yy - q * q)
+            t = (yz - q * r) / s
+        u = np.sqrt(max(zz - r * r - t * t, 0.0))
         a, b, c = a * m[13], b * m[13], c * m[13]
         return (
-            np.float32(xx * a + xy * b + xz * c),
-            np.float32(xy * a + yy * b + yz * c),
-            np.float32(xz * a + yz * b + zz * c),
-        )
+            np.float32(p * a), np.float32(q * a + s * b), np.float32(r * a + t * b + u * c)
+        )  # fmt: skip
     return (
         np.float32(m[0] * a + m[1] * b + m[2] * c),
         np.float32(m[3] * a + m[4] * b + m[5] * c),

@@ -37,7 +37,8 @@ class Prediction:
     """The likeliest classes of one picture, best first; or the reason why there are none.
 
     ``pixels`` (S, S, 3) uint8 is the crop that was judged; ``truth`` is the class, as people
-    call it, that the picture's folder is named after, None where it is not named after one.
+    call it, that the picture's folder is named after, None where it is not named after one;
+    ``right`` is whether the likeliest class is that, None where nobody knows.
     """
 
     path: Path
@@ -45,21 +46,15 @@ class Prediction:
     reason: str | None = None
     pixels: NDArray[np.uint8] | None = None
     truth: str | None = None
-
-    @property
-    def right(self) -> bool | None:
-        """Whether the likeliest class is the true one; None where nobody knows."""
-        if self.truth is None or not self.guesses:
-            return None
-        return self.guesses[0].title == self.truth
+    right: bool | None = None
 
 
-def truth_of(path: Path, classes: Classes) -> str | None:
-    """The class (its name for people) after which a picture's folder, or the one around that
+def truth_of(path: Path, classes: Classes) -> int | None:
+    """The label of the class after which a picture's folder, or the one around that
     (Tiny ImageNet's ``<wnid>/images/``), is called; None if neither is."""
     for folder in path.absolute().parts[-2:-4:-1]:
         if folder in classes.names:
-            return classes.title(classes.names.index(folder))
+            return classes.names.index(folder)
     return None
 
 
@@ -124,11 +119,14 @@ def predict(
             if path in reasons:
                 yield Prediction(path, (), reasons[path])
                 continue
+            found = next(rows)
             guesses = tuple(
                 Guess(classes.names[label], classes.title(label), probability)
-                for label, probability in next(rows)
+                for label, probability in found
             )
-            yield Prediction(path, guesses, None, crops[path], truth_of(path, classes))
+            truth = truth_of(path, classes)
+            known = (None, None) if truth is None else (classes.title(truth), truth == found[0][0])
+            yield Prediction(path, guesses, None, crops[path], *known)
         progress("predict", min(start + batch_size, len(pictures)), len(pictures))
 
 

@@ -34,7 +34,7 @@ PUBLISHED = (
         "logged by the 2012 code (computerhistory/AlexNet-Source-Code). " + NOT_RUN,
         notes="Biases learn twice as fast and do not decay; colour noise ends at epoch 67, "
         "the first layer stops at 72; the centre of the mean image is subtracted wherever "
-        "the crop is.",
+        "the crop is. Not done here: the code divides its training pictures by 1.1.",
     ),
     named(
         "torchvision",

@@ -49,29 +49,33 @@ TUTORIALS = (
         _PLAIN
         | SGD_2012
         | {
-            "network": "paper",
+            "network": "tutorial-tiny-imagenet",
             "epochs": 30,
             "schedule": "step",
             "drop_epochs": 7,
             "crop_size": 227,
+            "mirror": True,
+            "decay_biases": True,
         },
         summary="a 2024 blog: Tiny ImageNet enlarged to 227 px, LRN, SGD, step 7",
         prepare="imagenet-prep prepare --src tiny-imagenet-200 --fit squash --size 227",
         time="not told by its author",
         result="31.75 % top-1, 58.76 % top-5 accuracy after 30 epochs (aandyw/StuffFromScratch). "
         + NOT_RUN,
-        notes="Initialised as the paper says.",
+        notes="Initialised as PyTorch does; LRN's alpha is twice the paper's, because PyTorch "
+        "divides it by the window.",
     ),
     named(
         "tutorial-imagenet",
         SGD_2012
         | {
-            "network": "paper",
+            "network": "tutorial-imagenet",
             "epochs": 100,
             "batch_size": 256,
             "schedule": "step",
             "drop_epochs": 30,
             "lighting_mode": "image",
+            "decay_biases": True,
             "checkpoint_every": 1000,
         },
         summary="a 2025 reimplementation of ImageNet training: batch 256, step 30",
@@ -80,7 +84,9 @@ TUTORIALS = (
         "figures). " + NOT_RUN,
         result="ImageNet validation error 39.93 % top-1, 17.73 % top-5, five views "
         "(danipari/alexnet). " + NOT_RUN,
-        notes="Colour noise along each picture's own directions, as its code has it. Its epoch "
+        notes="Colour noise along each picture's own directions, as its code has it, but not "
+        "clipped to 0-255; dense biases begin at zero; its five views average logits, ours "
+        "probabilities. Its epoch "
         "log is drawn faintly in report.html where there are 1,000 classes. Settings that it "
         "does not publish are the paper's.",
     ),

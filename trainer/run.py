@@ -81,6 +81,7 @@ def train(
         resume = _restore(session, folder, resume=resume, force=force, notice=notice)
         session.freeze()
         found: Evaluation | None = None
+        begun_with = session.epochs_done
         batches = open_things.enter_context(training_batches(session))
         validation = _validation_batches(session)
         if validation is not None:
@@ -104,7 +105,7 @@ def train(
     rows: list[dict[str, Any]] = []
     if world.main:
         rows = [row for row in read_metrics(folder) if row.get("kind") != "step"]
-        if not (found is None and (folder / REPORT_NAME).exists()):  # nothing is new otherwise
+        if session.epochs_done > begun_with or not (folder / REPORT_NAME).exists():
             _write_report(session, folder, rows, found)
     return RunResult(folder, rows, session.best or {}, time.perf_counter() - started)
 
@@ -198,10 +199,11 @@ class _Record:
         if self.recorder is None:
             return
         epoch = self.session.epochs_done
-        for index, loss in enumerate(done.losses):
-            step = done.first_step + index
+        size = self.session.config.accumulate
+        for index in range(0, len(done.losses), size):
+            step, losses = done.first_step + index // size, done.losses[index : index + size]
             if step % STEPS_PER_RECORD == 0:
-                self.recorder.step(epoch, step, {"train_loss": loss})
+                self.recorder.step(epoch, step, {"train_loss": sum(losses) / len(losses)})
         self.recorder.epoch(done.row)
         self.recorder.kernels(epoch, _kernels(self.session))
         self.losses = [*self.losses, *done.losses][-STUCK_AFTER_STEPS:]

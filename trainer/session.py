@@ -90,6 +90,11 @@ class Session:
         self.spec = network_spec(
             config.network, classes=len(data.classes), channels=config.channels
         )
+        if self.spec.norm == "batch" and config.batch_size < 2:
+            raise UsageError(
+                f"batch_size is {config.batch_size}: batch normalisation cannot train on one "
+                "picture; use --batch-size 2 or more, or a --network without it"
+            )
         self.model = build(self.spec, config.seed)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner = compiled(self.model, self.device, config.compile)
@@ -143,6 +148,9 @@ class Session:
                 raise UsageError(f"freeze: the network has no layer {name}; see trainer summary")
             frozen = self.epochs_done >= config.freeze_epoch
             self.model.get_submodule(name).requires_grad_(not frozen)
+        taken = {p for name in config.freeze for p in self.model.get_submodule(name).parameters()}
+        if taken.issuperset(self.model.parameters()):
+            raise UsageError("freeze: no layer is left that learns; name fewer of them")
 
     def stored_config(self) -> dict[str, Any]:
         """What ``config.json`` and checkpoints hold: the recipe, the network, what it reads."""

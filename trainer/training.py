@@ -175,12 +175,17 @@ class EpochRun:
         self._check(self.sums.result().step_losses)
         partial = {
             "step": self.session.step,
-            "loader": self.tools.batches.state_dict() | {"epoch": self.epoch},
+            "loader": self.tools.batches.state_dict() | self._where(),
             "sums": world.gathered(self.sums.state_dict()),
         }
         self.session.save(self.tools.folder / "last.pt", whole=True, partial=partial)
         talked_s = world.communication_s() - talked_s
         self.saving_s += time.perf_counter() - started - talked_s
+
+    def _where(self) -> dict[str, int]:
+        """The epoch, and its end as the position where all of it was trained on before."""
+        end = {} if self.rest else {"position": self.tools.batches.samples}
+        return {"epoch": self.epoch, **end}
 
     def _stop(self, status: int) -> None:
         raise StoppedError(
@@ -268,7 +273,8 @@ def _same_order(state: dict[str, Any], batches: BetonLoader) -> bool:
 def best_so_far(session: Session, row: dict[str, Any]) -> bool:
     """Whether ``row`` has the least validation error yet (without a set: always)."""
     key = "val_top1_error"
-    return key not in row or session.best is None or row[key] <= session.best[key]
+    best = session.best
+    return key not in row or best is None or key not in best or row[key] <= best[key]
 
 
 def training_batches(session: Session) -> BetonLoader:
