@@ -111,6 +111,25 @@ def test_paper_initialisation_has_its_biases_and_deviation() -> None:
     assert float(state["classifier.6.bias"].abs().max()) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("paper", "Linear ReLU Dropout Linear ReLU Dropout Linear"),
+        ("caffe", "Linear ReLU Dropout Linear ReLU Dropout Linear"),
+        ("original-2012", "Linear ReLU Dropout Linear ReLU Dropout Linear"),
+        ("torchvision", "Dropout Linear ReLU Dropout Linear ReLU Linear"),
+    ],
+)
+def test_dropout_is_where_each_source_has_it(name: str, order: str) -> None:
+    with torch.device("meta"):
+        model = build(network_spec(name, classes=10), seed=0)
+    leaves = [type(module).__name__ for module in model.classifier.modules()]
+    kinds = [kind for kind in leaves if kind in ("Linear", "ReLU", "Dropout")]
+    assert " ".join(kinds) == order
+    names = [key for key in model.state_dict() if key.startswith("classifier")]
+    assert names == [f"classifier.{n}.{what}" for n in (1, 4, 6) for what in ("weight", "bias")]
+
+
 def test_he_initialisation_begins_at_the_chance_loss() -> None:
     spec = network_spec("small", classes=10)
     logits = build(spec, seed=0)(70 * torch.randn(4, 3, spec.input_size, spec.input_size))

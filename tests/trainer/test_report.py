@@ -256,7 +256,7 @@ def test_best_and_worst_predictions_are_pictures_with_what_was_said(tmp_path: Pa
     pixels = np.full((64, 64, 3), 90, np.uint8)
     found = page(
         tmp_path,
-        worst=[Example(pixels, "ant", NASTY, 0.875)],
+        worst=[Example(pixels, "ant", NASTY, 0.875, right=False)],
         best=[Example(pixels, "bee", "bee", 0.99)],
     )
     assert "Worst predictions" in found.text

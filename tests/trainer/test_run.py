@@ -200,3 +200,70 @@ def test_a_checkpoint_of_other_settings_is_named_by_evaluation_and_resumption(
     assert not isinstance(refused.value, UsageError)
     with pytest.raises(ToolError, match=r"last\.pt.*sharpness"):
         train(config, beton, folder, resume=True, report=silent, progress=quiet)
+
+
+def test_a_validation_set_may_come_between_two_sittings(workplace: Path) -> None:
+    folder = workplace / "run"
+    for path in workplace.glob("val.*"):
+        path.rename(workplace / f"later-{path.name}")
+    one = dataclasses.replace(TINY, epochs=1)
+    train(one, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet)
+    before = (folder / "report.html").read_text()
+    for path in workplace.glob("later-val.*"):
+        path.rename(workplace / path.name.removeprefix("later-"))
+    train(
+        TINY, workplace / "train.beton", folder,
+        resume=True, force=True, report=silent, progress=quiet,
+    )  # fmt: skip
+    rows = [row for row in read_metrics(folder) if row["kind"] == "epoch"]
+    assert ["val_loss" in row for row in rows] == [False, True]
+    assert load_checkpoint(folder / "last.pt").progress["best"]["epoch"] == 2
+    assert (folder / "report.html").read_text() != before
+
+
+def test_the_report_of_a_run_without_validation_is_written_again(workplace: Path) -> None:
+    for path in workplace.glob("val.*"):
+        path.unlink()
+    folder = workplace / "run"
+    reports = []
+    for epochs in (1, 2):
+        config = dataclasses.replace(TINY, epochs=epochs)
+        train(
+            config, workplace / "train.beton", folder,
+            resume=epochs > 1, force=True, report=silent, progress=quiet,
+        )  # fmt: skip
+        reports.append((folder / "report.html").read_text())
+    assert reports[0] != reports[1]
+
+
+def test_recorded_steps_are_steps_and_not_batches(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.run.STEPS_PER_RECORD", 1)
+    config = dataclasses.replace(TINY, accumulate=2, batch_size=5, epochs=3)
+    train(
+        config, workplace / "train.beton", workplace / "run",
+        resume=False, report=silent, progress=quiet,
+    )  # fmt: skip
+    steps = [row["step"] for row in read_metrics(workplace / "run") if row["kind"] == "step"]
+    assert len(steps) > 6
+    assert steps == list(range(len(steps)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"network": "small", "crop_size": 56, "batch_size": 1}, "cannot train on one picture"),
+        ({"freeze": ("features", "classifier")}, "no layer is left that learns"),
+    ],
+)
+def test_settings_with_which_nothing_would_learn_are_refused(
+    workplace: Path, changes: dict[str, Any], said: str
+) -> None:
+    config = dataclasses.replace(TINY, **changes)
+    with pytest.raises(UsageError, match=said):
+        train(
+            config, workplace / "train.beton", workplace / "run",
+            resume=False, report=silent, progress=quiet,
+        )  # fmt: skip
+    assert not (workplace / "run").exists()

@@ -134,6 +134,24 @@ def test_a_wish_to_stop_anywhere_ends_with_a_checkpoint_and_the_same_bits(
     assert_ended_alike(tmp_path / "run", undisturbed)
 
 
+def test_two_wishes_to_stop_in_one_validation_train_nothing_twice(
+    beton: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    for first in (9, 1):  # of what comes then: the validation
+        stop = Stop()
+
+        def wish(number: int, stop: Stop = stop, first: int = first) -> None:
+            stop.status = stop.status or (143 if number >= first else 0)
+
+        with pytest.raises(StoppedError):
+            train_short(CONFIG, beton, tmp_path / "run", resume=True, at_batch=wish, stop=stop)
+        partial = load_checkpoint(tmp_path / "run" / "last.pt").partial
+        assert partial is not None
+        assert partial["loader"]["position"] == 25
+    train_short(CONFIG, beton, tmp_path / "run", resume=True)
+    assert_ended_alike(tmp_path / "run", undisturbed)
+
+
 def test_sigterm_ends_the_process_with_a_checkpoint_and_143(beton: Path, tmp_path: Path) -> None:
     ended = program(beton, tmp_path / "run", "--signal-at", 12, "SIGTERM")
     assert ended.returncode == 143, ended.stderr
