@@ -80,7 +80,7 @@ OURS = (
         _THUMBNAIL | {"epochs": 30, "batch_size": 128, "lr": 1e-3, "average": 0.998},
         summary="Tiny ImageNet: 200 classes, 100,000 pictures of 64 px",
         prepare="imagenet-prep prepare --src tiny-imagenet-200 --size 72",
-        time="19 minutes for 10,000 pictures on one busy core without bfloat16",
+        time="24 minutes for 10,000 pictures on one busy core without bfloat16",
         result="Its first twenty classes only: 53.3 % top-1, 84.3 % top-5 accuracy, one seed; "
         "tools/records/recipe-tiny-imagenet.jsonl. All 200: not run here. To beat there: 31.75 % "
         "top-1, 58.76 % top-5 after 30 epochs (aandyw/StuffFromScratch, preset "
@@ -104,7 +104,7 @@ OURS = (
         },
         summary="FashionMNIST: ten classes of grey pictures of 28 px",
         prepare="imagenet-prep prepare --src fashion-mnist --size 72",
-        time="29 minutes for six epochs on one busy core without bfloat16",
+        time="28 minutes for six epochs on one busy core without bfloat16",
         result="With six epochs of batches of 128: 90.56 % top-1 accuracy, one seed, all 60,000 + "
         "10,000 pictures; tools/records/recipe-fashion-mnist.jsonl. To beat: 90.47 % after 10 "
         "epochs, 91.35 % best (derekzhouai, preset tutorial-fashion-mnist); 92.19 % (wzyjsha-00).",
