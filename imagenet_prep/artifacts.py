@@ -295,7 +295,13 @@ def load_classes(folder: Path) -> Classes:
 
 
 def save_stats(target: Path, stats: Stats) -> None:
-    """Writes ``stats.npz`` without pickles; the same statistics give the same bytes."""
+    """Publishes ``stats.npz``, without pickles; the same statistics give the same bytes."""
+    with publish(target) as temporary:
+        write_stats(temporary, stats)
+
+
+def write_stats(path: Path, stats: Stats) -> None:
+    """Writes the bytes of ``stats.npz`` to a file that somebody else publishes."""
     import numpy as np
 
     arrays: dict[str, Any] = {
@@ -306,7 +312,7 @@ def save_stats(target: Path, stats: Stats) -> None:
         "coverage": np.array(stats.coverage, np.str_),
         "format": np.int64(STATS_FORMAT),
     }
-    with publish(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(arrays):
             # A fixed time stamp: numpy.savez would write the clock into the file.
             entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))

@@ -165,7 +165,7 @@ def _manifests(
 
 
 def _copy_stats(stats: Stats, digest: str, temporary: Path, copy: Path) -> None:
-    artifacts.save_stats(temporary, stats)
+    artifacts.write_stats(temporary, stats)
     if artifacts.file_digest(temporary) != digest:
         raise ToolError(
             f"{copy}: would differ from the statistics that were given, which another program "

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -304,3 +305,20 @@ def test_kill_between_beton_and_manifest_leaves_no_pair_that_looks_complete(
         beton_copy.build(beton_copy.out)
     with pytest.raises(ToolError, match="manifest that says the beton is complete is missing"):
         artifacts.load_manifest(beton_copy.out)
+
+
+def test_every_file_in_the_making_is_one_that_the_next_build_clears_away(
+    beton_copy: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = zipfile.ZipFile
+
+    def watched(path: Path, mode: Any) -> Any:
+        if mode == "w":
+            seen.extend(entry.name for entry in path.parent.iterdir() if entry.suffix == ".tmp")
+        return real(path, mode)
+
+    monkeypatch.setattr(zipfile, "ZipFile", watched)
+    beton_copy.build(beton_copy.out)
+    assert len(seen) == 2
+    assert sorted(name.rsplit(".", 2)[0] for name in seen) == [".train.beton", ".train.stats.npz"]
