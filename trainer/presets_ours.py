@@ -122,9 +122,9 @@ OURS = (
         result="96.05 % top-1 accuracy, 95.8 to 96.3 for five seeds, of 1,963 + 1,387 pictures, "
         "centre view; tools/records/recipe-cat-fish.jsonl. To beat: 70 to 73 %, most runs at the "
         "majority class for 20 epochs (preset tutorial-cat-fish).",
-        notes="Batch normalisation, a warm-up and a last layer that begins at zero keep it from "
-        "the majority class, to which Adam 1e-3 sends a network without them; area crops, "
-        "mirroring and nothing squashed make more of few pictures.",
+        notes="Batch normalisation, a warm-up and a last layer that begins at zero are against the "
+        "plateau that its author met; area crops, mirroring and nothing squashed make more of "
+        "few pictures.",
     ),
     named(
         "cats-dogs",

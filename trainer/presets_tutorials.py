@@ -40,7 +40,8 @@ TUTORIALS = (
         prepare="imagenet-prep prepare --src raw --fit squash --size 227",
         time="not told by its author",
         result="70 to 73 % top-1 accuracy; most runs name one class only for 20 epochs, one for "
-        "ever (its author's figures). " + NOT_RUN,
+        "ever (its author's figures). Here, of 1,963 + 1,387 pictures: 89.9 % after six epochs, "
+        "one seed, and no plateau; tools/records/recipe-cat-fish.jsonl.",
         notes="227 px squashed, then resampled to the network's 224. Suspected of "
         "the plateau: Adam with 1e-3 on a network without normalisation.",
     ),
