@@ -1,21 +1,20 @@
-"""The door of ``imagenet-prep`` and ``python -m imagenet_prep``: hears Ctrl-C from the start."""
+"""The door of ``imagenet-prep`` and ``python -m imagenet_prep``."""
 
 from __future__ import annotations
 
-import sys
-
 from imagenet_prep import FAREWELL
+from imagenet_prep.doors import enter
+
+
+def _command_line() -> None:
+    from imagenet_prep import cli
+
+    cli.main()
 
 
 def main() -> None:
-    """The console script: imports the command line, which takes a moment, and runs it."""
-    try:
-        from imagenet_prep import cli
-
-        cli.main()
-    except KeyboardInterrupt:
-        sys.stderr.write(f"imagenet-prep: {FAREWELL}\n")
-        sys.exit(130)
+    """The console script."""
+    enter("imagenet-prep", FAREWELL, _command_line)
 
 
 if __name__ == "__main__":

@@ -256,11 +256,10 @@ def _require_samples(
     counts: dict[str, int], *, shards: int | None, subset: int | float | None, **_: Any
 ) -> None:
     """UsageError, before anything is built, for a split with fewer samples than files."""
-    for split, count in counts.items():
-        if isinstance(subset, int):
-            count = min(count, subset)
-        elif subset is not None:
-            count = max(1, round(subset * count))
+    from imagenet_prep.packing import subset_count
+
+    for split, available in counts.items():
+        count = subset_count(available, subset)
         if count and shards is not None and shards > count:
             raise UsageError(
                 f"--shards: the {count} samples of {split} cannot fill {shards} files; choose at "

@@ -89,8 +89,15 @@ def chosen(crops: Sequence[Crop], subset: int | float | None) -> Sequence[Crop]:
     """
     if subset is None:
         return crops
-    count = subset if isinstance(subset, int) else max(1, round(subset * len(crops)))
+    count = subset_count(len(crops), subset)
     return sorted(crops, key=lambda crop: _hash("subset", crop[0]))[:count]
+
+
+def subset_count(count: int, subset: int | float | None) -> int:
+    """How many of ``count`` crops a subset has."""
+    if subset is None:
+        return count
+    return min(count, subset if isinstance(subset, int) else max(1, round(subset * count)))
 
 
 def file_order(crops: Sequence[Crop], seed: int | None) -> list[Crop]:

@@ -96,7 +96,8 @@ MAY_IMPORT: dict[str, str] = {
         "shards"
     ),
     # Doorway.
-    "imagenet_prep.__main__": "cli",
+    "imagenet_prep.doors": "",
+    "imagenet_prep.__main__": "cli doors",
     "imagenet_prep.cli": EVERYTHING,
     "imagenet_prep.cli_common": "cluster crop_settings describe locations parallel terminal urls",
     "imagenet_prep.cli_crop": EVERYTHING,
@@ -169,6 +170,7 @@ ACROSS = {
     "imagenet_prep": "",
     "trainer": "imagenet_prep.artifacts imagenet_prep.crop imagenet_prep.crop_settings "
     "imagenet_prep.formats imagenet_prep.shards",
+    "trainer.__main__": "imagenet_prep.doors",
     "trainer.cli": "imagenet_prep.terminal",
     "trainer.cli_run": "imagenet_prep.terminal",
     "trainer.cli_eval": "imagenet_prep.terminal",

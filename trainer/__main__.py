@@ -1,21 +1,20 @@
-"""The door of ``trainer`` and ``python -m trainer``: hears Ctrl-C from the start."""
+"""The door of ``trainer`` and ``python -m trainer``."""
 
 from __future__ import annotations
 
-import sys
-
+from imagenet_prep.doors import enter
 from trainer import FAREWELL
 
 
-def main() -> None:
-    """The console script: imports the command line, which takes a moment, and runs it."""
-    try:
-        from trainer import cli
+def _command_line() -> None:
+    from trainer import cli
 
-        cli.main()
-    except KeyboardInterrupt:
-        sys.stderr.write(f"trainer: {FAREWELL}\n")
-        sys.exit(130)
+    cli.main()
+
+
+def main() -> None:
+    """The console script."""
+    enter("trainer", FAREWELL, _command_line)
 
 
 if __name__ == "__main__":
