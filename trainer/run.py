@@ -211,7 +211,7 @@ class _Record:
             self.losses,
             self.session.step,
             None if done.evaluation is None else done.evaluation.confusion,
-            classes=len(self.session.data.classes),
+            classes=self.session.data.classes,
             lr=self.session.config.lr,
             norm=self.session.spec.norm,
         )

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagenet_prep.artifacts import Classes
+
 LOOK_EVERY_STEPS = 50
 STUCK_AFTER_STEPS = 200
 _RECENT_LOSSES = 100
@@ -91,28 +93,31 @@ def stuck(
     steps: int,
     confusion: NDArray[np.int64] | None,
     *,
-    classes: int,
+    classes: Classes,
     lr: float,
     norm: str,
 ) -> Stuck | None:
     """The last batches' losses and the last confusion -> a finding, or None.
 
     ``steps`` have been made; before STUCK_AFTER_STEPS nothing is said. ``confusion`` counts
-    true × predicted classes. ``norm`` is the network's normalisation.
+    true × predicted classes, which the finding calls by their names for people. ``norm`` is the
+    network's normalisation.
     """
-    if classes < 2 or steps < STUCK_AFTER_STEPS or not losses:
+    count = len(classes)
+    if count < 2 or steps < STUCK_AFTER_STEPS or not losses:
         return None
-    chance = math.log(classes)
+    chance = math.log(count)
     mean = sum(losses[-_RECENT_LOSSES:]) / len(losses[-_RECENT_LOSSES:])
     what = None
     if confusion is not None and (confusion.sum(axis=1) > 0).sum() > 1:
         predicted = np.flatnonzero(confusion.sum(axis=0))
         if len(predicted) == 1:
-            what = f"after {steps} steps the network predicts class {predicted[0]} for everything"
+            only = classes.title(int(predicted[0]))
+            what = f"after {steps} steps the network predicts class {only!r} for everything"
     if what is None and mean >= _NEAR_CHANCE * chance:
         what = (
-            f"after {steps} steps the loss is {mean:.3f} and guessing among {classes} classes "
-            f"gives ln({classes}) = {chance:.3f}"
+            f"after {steps} steps the loss is {mean:.3f} and guessing among {count} classes "
+            f"gives ln({count}) = {chance:.3f}"
         )
     if what is None:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagenet_prep.artifacts import ToolError, UsageError, quiet
+from imagenet_prep.artifacts import Classes, ToolError, UsageError, quiet
 from trainer import presets, watch
 from trainer.run import train
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.trainer.conftest import Sample
 
 NAN = float("nan")
+TEN = Classes(tuple(f"n{label}" for label in range(10)), {"n3": "tench"})
 STILL = dataclasses.replace(
     presets.preset("small"), network="tiny", epochs=2, batch_size=8, crop_size=56, lr=1e-12,
     warmup_epochs=0.0, average=0.0, label_smoothing=0.0, device="cpu", precision="float32", jobs=1,
@@ -49,7 +50,7 @@ def test_the_watch_sees_a_broken_sum_at_its_next_look() -> None:
 
 
 def look(losses: list[float], confusion: Any = None, **changes: Any) -> watch.Stuck | None:
-    known: dict[str, Any] = {"steps": 200, "classes": 10, "lr": 0.01, "norm": "lrn"}
+    known: dict[str, Any] = {"steps": 200, "classes": TEN, "lr": 0.01, "norm": "lrn"}
     known |= changes
     steps = known.pop("steps")
     return watch.stuck(losses, steps, confusion, **known)
@@ -72,7 +73,7 @@ def test_one_class_for_everything_is_named_although_the_loss_fell() -> None:
     confusion[:, 3] = 5
     found = look([0.5] * 100, confusion, norm="batch")
     assert found is not None
-    assert "predicts class 3 for everything" in str(found)
+    assert "predicts class 'tench' for everything" in str(found)
     assert "--network small" not in str(found)
     confusion[1] = np.eye(10, dtype=np.int64)[1]
     assert look([0.5] * 100, confusion) is None
