@@ -1,9 +1,10 @@
-"""One small beton, built once, for the tests that look at it or damage a copy."""
+"""One small beton, built once, for the tests that look at it or damage a copy; and a bucket."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 
 from imagenet_prep import artifacts, beton, stats
 from imagenet_prep.artifacts import Classes, Manifest, Stats
+from tests.prep.store_kit import Store, emptied, serving
 
 _SIZE_PX = 96
 _CLASSES = Classes(("ant", "bee", "cat"), {"ant": "an ant"})
@@ -102,3 +104,19 @@ def beton_copy(made_beton: Made, tmp_path: Path) -> Made:
     return dataclasses.replace(
         made_beton, cropped=tmp_path / "cropped", out=tmp_path / "out" / "train.beton"
     )
+
+
+@pytest.fixture(scope="module")
+def bucket_server() -> Iterator[Store]:
+    """A store on this machine."""
+    for package in ("s3fs", "moto.server"):
+        pytest.importorskip(package)
+    with serving() as store:
+        yield store
+
+
+@pytest.fixture
+def store(bucket_server: Store) -> Iterator[Store]:
+    """An empty bucket, and a server that does no harm yet."""
+    with emptied(bucket_server) as store:
+        yield store
