@@ -214,6 +214,7 @@ class _Record:
             classes=self.session.data.classes,
             lr=self.session.config.lr,
             norm=self.session.spec.norm,
+            ended=epoch == self.session.config.epochs,
         )
         if finding is not None and not self.noticed:
             self.noticed = True

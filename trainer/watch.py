@@ -96,15 +96,17 @@ def stuck(
     classes: Classes,
     lr: float,
     norm: str,
+    ended: bool = False,
 ) -> Stuck | None:
     """The last batches' losses and the last confusion -> a finding, or None.
 
-    ``steps`` have been made; before STUCK_AFTER_STEPS nothing is said. ``confusion`` counts
-    true × predicted classes, which the finding calls by their names for people. ``norm`` is the
-    network's normalisation.
+    ``steps`` have been made; before STUCK_AFTER_STEPS nothing is said, unless the run has
+    ``ended``. ``confusion`` counts true × predicted classes, which the finding calls by their
+    names for people. ``norm`` is the network's normalisation.
     """
     count = len(classes)
-    if count < 2 or steps < STUCK_AFTER_STEPS or not losses:
+    early = steps < STUCK_AFTER_STEPS
+    if count < 2 or (early and not ended) or not losses:
         return None
     chance = math.log(count)
     mean = sum(losses[-_RECENT_LOSSES:]) / len(losses[-_RECENT_LOSSES:])
@@ -121,7 +123,8 @@ def stuck(
         )
     if what is None:
         return None
-    tries = [
+    tries = ["more steps (--epochs), since these are few"] if early else []
+    tries += [
         f"another learning rate (--lr {lr / 10:g} or {lr * 3:g}; it is {lr:g})",
         "the input scale (pictures are levels of 0-255 minus the mean; recipes for pictures of "
         "unit variance need --scaled)",

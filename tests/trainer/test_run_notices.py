@@ -68,6 +68,14 @@ def test_a_loss_at_chance_is_told_from_one_that_falls() -> None:
     assert look([chance] * 100, steps=199) is None
 
 
+def test_a_short_run_is_judged_when_it_has_ended() -> None:
+    found = look([math.log(10)] * 20, steps=20, ended=True)
+    assert found is not None
+    assert "after 20 steps the loss is 2.303" in str(found)
+    assert "try more steps (--epochs), since these are few; another learning rate" in str(found)
+    assert look([1.5] * 20, steps=20, ended=True) is None
+
+
 def test_one_class_for_everything_is_named_although_the_loss_fell() -> None:
     confusion = np.zeros((10, 10), np.int64)
     confusion[:, 3] = 5
