@@ -122,7 +122,7 @@ NETWORKS: dict[str, NetworkSpec] = {
     # `small` with torchvision's widths and dense layers of 1024: 57 % of the arithmetic, a
     # fifth of the weights.
     "compact": _COMPACT,
-    # `compact` for pictures that were small from the start (28 to 64 px).
+    # `compact` for pictures that were small from the start, of about 64 px.
     "thumbnail": replace(_COMPACT, input_size=67, pooled=1),
     # For pictures of about 28 px, four to a filter's step: the arithmetic of `thumbnail` with
     # half the filters, at four times as many places: 1,167,850 with one channel, ten classes.
