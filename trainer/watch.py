@@ -88,6 +88,14 @@ class Stuck:
         return f"{self.what}; {self.remedy}"
 
 
+def _better_than_the_commonest(confusion: NDArray[np.int64]) -> bool:
+    """Whether more pictures are right than by naming the commonest class always, beyond what
+    chance explains (three standard deviations)."""
+    total = int(confusion.sum())
+    share = float(confusion.sum(axis=1).max()) / max(total, 1)
+    return float(np.trace(confusion)) > share * total + 3 * math.sqrt(share * (1 - share) * total)
+
+
 def stuck(
     losses: Sequence[float],
     steps: int,
@@ -108,8 +116,12 @@ def stuck(
     early = steps < STUCK_AFTER_STEPS
     if count < 2 or (early and not ended) or not losses:
         return None
+    if confusion is not None and _better_than_the_commonest(confusion):
+        return None
     chance = math.log(count)
-    mean = sum(losses[-_RECENT_LOSSES:]) / len(losses[-_RECENT_LOSSES:])
+    # Of a short run its second half: first steps that were too long say nothing of the last.
+    recent = losses[len(losses) // 2 :] if early else losses[-_RECENT_LOSSES:]
+    mean = sum(recent) / len(recent)
     what = None
     if confusion is not None and (confusion.sum(axis=1) > 0).sum() > 1:
         predicted = np.flatnonzero(confusion.sum(axis=0))

@@ -74,6 +74,15 @@ def test_a_short_run_is_judged_when_it_has_ended() -> None:
     assert "after 20 steps the loss is 2.303" in str(found)
     assert "try more steps (--epochs), since these are few; another learning rate" in str(found)
     assert look([1.5] * 20, steps=20, ended=True) is None
+    # The first steps were too long, and it has come back from there.
+    assert look([30.0] * 10 + [2.0] * 10, steps=20, ended=True) is None
+
+
+@pytest.mark.parametrize(("right", "begun"), [(9, False), (30, True)])
+def test_who_is_right_more_often_than_by_chance_has_begun(right: int, begun: bool) -> None:
+    confusion = np.full((10, 10), 10, np.int64)
+    np.fill_diagonal(confusion, right)
+    assert (look([math.log(10)] * 200, confusion) is None) is begun
 
 
 def test_one_class_for_everything_is_named_although_the_loss_fell() -> None:
