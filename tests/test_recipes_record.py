@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -173,3 +174,16 @@ def test_the_curves_show_both_sides_and_are_the_same_each_time() -> None:
     assert data != recipe_charts.curves("cats and fish", runs[:1])
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (1100, 440)
+
+
+def test_the_legend_has_room_for_the_longest_names() -> None:
+    runs = [run(side) for side in ("ours", "theirs")]
+    for one in runs:
+        one.header["preset"] = "tutorial-tiny-imagenet"
+    data = recipe_charts.curves("Tiny ImageNet", runs)
+    with Image.open(io.BytesIO(data)) as image:
+        levels = np.asarray(image.convert("L"))
+    below_axes = levels[-60:]
+    assert (below_axes < 200).any()
+    assert (below_axes[:, :10] == 255).all()
+    assert (below_axes[:, -10:] == 255).all()

@@ -6,6 +6,7 @@ The same runs give the same picture: nothing in it depends on the day.
 from __future__ import annotations
 
 import io
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,9 @@ def curves(title: str, runs: Sequence[Run]) -> bytes:
             if key == "top1_error":
                 _targets(axes, runs)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        # A column for each run, its training above its validation, and one for what was asked.
+        columns = math.ceil(len(labels) / 2)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         figure.suptitle(title)
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

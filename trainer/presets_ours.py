@@ -80,7 +80,7 @@ OURS = (
         _THUMBNAIL | {"epochs": 30, "batch_size": 128, "lr": 1e-3, "average": 0.998},
         summary="Tiny ImageNet: 200 classes, 100,000 pictures of 64 px",
         prepare="imagenet-prep prepare --src tiny-imagenet-200 --size 72",
-        time="24 minutes for 10,000 pictures on one busy core without bfloat16",
+        time="23 minutes for 10,000 pictures on one core without bfloat16",
         result="Its first twenty classes only: 53.3 % top-1, 84.3 % top-5 accuracy, one seed; "
         "tools/records/recipe-tiny-imagenet.jsonl. All 200: not run here. To beat there: 31.75 % "
         "top-1, 58.76 % top-5 after 30 epochs (aandyw/StuffFromScratch, preset "
