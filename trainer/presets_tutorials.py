@@ -127,8 +127,10 @@ TUTORIALS = (
         summary="a 2020 blog: cats and dogs at 227 px, best checkpoint, early stopping",
         prepare="imagenet-prep prepare --src raw --fit squash --size 227",
         time="not told by its author",
-        result="52 to 56 % top-1 accuracy after ten short epochs (its author's figures). "
-        + NOT_RUN,
+        result="52 to 56 % top-1 accuracy after ten short epochs (its author's figures). Here, of "
+        "2,000 + 2,000 pictures: 50.0 %, one class for every picture from the first epoch until "
+        "early stopping ends the run after six, 27 minutes of one core, one seed; the run says so "
+        "after 252 steps. tools/records/recipe-cats-dogs.jsonl.",
         notes="One tower without normalisation, Adam 1e-3. Its ten epochs were of a few steps "
         "each; here an epoch is all pictures.",
     ),
