@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -178,8 +179,8 @@ def test_the_curves_show_both_sides_and_are_the_same_each_time() -> None:
 
 def test_the_legend_has_room_for_the_longest_names() -> None:
     runs = [run(side) for side in ("ours", "theirs")]
-    for one in runs:
-        one.header["preset"] = "tutorial-tiny-imagenet"
+    long = {"preset": "tutorial-tiny-imagenet"}
+    runs = [dataclasses.replace(one, header={**one.header, **long}) for one in runs]
     data = recipe_charts.curves("Tiny ImageNet", runs)
     with Image.open(io.BytesIO(data)) as image:
         levels = np.asarray(image.convert("L"))
