@@ -18,6 +18,8 @@ from imagenet_prep.artifacts import Classes
 
 LOOK_EVERY_STEPS = 50
 STUCK_AFTER_STEPS = 200
+# A run that ends sooner is judged too, unless it was too short to learn anything.
+_FEWEST_STEPS = 20
 _RECENT_LOSSES = 100
 _NEAR_CHANCE = 0.99
 
@@ -109,12 +111,12 @@ def stuck(
     """The last batches' losses and the last confusion -> a finding, or None.
 
     ``steps`` have been made; before STUCK_AFTER_STEPS nothing is said, unless the run has
-    ``ended``. ``confusion`` counts true × predicted classes, which the finding calls by their
-    names for people. ``norm`` is the network's normalisation.
+    ``ended``, with _FEWEST_STEPS at least. ``confusion`` counts true × predicted classes, which
+    the finding calls by their names for people. ``norm`` is the network's normalisation.
     """
     count = len(classes)
     early = steps < STUCK_AFTER_STEPS
-    if count < 2 or (early and not ended) or not losses:
+    if count < 2 or not losses or steps < (_FEWEST_STEPS if ended else STUCK_AFTER_STEPS):
         return None
     if confusion is not None and _better_than_the_commonest(confusion):
         return None

@@ -74,6 +74,7 @@ def test_a_short_run_is_judged_when_it_has_ended() -> None:
     assert "after 20 steps the loss is 2.303" in str(found)
     assert "try more steps (--epochs), since these are few; another learning rate" in str(found)
     assert look([1.5] * 20, steps=20, ended=True) is None
+    assert look([math.log(10)] * 19, steps=19, ended=True) is None
     # The first steps were too long, and it has come back from there.
     assert look([30.0] * 10 + [2.0] * 10, steps=20, ended=True) is None
 
