@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagenet_prep.terminal import Bar
+from trainer import TRIVIAL_TOP5
 from trainer.cli_common import (
     AT_LEAST_ONE,
     FILE,
@@ -100,11 +101,13 @@ def evaluate(
         }
         print_json(values)
         return
-    click.echo(
+    text = (
         f"{result.images} images, {views} view{'s' if views != '1' else ''}: loss "
-        f"{result.loss:.4f}, top-1 error {result.top1_error:.2f} %, top-5 error "
-        f"{result.top5_error:.2f} %"
+        f"{result.loss:.4f}, top-1 error {result.top1_error:.2f} %"
     )
+    if len(classes) > TRIVIAL_TOP5:
+        text += f", top-5 error {result.top5_error:.2f} %"
+    click.echo(text)
     if as_table:
         click.echo("\n".join(["", *_class_lines(found, classes), "", *_matrix(found, classes)]))
 
@@ -127,14 +130,16 @@ def _class_lines(found: Evaluation, classes: Classes) -> list[str]:
     def badness(row: dict[str, Any]) -> float:
         return -1.0 if row["top1_error"] is None else float(row["top1_error"])
 
+    shown = 2 if len(classes) > TRIVIAL_TOP5 else 1
     rows = sorted(found.by_class(classes), key=badness, reverse=True)
     cells = []
     for row in rows:
         other = row["taken_for"]
         taken = f"{other} ({row['taken_for_images']})" if other is not None else "–"
-        errors = [percent(row["top1_error"]), percent(row["top5_error"])]
+        errors = [percent(row[name]) for name in ("top1_error", "top5_error")[:shown]]
         cells.append([row["name"], str(row["images"]), *errors, taken])
-    return table(["class", "images", "top-1 error", "top-5 error", "most often taken for"], cells)
+    errors = ["top-1 error", "top-5 error"][:shown]
+    return table(["class", "images", *errors, "most often taken for"], cells)
 
 
 def _matrix(found: Evaluation, classes: Classes) -> list[str]:

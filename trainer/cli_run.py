@@ -10,7 +10,7 @@ import click
 
 from imagenet_prep.artifacts import UsageError
 from imagenet_prep.terminal import Bar, say
-from trainer import launch
+from trainer import TRIVIAL_TOP5, launch
 from trainer.cli_common import (
     AT_LEAST_ONE,
     PATH,
@@ -234,22 +234,26 @@ def _train(
         from trainer.world import TIMEOUT_S, World
 
         bar, world = Bar(), World.join(timeout or TIMEOUT_S)
-        lines = sys.stderr if as_json else sys.stdout
+        lines, several = sys.stderr if as_json else sys.stdout, True
+
+        def begin(classes: int) -> None:
+            nonlocal several
+            several = classes > TRIVIAL_TOP5
+            if world.main:
+                click.echo(_first_line(config, folder, world.ranks), file=lines)
 
         def report(row: dict[str, Any]) -> None:
             bar.close()
-            click.echo(_epoch_line(row, config.epochs), file=lines)
+            click.echo(_epoch_line(row, config.epochs, top5=several), file=lines)
 
         def notice(sentence: str) -> None:
             bar.close()
             if world.main:
                 say(f"trainer: {sentence}")
 
-        if world.main:
-            click.echo(_first_line(config, folder, world.ranks), file=lines)
         try:
             result = train(
-                config, beton, folder, resume=resume, force=force, report=report,
+                config, beton, folder, resume=resume, force=force, begin=begin, report=report,
                 notice=notice, progress=bar if world.main else quiet, stop=stop, world=world,
             )  # fmt: skip
         finally:
@@ -279,9 +283,9 @@ def _show(result: RunResult, as_json: bool) -> None:
         return
     best = result.best
     if "val_top1_error" in best:
+        errors = _errors(best, "val", top5=result.classes > TRIVIAL_TOP5)
         click.echo(
-            f"best: epoch {best['epoch']}, validation top-1 error {best['val_top1_error']:.2f} %, "
-            f"top-5 {best['val_top5_error']:.2f} %; {result.seconds:.0f} s in all"
+            f"best: epoch {best['epoch']}, validation {errors}; {result.seconds:.0f} s in all"
         )
     click.echo(f"look at {folder / 'report.html'}; predict with --checkpoint {folder / 'best.pt'}")
 
@@ -312,16 +316,12 @@ def _run_folder(config: RunConfig, out: Path | None, *, resume: bool, overwrite:
     return out
 
 
-def _epoch_line(row: dict[str, Any], epochs: int) -> str:
-    text = (
-        f"epoch {row['epoch']:>3}/{epochs}  train: loss {row['train_loss']:.3f}, "
-        f"top-1 error {row['train_top1_error']:5.2f} %, top-5 {row['train_top5_error']:5.2f} %"
-    )
-    if "val_loss" in row:
-        text += (
-            f"  val: loss {row['val_loss']:.3f}, top-1 error {row['val_top1_error']:5.2f} %, "
-            f"top-5 {row['val_top5_error']:5.2f} %"
-        )
+def _epoch_line(row: dict[str, Any], epochs: int, *, top5: bool) -> str:
+    text = f"epoch {row['epoch']:>3}/{epochs}"
+    for part in ("train", "val"):
+        if f"{part}_loss" in row:
+            loss, errors = row[f"{part}_loss"], _errors(row, part, top5=top5, width=5)
+            text += f"  {part}: loss {loss:.3f}, {errors}"
     text += f"  {row['images_per_second']:.0f} images/s"
     rest = 1.0
     for name, words in _SHARES.items():
@@ -329,6 +329,12 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
             rest -= row[name]
             text += f", {100 * row[name]:.1f} % {words}{_by_rank(row, name)}"
     return text if rest < 0.0005 else f"{text}, {100 * rest:.1f} % writing checkpoints"
+
+
+def _errors(row: dict[str, Any], part: str, *, top5: bool, width: int = 0) -> str:
+    """Top-1 and, where it says anything, top-5 error of a row's ``part``, in percent."""
+    text = f"top-1 error {row[f'{part}_top1_error']:{width}.2f} %"
+    return f"{text}, top-5 {row[f'{part}_top5_error']:{width}.2f} %" if top5 else text
 
 
 def _by_rank(row: dict[str, Any], name: str) -> str:

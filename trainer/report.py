@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_prep.artifacts import publish
+from trainer import TRIVIAL_TOP5
 from trainer.charts import Reference, chart_cards, finite, number
 from trainer.gallery import Example, gallery_card
 
@@ -111,7 +112,7 @@ def write_report(
     ``reference`` beside the curves.
     """
     epochs = [row for row in rows if row.get("kind", "epoch") == "epoch"]
-    if len(classes) <= 5:  # any answer is among the five likeliest
+    if len(classes) <= TRIVIAL_TOP5:
         epochs = [
             {name: value for name, value in row.items() if "top5" not in name} for row in epochs
         ]
@@ -174,14 +175,14 @@ def _summary(rows: Sequence[Mapping[str, Any]], classes: int) -> str:
         "–" if best is None else f"{_shown(best, f'{part}_top{k}_error', '.2f')} %" for k in (1, 5)
     )
     epoch = "–" if best is None else _shown(best, "epoch", ".0f")
-    errors = f"{top1} top-1 and {top5} top-5" if classes > 5 else f"{top1} top-1"
+    errors = f"{top1} top-1 and {top5} top-5" if classes > TRIVIAL_TOP5 else f"{top1} top-1"
     sentence = (
         f"AlexNet on {classes:,} classes: {errors} error on the {of} set, "
         f"the best at epoch {epoch} of {last}, after {spent} of training at {speed} images/s."
     )
     tiles = (
         (top1, f"best top-1 error ({of})"),
-        *([(top5, "top-5 error, same epoch")] if classes > 5 else []),
+        *([(top5, "top-5 error, same epoch")] if classes > TRIVIAL_TOP5 else []),
         (f"{epoch} / {last}", "best epoch / last epoch"),
         (spent, "time in epochs"),
         (speed, "images/s (median)"),

@@ -42,12 +42,13 @@ SAMPLE_PICTURES = 16
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: rows per epoch, the best of them, and the folder."""
+    """How a run ended: rows per epoch, the best of them, the folder and the number of classes."""
 
     folder: Path
     rows: list[dict[str, Any]]
     best: dict[str, Any]
     seconds: float
+    classes: int
 
 
 def train(
@@ -59,16 +60,18 @@ def train(
     report: Callable[[dict[str, Any]], None],
     progress: Progress,
     force: bool = False,
+    begin: Callable[[int], None] = lambda _: None,
     notice: Callable[[str], None] = lambda _: None,
     stop: Stop | None = None,
     world: World | None = None,
 ) -> RunResult:
     """Trains as ``config`` says and fills ``folder``; see design section 3.
 
-    ``report(row)`` gets every finished epoch, ``notice`` a sentence where a run goes on from,
-    and where the network does not learn. ``resume`` continues from ``folder/last.pt`` (from
-    the beginning where there is none yet), with ``force`` under other settings too. When
-    ``stop`` has a status the run writes a checkpoint after its step and raises StoppedError.
+    ``begin`` gets the number of classes once the betons are found to fit together,
+    ``report(row)`` every finished epoch, ``notice`` a sentence where a run goes on from, and
+    where the network does not learn. ``resume`` continues from ``folder/last.pt`` (from the
+    beginning where there is none yet), with ``force`` under other settings too. When ``stop``
+    has a status the run writes a checkpoint after its step and raises StoppedError.
     Raises ToolError where data, statistics or checkpoint do not fit, when the loss stops being
     a number, and when another process of ``world`` has gone.
     """
@@ -78,6 +81,8 @@ def train(
         open_things.enter_context(world.answering())
         session = Session(config, find_data(beton), world)
         _check_validation(session)
+        classes = len(session.data.classes)
+        begin(classes)
         resume = _restore(session, folder, resume=resume, force=force, notice=notice)
         session.freeze()
         found: Evaluation | None = None
@@ -107,7 +112,7 @@ def train(
         rows = [row for row in read_metrics(folder) if row.get("kind") != "step"]
         if session.epochs_done > begun_with or not (folder / REPORT_NAME).exists():
             _write_report(session, folder, rows, found)
-    return RunResult(folder, rows, session.best or {}, time.perf_counter() - started)
+    return RunResult(folder, rows, session.best or {}, time.perf_counter() - started, classes)
 
 
 def _restore(

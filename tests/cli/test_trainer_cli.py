@@ -59,7 +59,14 @@ def test_run_eval_and_predict_from_raw_pictures(
     assert "epoch   2/2" in text
     assert "waiting for data" in text
     assert "report.html" in text
+    assert "validation top-1 error" in text
+    assert "top-5" not in text  # two classes: any answer is among the five likeliest
     best = out / "best.pt"
+    words: list[str | Path] = ["eval", "--checkpoint", best, "--beton", prepared / "val.beton"]
+    assert run(*words, "--table") == 0
+    text = capsys.readouterr().out
+    assert "top-1 error" in text
+    assert "top-5" not in text
     assert run("eval", "--checkpoint", best, "--beton", prepared / "val.beton", "--json") == 0
     value = last_object(capsys)
     assert {"loss", "top1_error", "top5_error", "images"} <= set(value)
@@ -86,7 +93,16 @@ def test_an_epochs_line_names_the_time_that_checkpoints_took(in_steps: float, sa
         **dict.fromkeys(("train_loss", "train_top1_error", "train_top5_error"), 1.0),
         **{"epoch": 1, "images_per_second": 9.0, "wait_share": 0.1, "step_share": in_steps},
     }
-    assert ("50.0 % writing checkpoints" in _epoch_line(row, 3)) is said
+    assert ("50.0 % writing checkpoints" in _epoch_line(row, 3, top5=True)) is said
+
+
+def test_an_epochs_line_has_a_top5_error_where_there_are_classes_for_it() -> None:
+    row: dict[str, Any] = {"epoch": 1, "images_per_second": 9.0}
+    for part in ("train", "val"):
+        row |= {f"{part}_loss": 1.0, f"{part}_top1_error": 20.0, f"{part}_top5_error": 3.5}
+    both = "top-1 error 20.00 %, top-5  3.50 %"
+    assert _epoch_line(row, 3, top5=True).count(both) == 2
+    assert "top-5" not in _epoch_line(row, 3, top5=False)
 
 
 def test_the_list_of_commands_cuts_no_sentence(capsys: Capture) -> None:
@@ -134,7 +150,9 @@ def test_damaged_inputs_end_with_status_one(prepared: Path, capsys: Capture) -> 
     text = prepared / "text.beton"
     text.write_text("not a beton", encoding="utf-8")
     assert run("run", "--beton", text) == 1
-    assert "manifest" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "manifest" in shown.err
+    assert not shown.out  # nothing is announced that cannot begin
     beton = prepared / "train.beton"
     beton.write_bytes(beton.read_bytes()[: beton.stat().st_size // 2])
     assert run("run", "--beton", beton) == 1
