@@ -32,7 +32,7 @@ from trainer.report import REPORT_NAME, write_report
 from trainer.schedule import epochs_without_gain
 from trainer.session import Session, find_data
 from trainer.training import EpochResult, EpochRun, Tools, best_so_far, training_batches
-from trainer.watch import STUCK_AFTER_STEPS, stuck
+from trainer.watch import LearningWatch
 from trainer.world import World
 
 STEPS_PER_RECORD = 10
@@ -181,8 +181,8 @@ class _Record:
         notice: Callable[[str], None],
     ) -> None:
         self.session, self.notice = session, notice
-        self.losses: list[float] = []
-        self.noticed = False
+        config = session.config
+        self.learning = LearningWatch(session.data.classes, config.lr, session.spec.norm)
         self.recorder: RunRecorder | None = None
         if session.world.main:
             self.recorder = open_things.enter_context(
@@ -200,7 +200,7 @@ class _Record:
         batches.close()
 
     def __call__(self, done: EpochResult) -> None:
-        """Writes the epoch's lines, events and kernels; says once that the network is stuck."""
+        """Writes the epoch's lines, events and kernels; says whether the network learns."""
         if self.recorder is None:
             return
         epoch = self.session.epochs_done
@@ -211,19 +211,14 @@ class _Record:
                 self.recorder.step(epoch, step, {"train_loss": sum(losses) / len(losses)})
         self.recorder.epoch(done.row)
         self.recorder.kernels(epoch, _kernels(self.session))
-        self.losses = [*self.losses, *done.losses][-STUCK_AFTER_STEPS:]
-        finding = stuck(
-            self.losses,
+        sentence = self.learning(
+            done.losses,
             self.session.step,
             None if done.evaluation is None else done.evaluation.confusion,
-            classes=self.session.data.classes,
-            lr=self.session.config.lr,
-            norm=self.session.spec.norm,
             ended=epoch == self.session.config.epochs,
         )
-        if finding is not None and not self.noticed:
-            self.noticed = True
-            self.notice(str(finding))
+        if sentence is not None:
+            self.notice(sentence)
 
 
 def _write_report(

@@ -18,8 +18,10 @@ from imagenet_prep.artifacts import Classes
 
 LOOK_EVERY_STEPS = 50
 STUCK_AFTER_STEPS = 200
-# A run that ends sooner is judged too, unless it was too short to learn anything.
+# A run that ends sooner is judged too, and one of few steps an epoch when it has named one class
+# for so many epochs, unless it was too short to learn anything.
 _FEWEST_STEPS = 20
+_ONE_CLASS_EPOCHS = 3
 _RECENT_LOSSES = 100
 _NEAR_CHANCE = 0.99
 
@@ -90,12 +92,19 @@ class Stuck:
         return f"{self.what}; {self.remedy}"
 
 
-def _better_than_the_commonest(confusion: NDArray[np.int64]) -> bool:
-    """Whether more pictures are right than by naming the commonest class always, beyond what
-    chance explains (three standard deviations)."""
+def begun(confusion: NDArray[np.int64]) -> bool:
+    """Whether a network has begun to learn: more pictures are right than by naming the commonest
+    class always, beyond what chance explains (three standard deviations)."""
     total = int(confusion.sum())
     share = float(confusion.sum(axis=1).max()) / max(total, 1)
     return float(np.trace(confusion)) > share * total + 3 * math.sqrt(share * (1 - share) * total)
+
+
+def only_class(confusion: NDArray[np.int64]) -> int | None:
+    """The one class that is predicted for pictures of several; None if there is no such."""
+    predicted = np.flatnonzero(confusion.sum(axis=0))
+    several = (confusion.sum(axis=1) > 0).sum() > 1
+    return int(predicted[0]) if several and len(predicted) == 1 else None
 
 
 def stuck(
@@ -107,29 +116,30 @@ def stuck(
     lr: float,
     norm: str,
     ended: bool = False,
+    one_class_epochs: int = 0,
 ) -> Stuck | None:
     """The last batches' losses and the last confusion -> a finding, or None.
 
     ``steps`` have been made; before STUCK_AFTER_STEPS nothing is said, unless the run has
-    ``ended``, with _FEWEST_STEPS at least. ``confusion`` counts true × predicted classes, which
-    the finding calls by their names for people. ``norm`` is the network's normalisation.
+    ``ended`` or has named one class in its last ``one_class_epochs``, three or more, with
+    _FEWEST_STEPS at least. ``confusion`` counts true × predicted classes, which the finding
+    calls by their names for people. ``norm`` is the network's normalisation.
     """
     count = len(classes)
     early = steps < STUCK_AFTER_STEPS
-    if count < 2 or not losses or steps < (_FEWEST_STEPS if ended else STUCK_AFTER_STEPS):
+    settled = ended or one_class_epochs >= _ONE_CLASS_EPOCHS
+    if count < 2 or not losses or steps < (_FEWEST_STEPS if settled else STUCK_AFTER_STEPS):
         return None
-    if confusion is not None and _better_than_the_commonest(confusion):
+    if confusion is not None and begun(confusion):
         return None
     chance = math.log(count)
     # Of a short run its second half: first steps that were too long say nothing of the last.
     recent = losses[len(losses) // 2 :] if early else losses[-_RECENT_LOSSES:]
     mean = sum(recent) / len(recent)
     what = None
-    if confusion is not None and (confusion.sum(axis=1) > 0).sum() > 1:
-        predicted = np.flatnonzero(confusion.sum(axis=0))
-        if len(predicted) == 1:
-            only = classes.title(int(predicted[0]))
-            what = f"after {steps} steps the network predicts class {only!r} for everything"
+    if confusion is not None and (only := only_class(confusion)) is not None:
+        what = f"after {steps} steps the network predicts class {classes.title(only)!r}"
+        what += f" for everything{_for_epochs(one_class_epochs)}"
     if what is None and mean >= _NEAR_CHANCE * chance:
         what = (
             f"after {steps} steps the loss is {mean:.3f} and guessing among {count} classes "
@@ -149,3 +159,44 @@ def stuck(
             "paper's weights of 0.01 need many thousand steps"
         )
     return Stuck(f"{what}: it has not begun to learn", f"try {'; '.join(tries)}")
+
+
+def _for_epochs(count: int) -> str:
+    return f", and one class only for {count} epochs" if count > 1 else ""
+
+
+class LearningWatch:
+    """Follows a run epoch by epoch: says once that its network has not begun to learn, and
+    then, once, that it has."""
+
+    def __init__(self, classes: Classes, lr: float, norm: str) -> None:
+        self._classes, self._lr, self._norm = classes, lr, norm
+        self._losses: list[float] = []
+        self._one_class_epochs = 0
+        self._said: list[str] = []
+
+    def __call__(
+        self,
+        losses: Sequence[float],
+        steps: int,
+        confusion: NDArray[np.int64] | None,
+        *,
+        ended: bool,
+    ) -> str | None:
+        """An epoch's losses by batch, the steps since the run began, the confusion (true ×
+        predicted) where there is a validation set, whether it was the last epoch -> a sentence."""
+        self._losses = [*self._losses, *losses][-STUCK_AFTER_STEPS:]
+        one_class = confusion is not None and only_class(confusion) is not None
+        self._one_class_epochs = self._one_class_epochs + 1 if one_class else 0
+        sentence = None
+        if not self._said:
+            finding = stuck(
+                self._losses, steps, confusion, classes=self._classes, lr=self._lr,
+                norm=self._norm, ended=ended, one_class_epochs=self._one_class_epochs,
+            )  # fmt: skip
+            sentence = None if finding is None else str(finding)
+        elif len(self._said) == 1 and confusion is not None and begun(confusion):
+            sentence = f"after {steps} steps the network has begun to learn"
+        if sentence is not None:
+            self._said.append(sentence)
+        return sentence

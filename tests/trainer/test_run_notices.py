@@ -101,6 +101,43 @@ def test_one_class_for_everything_is_named_although_the_loss_fell() -> None:
     assert look([0.5] * 100, only) is None
 
 
+def test_one_class_for_three_epochs_is_said_before_there_are_many_steps() -> None:
+    eye = watch.LearningWatch(TEN, 0.01, "none")
+    only = np.zeros((10, 10), np.int64)
+    only[:, 3] = 20
+    losses = [math.log(10)] * 10
+    assert eye(losses, 10, only, ended=False) is None
+    assert eye(losses, 20, only, ended=False) is None
+    said = eye(losses, 30, only, ended=False)
+    assert said is not None
+    assert "after 30 steps the network predicts class 'tench' for everything, and one class" in said
+    assert "only for 3 epochs: it has not begun to learn; try more steps" in said
+    assert eye(losses, 40, only, ended=False) is None
+    other = np.eye(10, dtype=np.int64) * 20
+    assert (
+        eye([2.0] * 10, 50, other, ended=False) == "after 50 steps the network has begun to learn"
+    )
+    assert eye(losses, 60, only, ended=True) is None  # twice is enough
+    assert eye(losses, 70, other, ended=True) is None
+
+
+def test_one_class_in_epochs_that_do_not_follow_each_other_is_nothing_to_say() -> None:
+    eye = watch.LearningWatch(TEN, 0.01, "none")
+    only = np.zeros((10, 10), np.int64)
+    only[:, 3] = 20
+    mixed = np.full((10, 10), 2, np.int64)
+    for epoch, confusion in enumerate((only, only, mixed, only, only)):
+        assert eye([2.2] * 10, 10 * (epoch + 1), confusion, ended=False) is None
+
+
+def test_two_steps_an_epoch_are_too_few_to_judge() -> None:
+    eye = watch.LearningWatch(TEN, 0.01, "none")
+    only = np.zeros((10, 10), np.int64)
+    only[:, 3] = 20
+    said = [eye([2.3, 2.3], 2 * epoch, only, ended=False) for epoch in range(1, 11)]
+    assert [sentence is None for sentence in said] == [True] * 9 + [False]
+
+
 def test_a_run_that_does_not_move_says_so_once(
     small_beton: Sample, tiny_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
