@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A busy machine takes longer over an example than any deadline.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+NEEDED_GB = 1.0
+
+
+def pytest_sessionstart() -> None:
+    """One sentence instead of hundreds of failures where there is no room for the tests."""
+    folder = tempfile.gettempdir()
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    if free_gb < NEEDED_GB:
+        pytest.exit(
+            f"{folder}: has {free_gb:.1f} GB free and the tests need {NEEDED_GB:.0f}; make room, "
+            "or set TMPDIR to another folder",
+            returncode=1,
+        )
 
 
 @pytest.fixture(scope="session")
