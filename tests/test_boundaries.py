@@ -145,13 +145,13 @@ MAY_IMPORT: dict[str, str] = {
     "trainer.meeting": "",
     "trainer.world": "exchange loop meeting order",
     "trainer.session": (
-        "checkpoint compiling config loop memory model optim record schedule world"
+        "checkpoint compiling config loop memory model optim record schedule watch world"
     ),
     "trainer.evaluation": "checkpoint config loader loop model session",
     "trainer.training": "draws evaluation interrupt loader loop order schedule session watch",
     "trainer.doctor": "config loader loop session training world",
     "trainer.run": "charts checkpoint config evaluation gallery interrupt launch loader "
-    "published record report schedule session training watch world",
+    "published record report schedule session training world",
     "trainer.preparation": "config draws",
     "trainer.predict": "checkpoint evaluation loop preparation session",
     "trainer.export": "checkpoint evaluation lrn model preparation",

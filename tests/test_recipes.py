@@ -6,9 +6,12 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagenet_prep.artifacts import UsageError
+from imagenet_prep.artifacts import ToolError, UsageError
 from tests.conftest import jpeg_bytes, smooth_pixels
 from tests.prep.source_kit import WNIDS, devkit, train_tar, val_tar
 from tools import demo, recipe_record, recipe_run
@@ -134,6 +137,39 @@ def test_what_a_stage_says_is_shown_and_heard(
     assert "trainer: stuck" in capsys.readouterr().err
 
 
+_STAGE = """
+import pathlib, signal, sys, time
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: heard.append(number))
+print("ready", file=sys.stderr, flush=True)
+until = time.monotonic() + 60
+while len(heard) < 2 and time.monotonic() < until:
+    time.sleep(0.01)
+pathlib.Path(sys.argv[1]).write_text(f"{heard}")
+"""
+_TERMINAL = """
+import sys
+from tools import demo
+demo.command_line = lambda _: [sys.executable, "-c", *sys.argv[1:]]
+demo.run_stage(["trainer", "run"], lambda _: None, 60.0)
+"""
+
+
+def test_ctrl_c_in_a_terminal_asks_a_stage_once_with_each_signal(tmp_path: Path) -> None:
+    # A second SIGINT would end a training run before its checkpoint.
+    with subprocess.Popen(
+        [sys.executable, "-c", _TERMINAL, _STAGE, str(tmp_path / "heard")], cwd=REPOSITORY,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as shell:  # fmt: skip
+        assert shell.stderr is not None
+        assert shell.stderr.readline() == "ready\n"
+        os.killpg(shell.pid, signal.SIGINT)
+        shell.communicate(timeout=120)
+    heard = (tmp_path / "heard").read_text()
+    assert heard == f"{[int(signal.SIGINT), int(signal.SIGTERM)]}"
+
+
 def test_a_run_with_other_options_or_pictures_is_no_continuation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +181,7 @@ def test_a_run_with_other_options_or_pictures_is_no_continuation(
         listen("epoch 1/6: 4 of 8")
         listen("trainer: after 200 steps the network predicts class 0 for everything; try")
         listen(f"trainer: {folder}: interrupted after step 200; continue")
+        listen("trainer: interrupted; a run continues with --resume")
         raise StageError(130)
 
     monkeypatch.setattr(recipe_run, "run_stage", stop)
@@ -251,6 +288,22 @@ def test_cats_and_fish_come_from_two_sets(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_set_without_validation_has_some_held_out_beside_one_that_has_its_own(
+    tmp_path: Path,
+) -> None:
+    raw = tmp_path / "raw"
+    pets(raw / "cats-dogs", count=10, splits=("train",))
+    for split in ("train", "val"):
+        folder = raw / "imagenette2" / split / "n01440764"
+        folder.mkdir(parents=True)
+        (folder / "n01440764_1.JPEG").write_bytes(jpeg_bytes(smooth_pixels(40, 50, 3)))
+    found = listed(source_of("cat-fish", raw, tmp_path / "work", Choice()).src)
+    counts = Counter((p.label, p.split) for p in found)
+    assert counts == {
+        ("cat", "train"): 8, ("cat", "val"): 2, ("fish", "train"): 1, ("fish", "val"): 1,
+    }  # fmt: skip
+
+
 def test_a_test_folder_is_for_validation_where_there_is_no_other(tmp_path: Path) -> None:
     source = source_of("cats-dogs", pets(tmp_path / "raw"), tmp_path / "work", Choice())
     assert {p.split for p in listed(source.src) if "/test/" in p.path} == {"val"}
@@ -321,6 +374,19 @@ def test_without_validation_other_pictures_are_held_out() -> None:
         of_a = [p for p in found if p.label == "a"]
         assert tuple(sum(p.split == s for p in of_a) for s in ("train", "val")) == wanted
         assert len({p.path for p in found}) == len(found)
+
+
+def test_a_fifth_is_held_out_where_more_is_asked_than_there_is() -> None:
+    found = choose(pictures(10), Choice(10))
+    counts = Counter((p.label, p.split) for p in found)
+    assert counts == {
+        (label, split): n for label in "ab" for split, n in (("train", 8), ("val", 2))
+    }
+
+
+def test_a_class_that_cannot_be_divided_is_named() -> None:
+    with pytest.raises(ToolError, match="class a: 1 pictures cannot be for training and for val"):
+        choose(pictures(1), Choice())
 
 
 def test_only_the_first_classes_are_taken() -> None:

@@ -73,8 +73,9 @@ def child(
         try:
             yield process
         except BaseException:
-            # From a terminal, Ctrl-C has reached the stage too: let it end by itself first.
-            for seconds, signal_number in ((0.3, signal.SIGINT), (patience_s, signal.SIGKILL)):
+            # From a terminal, Ctrl-C has reached the stage too: let it end by itself first. A
+            # second SIGINT would end a training run at once, without its checkpoint.
+            for seconds, signal_number in ((0.3, signal.SIGTERM), (patience_s, signal.SIGKILL)):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(seconds)
                     break

@@ -34,7 +34,8 @@ from tools.recipe_sets import Choice, source_of
 from trainer import presets
 from trainer.config import as_dict
 
-NOTICE = "trainer: "
+# What a run notices of its learning, and not what it says when it goes on or ends.
+NOTICE = "trainer: after "
 GRID_NAME = "grid.png"
 # An interrupted run ends after its step, with a checkpoint: that may take a while on a CPU.
 CHECKPOINT_S = 120.0
@@ -160,9 +161,8 @@ def train(given: Options, side: Side, prepared: Prepared, seed: int) -> Path:
     words = [*words, "--out", str(folder), "--resume" if begun else "--overwrite"]
 
     def notice(line: str) -> None:
-        # What it says of its folder (interrupted, continues) is nothing that it noticed.
-        if line.startswith(NOTICE) and not line.startswith(f"{NOTICE}{folder}"):
-            state["notices"].append(line.removeprefix(NOTICE))
+        if line.startswith(NOTICE):
+            state["notices"].append(line.removeprefix("trainer: "))
 
     with _timed(state_path, state):
         run_stage([*words, *given.machine, "--json"], notice, CHECKPOINT_S)

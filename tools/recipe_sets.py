@@ -286,22 +286,28 @@ def choose(pictures: Iterable[Picture], choice: Choice) -> list[Picture]:
     """Pictures -> the chosen ones, sorted by path.
 
     Of each class the first by the hash of their paths in the set: always the same ones, and a
-    smaller choice is part of a larger one. Where nothing is for validation, pictures of training
-    are held out for it: as many of each class as are trained on, a fifth where all are taken.
+    smaller choice is part of a larger one. Where nothing of a class is for validation, pictures
+    of training are held out for it: as many as are trained on, a fifth where all are taken, and
+    never less than a fifth. Raises ToolError where a class has too few for that.
     """
     pictures = list(pictures)
     classes = sorted({picture.label for picture in pictures})[: choice.classes]
-    split = any(picture.split == "val" for picture in pictures)
     chosen: list[Picture] = []
     for label in classes:
         of = sorted((p for p in pictures if p.label == label), key=lambda p: _hash(p))
         train = [p for p in of if p.split == "train"]
         val = [p for p in of if p.split == "val"]
-        if not split:
-            most = choice.per_class or round(len(train) * (1 - HELD_OUT_SHARE))
+        if not val:
+            most = round(len(train) * (1 - HELD_OUT_SHARE))
+            most = min(most, choice.per_class or most)
             train, rest = train[:most], train[most:]
             held_out = choice.val_per_class or (choice.per_class or len(rest))
             val = [p._replace(split="val") for p in rest[:held_out]]
+        if not (train and val):
+            raise ToolError(
+                f"class {label}: {len(of)} pictures cannot be for training and for validation; "
+                "add some, or leave the class out"
+            )
         chosen += train[: choice.per_class] + val[: choice.val_per_class]
     return sorted(chosen)
 

@@ -308,10 +308,16 @@ def _run_folder(config: RunConfig, out: Path | None, *, resume: bool, overwrite:
         return folder
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, not a folder; give another --out")
-    if (out / "last.pt").exists() and not overwrite:
+    if overwrite:
+        return out
+    if (out / "last.pt").exists():
         raise UsageError(
             f"{out}: already holds a run; continue it with --resume, replace it with "
             "--overwrite, or give another --out"
+        )
+    if (out / "best.pt").exists():
+        raise UsageError(
+            f"{out}: holds the best.pt of a run; replace it with --overwrite, or give another --out"
         )
     return out
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: time, metrics, TensorBoard, where it ran.
+"""What a run leaves behind while it runs: metrics, TensorBoard, where it ran.
 
 ``runs/<name>/metrics.jsonl`` has one JSON object per line, ``kind`` being ``epoch`` or
 ``step``; the TensorBoard event files beside it show the same numbers as curves.
@@ -13,8 +13,7 @@ import os
 import platform
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -43,72 +42,6 @@ _TAGS = {
     "communication_share": "communication_share",
     "step_share": "step_share",
 }
-
-
-class Clock:
-    """A stopwatch for training on ``device``: evaluation and warm-up can be told apart.
-
-    ``seconds`` counts what ran between ``start`` and now, without the pauses.
-    ``warmed`` ends the warm-up (compilation, autotuning, first allocations): its time
-    stays in ``seconds`` and is left out of ``steady_seconds``. On a CUDA device every
-    reading waits for the work that is queued there, so read it at an epoch's ends and
-    never in a step. ``now`` returns seconds.
-    """
-
-    def __init__(self, device: str = "cpu", now: Callable[[], float] = time.perf_counter) -> None:
-        self._device = device
-        self._now = now
-        self._total_s = 0.0
-        self._warm_s = 0.0
-        self._since: float | None = None
-
-    def _read(self) -> float:
-        if self._device.startswith("cuda"):
-            import torch
-
-            torch.cuda.synchronize(self._device)
-        return self._now()
-
-    def start(self) -> None:
-        """Starts from zero."""
-        self._total_s = self._warm_s = 0.0
-        self._since = self._read()
-
-    def pause(self) -> None:
-        """Stops counting until ``resume``; does nothing while it is paused."""
-        if self._since is not None:
-            self._total_s += self._read() - self._since
-            self._since = None
-
-    def resume(self) -> None:
-        """Goes on counting; does nothing while it runs."""
-        if self._since is None:
-            self._since = self._read()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves a block, such as an evaluation, out; goes on after it only if it ran before."""
-        running = self._since is not None
-        self.pause()
-        try:
-            yield
-        finally:
-            if running:
-                self.resume()
-
-    def warmed(self) -> None:
-        """The warm-up ends here."""
-        self._warm_s = self.seconds
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since ``start`` without the pauses."""
-        return self._total_s + (0.0 if self._since is None else self._read() - self._since)
-
-    @property
-    def steady_seconds(self) -> float:
-        """``seconds`` without the warm-up."""
-        return self.seconds - self._warm_s
 
 
 class RunRecorder:

@@ -32,7 +32,6 @@ from trainer.report import REPORT_NAME, write_report
 from trainer.schedule import epochs_without_gain
 from trainer.session import Session, find_data
 from trainer.training import EpochResult, EpochRun, Tools, best_so_far, training_batches
-from trainer.watch import LearningWatch
 from trainer.world import World
 
 STEPS_PER_RECORD = 10
@@ -97,7 +96,7 @@ def train(
         record = _Record(session, folder, open_things, resume=resume, notice=notice)
         record.sample(batches)
         tools = Tools(batches, validation, folder, progress, stop or Stop())
-        while session.epochs_done < config.epochs and not _is_over(session):
+        while not _is_over(session):
             done = EpochRun(session, tools)()
             found = done.evaluation
             if best_so_far(session, done.row):
@@ -135,6 +134,8 @@ def _restore(
 def _begin(session: Session, folder: Path, *, resume: bool) -> None:
     """Makes the run's folder and says in it what the run is."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not _is_over(session):  # what it says is not of all that will have been trained
+        (folder / REPORT_NAME).unlink(missing_ok=True)
     if not resume:  # of an earlier run: from here on last.pt is of this one
         for name in ("last.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
@@ -181,8 +182,6 @@ class _Record:
         notice: Callable[[str], None],
     ) -> None:
         self.session, self.notice = session, notice
-        config = session.config
-        self.learning = LearningWatch(session.data.classes, config.lr, session.spec.norm)
         self.recorder: RunRecorder | None = None
         if session.world.main:
             self.recorder = open_things.enter_context(
@@ -211,11 +210,11 @@ class _Record:
                 self.recorder.step(epoch, step, {"train_loss": sum(losses) / len(losses)})
         self.recorder.epoch(done.row)
         self.recorder.kernels(epoch, _kernels(self.session))
-        sentence = self.learning(
+        sentence = self.session.learning(
             done.losses,
             self.session.step,
             None if done.evaluation is None else done.evaluation.confusion,
-            ended=epoch == self.session.config.epochs,
+            ended=_is_over(self.session),
         )
         if sentence is not None:
             self.notice(sentence)
@@ -248,7 +247,9 @@ def _write_report(
 
 
 def _is_over(session: Session) -> bool:
-    """Whether the validation error has not fallen for ``patience`` epochs."""
+    """Whether all epochs are done, or the validation error has not fallen for ``patience``."""
+    if session.epochs_done >= session.config.epochs:
+        return True
     patience = session.config.patience
     return patience > 0 and epochs_without_gain(session.errors) >= patience
 

@@ -26,6 +26,7 @@ from trainer.model import build, network_spec, summarise
 from trainer.optim import make_optimizer
 from trainer.record import environment_stamp
 from trainer.schedule import peak_rate
+from trainer.watch import LearningWatch
 from trainer.world import World
 
 # Settings that may differ between a run and its continuation: they change no result.
@@ -82,6 +83,11 @@ class Session:
             keep_freed_memory()
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
+            if world.local_rank >= torch.cuda.device_count():
+                raise UsageError(
+                    f"this machine has {torch.cuda.device_count()} CUDA devices for more "
+                    "processes; give torchrun --nproc-per-node as many as there are at most"
+                )
             if world.ranks > 1:
                 torch.cuda.set_device(world.local_rank)
         self.precision = loop.Precision(
@@ -118,6 +124,7 @@ class Session:
         self.partial: dict[str, Any] | None = None  # where a resumed run stands in its epoch
         self.errors: list[float] = []  # validation top-1, percent, of each epoch
         self.best: dict[str, Any] | None = None
+        self.learning = LearningWatch(data.classes, config.lr, self.spec.norm)
         self.environment = environment_stamp() | {"precision": self.precision.name}
 
     @property
@@ -154,11 +161,12 @@ class Session:
 
     def stored_config(self) -> dict[str, Any]:
         """What ``config.json`` and checkpoints hold: the recipe, the network, what it reads."""
-        manifest = self.data.manifest
+        manifest, validation = self.data.manifest, self.data.validation
         return {
             "run": configs.as_dict(self.config),
             "network": asdict(self.spec),
             "beton": {"digest": manifest.digest, "samples": len(manifest.keys)},
+            "validation": None if validation is None else validation.manifest.digest,
             "crop": manifest.settings.get("crop"),
             "ranks": self.world.ranks,
             "total_batch": self.total_batch,
@@ -183,6 +191,7 @@ class Session:
                 "step": self.step,
                 "best": self.best,
                 "errors": self.errors,
+                "learning": self.learning.state_dict(),
                 "scaler": self.precision.scaler.state_dict(),
             },
             partial=partial,
@@ -196,7 +205,8 @@ class Session:
         """Continues from ``checkpoint``; ToolError if it belongs to another run.
 
         With ``force`` other settings, pictures and ranks are taken as they are here; inside
-        an epoch of another beton or order that epoch begins again.
+        an epoch of another beton or order that epoch begins again, and with another validation
+        set no epoch before is the best one.
         """
         check_classes(checkpoint, self.data.classes)
         if checkpoint.optimizer is None:
@@ -218,6 +228,9 @@ class Session:
             self.epochs_done, self.step = int(progress["epochs_done"]), int(progress["step"])
             self.best = progress["best"]
             self.errors = [float(error) for error in progress["errors"]]
+            self.learning.load_state_dict(progress["learning"])
+            if checkpoint.config["validation"] != self.stored_config()["validation"]:
+                self.best, self.errors = None, []  # errors of another set compare with none here
             if progress["scaler"]:
                 self.precision.scaler.load_state_dict(progress["scaler"])
             self.partial = checkpoint.partial
@@ -243,6 +256,8 @@ class Session:
             differ.append(f"it was trained on other pictures than {self.data.train}")
         elif stored["beton"] != here["beton"]:
             differ.append(f"its beton was another file than {self.data.train}")
+        if stored["validation"] != here["validation"]:
+            differ.append(f"the validation set beside {self.data.train} was another, or none")
         if stored["ranks"] != here["ranks"]:
             differ.append(f"{stored['ranks']} processes there and {here['ranks']} here")
         return differ

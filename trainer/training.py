@@ -190,7 +190,7 @@ class EpochRun:
     def _stop(self, status: int) -> None:
         raise StoppedError(
             f"{self.tools.folder}: interrupted after step {self.session.step}, in epoch "
-            f"{self.epoch + 1}; the same command with --resume continues",
+            f"{self.epoch + 1}; the same command with --resume --out {self.tools.folder} continues",
             status,
         )
 

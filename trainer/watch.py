@@ -6,8 +6,9 @@ Pure but for ``LossWatch``, which looks at the device's sums without waiting for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,7 +174,7 @@ class LearningWatch:
         self._classes, self._lr, self._norm = classes, lr, norm
         self._losses: list[float] = []
         self._one_class_epochs = 0
-        self._said: list[str] = []
+        self._said = 0
 
     def __call__(
         self,
@@ -189,14 +190,28 @@ class LearningWatch:
         one_class = confusion is not None and only_class(confusion) is not None
         self._one_class_epochs = self._one_class_epochs + 1 if one_class else 0
         sentence = None
-        if not self._said:
+        if self._said == 0:
             finding = stuck(
                 self._losses, steps, confusion, classes=self._classes, lr=self._lr,
                 norm=self._norm, ended=ended, one_class_epochs=self._one_class_epochs,
             )  # fmt: skip
             sentence = None if finding is None else str(finding)
-        elif len(self._said) == 1 and confusion is not None and begun(confusion):
+        elif self._said == 1 and confusion is not None and begun(confusion):
             sentence = f"after {steps} steps the network has begun to learn"
         if sentence is not None:
-            self._said.append(sentence)
+            self._said += 1
         return sentence
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run has to know."""
+        return {
+            "losses": self._losses,
+            "one_class_epochs": self._one_class_epochs,
+            "said": self._said,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where another one stood. KeyError, TypeError or ValueError where it is none."""
+        self._losses = [float(loss) for loss in state["losses"]]
+        self._one_class_epochs = int(state["one_class_epochs"])
+        self._said = int(state["said"])

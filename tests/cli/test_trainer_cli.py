@@ -79,6 +79,10 @@ def test_run_eval_and_predict_from_raw_pictures(
     assert run("run", "--beton", beton, "--out", out, *options) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert run("run", "--beton", beton, "--out", out, "--resume", *options) == 0
+    (out / "last.pt").unlink()
+    assert run("run", "--beton", beton, "--out", out, *options) == 2
+    assert "holds the best.pt of a run" in capsys.readouterr().err
+    assert best.exists()
 
 
 def test_version_is_the_one_of_the_project(capsys: Capture) -> None:

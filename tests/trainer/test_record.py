@@ -1,4 +1,4 @@
-"""What a run leaves behind: time, metrics, TensorBoard events, the environment, kernels."""
+"""What a run leaves behind: metrics, TensorBoard events, the environment, kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tensorboard.summary.writer import event_file_writer
 
 from imagenet_prep.artifacts import ToolError
 from trainer.record import (
-    Clock,
     RunRecorder,
     _commit,
     environment_stamp,
@@ -40,16 +39,6 @@ MADE_ROW: dict[str, float | int] = {
 }
 
 
-class Ticks:
-    """A time that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.s = 100.0
-
-    def __call__(self) -> float:
-        return self.s
-
-
 def events(folder: Path) -> EventAccumulator:
     """The event files of one folder, read back by TensorBoard."""
     found = EventAccumulator(str(folder))
@@ -68,50 +57,6 @@ def record(folder: Path, first: int, last: int, **options: Any) -> None:
             for step in (2 * epoch - 2, 2 * epoch - 1):
                 recorder.step(epoch, step, {"train_loss": float(step)})
             recorder.epoch(MADE_ROW | {"epoch": epoch, "train_loss": float(epoch)})
-
-
-def test_a_clock_counts_what_runs_and_leaves_pauses_out() -> None:
-    now = Ticks()
-    clock = Clock("cpu", now)
-    clock.start()
-    now.s += 3
-    with clock.paused():
-        now.s += 50
-    now.s += 2
-    assert clock.seconds == 5
-    clock.pause()
-    clock.pause()
-    now.s += 7
-    assert clock.seconds == 5
-    with clock.paused():
-        now.s += 1
-    assert clock.seconds == 5
-    clock.resume()
-    clock.resume()
-    now.s += 1
-    assert clock.seconds == 6
-
-
-def test_a_clock_tells_the_warm_up_apart_and_starts_again_from_zero() -> None:
-    now = Ticks()
-    clock = Clock("cpu", now)
-    clock.start()
-    now.s += 30
-    clock.warmed()
-    now.s += 4
-    assert (clock.seconds, clock.steady_seconds) == (34, 4)
-    clock.start()
-    now.s += 1
-    assert (clock.seconds, clock.steady_seconds) == (1, 1)
-
-
-def test_a_cuda_clock_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[str] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    clock = Clock("cuda:1", Ticks())
-    clock.start()
-    clock.pause()
-    assert waited == ["cuda:1", "cuda:1"]
 
 
 def test_metrics_are_read_back_in_order(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from trainer.checkpoint import load_checkpoint
 from trainer.evaluation import evaluate_beton
 from trainer.record import read_metrics
 from trainer.run import train
-from trainer.session import find_data
+from trainer.session import Session, find_data
+from trainer.world import World
 
 if TYPE_CHECKING:
     from tests.trainer.conftest import Sample
@@ -267,3 +268,16 @@ def test_settings_with_which_nothing_would_learn_are_refused(
             resume=False, report=silent, progress=quiet,
         )  # fmt: skip
     assert not (workplace / "run").exists()
+
+
+def test_more_processes_than_devices_are_one_sentence(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    world = World()
+    world.local_rank = 2
+    with pytest.raises(UsageError, match="has 2 CUDA devices for more processes; give torchrun"):
+        Session(
+            dataclasses.replace(TINY, device="cuda"), find_data(workplace / "train.beton"), world
+        )

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def assert_ended_alike(folder: Path, undisturbed: Path) -> None:
         ours, theirs = load_checkpoint(folder / name), load_checkpoint(undisturbed / name)
         for part in ("model", "average", "optimizer", "partial"):
             assert same(getattr(ours, part), getattr(theirs, part)), (name, part)
-        for part in ("epochs_done", "step", "errors"):
+        for part in ("epochs_done", "step", "errors", "learning"):
             assert ours.progress[part] == theirs.progress[part], (name, part)
         assert without(ours, clock) == without(theirs, clock)
     steps = [
@@ -211,6 +212,22 @@ def test_another_beton_is_named_and_its_epoch_begins_again_with_force(
     assert load_checkpoint(tmp_path / "run" / "last.pt").progress["epochs_done"] == 3
 
 
+def test_another_validation_set_is_named_and_begins_the_search_for_the_best_again_with_force(
+    beton: Path, tmp_path: Path, other_beton: Callable[[], Path]
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(beton.parent, mine)
+    interrupted(mine / "train.beton", tmp_path / "run")
+    for path in other_beton().parent.glob("val.*"):
+        shutil.copy(path, mine)
+    with pytest.raises(ToolError, match=r"the validation set beside .* was another.*--force"):
+        train_short(CONFIG, mine / "train.beton", tmp_path / "run", resume=True)
+    train_short(CONFIG, mine / "train.beton", tmp_path / "run", resume=True, force=True)
+    progress = load_checkpoint(tmp_path / "run" / "last.pt").progress
+    assert len(progress["errors"]) == 2
+    assert progress["best"]["epoch"] in (2, 3)
+
+
 @pytest.fixture
 def other_beton(tmp_path: Path) -> Callable[[], Path]:
     """A beton of the same classes with other pictures."""
@@ -229,14 +246,15 @@ def test_a_new_run_in_an_older_one_s_folder_leaves_nothing_of_it_to_resume_from(
 ) -> None:
     train_short(dataclasses.replace(CONFIG, epochs=1), beton, tmp_path)
     assert (tmp_path / "best.pt").exists()
+    assert (tmp_path / "report.html").exists()
 
     def die(_: int) -> None:
         raise RuntimeError("before the first checkpoint")
 
     with pytest.raises(RuntimeError, match="before the first"):
         train_short(CONFIG, beton, tmp_path, at_batch=die)
-    assert not (tmp_path / "last.pt").exists()
-    assert not (tmp_path / "best.pt").exists()
+    for name in ("last.pt", "best.pt", "report.html"):
+        assert not (tmp_path / name).exists()
 
 
 def test_no_force_makes_another_network_fit(beton: Path, tmp_path: Path) -> None:

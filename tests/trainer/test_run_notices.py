@@ -130,6 +130,19 @@ def test_one_class_in_epochs_that_do_not_follow_each_other_is_nothing_to_say() -
         assert eye([2.2] * 10, 10 * (epoch + 1), confusion, ended=False) is None
 
 
+def test_what_was_said_and_seen_outlives_a_sitting() -> None:
+    only = np.zeros((10, 10), np.int64)
+    only[:, 3] = 20
+    eye = watch.LearningWatch(TEN, 0.01, "none")
+    said = []
+    for epoch, confusion in enumerate((only, only, only, only, np.eye(10, dtype=np.int64) * 20)):
+        state = eye.state_dict()
+        eye = watch.LearningWatch(TEN, 0.01, "none")
+        eye.load_state_dict(state)
+        said.append(eye([2.3] * 10, 10 * (epoch + 1), confusion, ended=False))
+    assert [sentence is None for sentence in said] == [True, True, False, True, False]
+
+
 def test_two_steps_an_epoch_are_too_few_to_judge() -> None:
     eye = watch.LearningWatch(TEN, 0.01, "none")
     only = np.zeros((10, 10), np.int64)
@@ -147,6 +160,24 @@ def test_a_run_that_does_not_move_says_so_once(
         STILL, small_beton.path, tmp_path, resume=False, report=lambda _: None,
         notice=said.append, progress=quiet,
     )  # fmt: skip
+    assert len(said) == 1
+    assert "has not begun to learn; try" in said[0]
+
+
+def test_a_run_that_patience_ends_is_judged_by_then(
+    small_beton: Sample, tiny_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for suffix in (".beton", ".beton.json", ".stats.npz"):
+        data = small_beton.path.with_name(f"train{suffix}").read_bytes()
+        for split in ("train", "val"):
+            (tmp_path / f"{split}{suffix}").write_bytes(data)
+    monkeypatch.setattr(watch, "_FEWEST_STEPS", 4)
+    said: list[str] = []
+    result = train(
+        dataclasses.replace(STILL, epochs=9, patience=1), tmp_path / "train.beton",
+        tmp_path / "run", resume=False, report=lambda _: None, notice=said.append, progress=quiet,
+    )  # fmt: skip
+    assert len(result.rows) == 2
     assert len(said) == 1
     assert "has not begun to learn; try" in said[0]
 
