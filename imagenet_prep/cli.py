@@ -95,7 +95,7 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
 @cli.command(short_help="Does it all: crop, stats and build.")
 @source_options
 @click.option(
-    "--dst", type=FOLDER, default=Path(), show_default=".", help="Folder for everything made."
+    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder for everything made."
 )
 @crop_options
 @packing_options

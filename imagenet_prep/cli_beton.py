@@ -160,7 +160,9 @@ def packing_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--src", type=FOLDER, default=Path("cropped"), show_default=True, help="Folder of crops."
 )
-@click.option("--dst", type=FOLDER, default=Path(), show_default=".", help="Folder for the betons.")
+@click.option(
+    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder for the betons."
+)
 @click.option(
     "--stats",
     "stats_file",

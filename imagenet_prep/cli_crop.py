@@ -39,7 +39,7 @@ def source_options(command: F) -> F:
             "--classes",
             type=location_of,
             metavar="PATH|URL",
-            help="File of the classes to take, one a line, with a readable name after a tab.",
+            help="File of the classes to take, one a line, a readable name after a tab or comma.",
         ),
         click.option(
             "--layout",

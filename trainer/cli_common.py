@@ -17,6 +17,7 @@ from trainer.interrupt import InterruptGuard, Stop
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 AT_LEAST_ONE = click.IntRange(min=1)
+CHANNELS = click.Choice([1, 3])
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
 

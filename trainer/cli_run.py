@@ -13,6 +13,7 @@ from imagenet_prep.terminal import Bar, say
 from trainer import TRIVIAL_TOP5, launch
 from trainer.cli_common import (
     AT_LEAST_ONE,
+    CHANNELS,
     PATH,
     GroupedCommand,
     Option,
@@ -67,7 +68,7 @@ def _choice(*names: str) -> click.Choice[str]:
 # (heading, option, type, help): settings of RunConfig; what is not given is the preset's.
 _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("The recipe", "--network", str, "Another network than the preset's; see `summary`."),
-    ("The recipe", "--channels", click.IntRange(1, 3), "3, or 1 for a network that sees grey."),
+    ("The recipe", "--channels", CHANNELS, "3, or 1 for a network that sees grey."),
     ("The recipe", "--epochs", AT_LEAST_ONE, "Passes over the training set."),
     ("The recipe", "--batch-size", AT_LEAST_ONE, "Pictures at once."),
     ("The recipe", "--accumulate", AT_LEAST_ONE, "Batches that make one step."),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainer.cli_common import AT_LEAST_ONE, json_option, print_json
+from trainer.cli_common import AT_LEAST_ONE, CHANNELS, json_option, print_json
 
 if TYPE_CHECKING:
     from trainer.preset_kit import Preset
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command(short_help="The layers of a network, with shapes and sizes.")
 @click.option("--network", default="paper", show_default=True, help="A member of the family.")
 @click.option("--classes", type=AT_LEAST_ONE, default=1000, show_default=True)
-@click.option("--channels", type=AT_LEAST_ONE, default=3, show_default=True)
+@click.option("--channels", type=CHANNELS, default=3, show_default=True)
 @click.option("--batch-size", type=AT_LEAST_ONE, default=128, show_default=True)
 @json_option
 def summary(network: str, classes: int, channels: int, batch_size: int, as_json: bool) -> None:

@@ -108,14 +108,23 @@ NETWORKS: dict[str, NetworkSpec] = {
     "torchvision": NetworkSpec(
         input_size=224, widths=(64, 192, 384, 256, 256), stem_padding=2, norm="none", init="torch"
     ),
-    # Two tutorials' own: PyTorch's first weights and LRN's alpha 1e-3 divided by its size; and
-    # dense biases that begin at zero.
+    # Four tutorials' own. PyTorch's first weights and LRN's alpha 1e-3 divided by its size.
     "tutorial-tiny-imagenet": NetworkSpec(lrn_alpha=1e-3 / 5, init="torch"),
+    # Dense biases that begin at zero.
     "tutorial-imagenet": NetworkSpec(
         dropout_after=True, biases=(0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
     ),
-    # For small grey pictures enlarged to 224 (FashionMNIST tutorials): flatten 6400.
-    "small-input": NetworkSpec(input_size=224, pooled=5, norm="none", init="torch"),
+    # Small grey pictures enlarged to 224: 6400 values before the dense layers; levels of 0-1.
+    "tutorial-fashion-mnist": NetworkSpec(
+        input_size=224,
+        pooled=5,
+        norm="none",
+        init="torch",
+        dropout_after=True,
+        input_scale=1 / 255,
+    ),
+    # The paper's network without LRN.
+    "tutorial-cats-dogs": NetworkSpec(norm="none", init="torch", dropout_after=True),
     # For thousands of pictures rather than millions: the paper's layers with batch
     # normalisation in LRN's place, on pictures of 131 px (a third of the arithmetic).
     "small": NetworkSpec(input_size=131, pooled=3, norm="batch", init="he", input_scale=1 / 64),

@@ -22,9 +22,10 @@ OURS = (
         "small",
         _SMALL | {"epochs": 16},
         summary="hundreds to tens of thousands of pictures, on a CPU",
-        time="6.5 to 8 minutes for 1,000 pictures on two cores with AMX",
+        time="6.5 to 8 minutes for 1,000 pictures on two cores without AMX, in float32",
         result="Imagenette at 100 pictures a class: 63.8, 63.4 and 63.6 % top-1 accuracy "
-        "for three seeds, centre view (chance: 10 %); tools/records/imagenette-small.jsonl",
+        "for three seeds, centre view (chance: 10 %), by an earlier version whose running average "
+        "left out the batch-norm statistics; tools/records/imagenette-small.jsonl",
         notes="The paper's layers with batch normalisation in LRN's place at 131 px.",
     ),
     named(
@@ -32,7 +33,7 @@ OURS = (
         _SMALL | {"epochs": 6, "warmup_epochs": 1.0, "scale_min": 0.7},
         summary="the procedural sample (imagenet-prep sample) in minutes",
         time="5 minutes on two cores",
-        result="95 % top-1 accuracy on the sample's ten classes, centre view",
+        result="some 95 % top-1 accuracy on the sample's ten classes, centre view; not recorded",
         notes="A short `small`.",
     ),
     named(
@@ -58,7 +59,7 @@ OURS = (
         time="unknown. " + NOT_RUN,
         result="Meant to reach the paper's 40.7 % top-1 error; whether it does is open. " + NOT_RUN,
         notes="Batch normalisation, 131 px (a third of the arithmetic), large batches with "
-        "warm-up, the averaged weights are kept. Raw betons save the decoding.",
+        "warm-up, the averaged weights are kept. --format raw (262 GB) would save the decoding.",
     ),
     named(
         "imagenette",

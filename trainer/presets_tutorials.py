@@ -68,7 +68,8 @@ TUTORIALS = (
         "of one core: 5.0 %, which is chance; the loss has not moved after 158 steps. "
         "tools/records/recipe-tiny-imagenet.jsonl.",
         notes="Initialised as PyTorch does; LRN's alpha is twice the paper's, because PyTorch "
-        "divides it by the window.",
+        "divides it by the window. Its author held out a tenth of the training pictures and had "
+        "1,000 outputs; here all are trained on, with one output for each class.",
     ),
     named(
         "tutorial-imagenet",
@@ -100,7 +101,9 @@ TUTORIALS = (
         "tutorial-fashion-mnist",
         _PLAIN
         | {
-            "network": "small-input",
+            "network": "tutorial-fashion-mnist",
+            "mean": "none",
+            "scaled": False,
             "channels": 1,
             "epochs": 10,
             "batch_size": 128,
@@ -115,13 +118,14 @@ TUTORIALS = (
         result="90.47 % top-1 accuracy after 10 epochs, 91.35 % best (derekzhouai). Here, of "
         "3,000 + 3,000 pictures: 43.0 % after five epochs, 30 minutes of one core, one seed (one "
         "epoch of all would take an hour and a half); tools/records/recipe-fashion-mnist.jsonl.",
-        notes="46,764,746 parameters for pictures of 784 pixels.",
+        notes="Levels of 0-1, nothing subtracted; PyTorch's first weights; dropout after the dense "
+        "layers. 46,764,746 parameters for pictures of 784 pixels.",
     ),
     named(
         "tutorial-cats-dogs",
         _PLAIN
         | {
-            "network": "small-input",
+            "network": "tutorial-cats-dogs",
             "epochs": 10,
             "batch_size": 32,
             "optimizer": "adam",
@@ -136,7 +140,8 @@ TUTORIALS = (
         "2,000 + 2,000 pictures: 50.0 %, one class for every picture from the first epoch until "
         "early stopping ends the run after six, 27 minutes of one core, one seed; the run says so "
         "after 252 steps. tools/records/recipe-cats-dogs.jsonl.",
-        notes="One tower without normalisation, Adam 1e-3. Its ten epochs were of a few steps "
+        notes="One tower without LRN, Adam 1e-3; what its author does not say (first weights, "
+        "dropout, patience) is PyTorch's and the paper's. Its ten epochs were of a few steps "
         "each; here an epoch is all pictures.",
     ),
 )

@@ -85,3 +85,10 @@ def test_a_network_of_an_earlier_version_lacks_settings_that_are_new() -> None:
     assert configs.from_dict(stored, older=True) == configs.RunConfig(epochs=3)
     with pytest.raises(configs.ConfigError, match="strange"):
         configs.from_dict(stored | {"strange": 1}, older=True)
+
+
+def test_fashion_s_tutorial_sees_levels_of_0_to_1_as_its_author_does() -> None:
+    config = presets.preset("tutorial-fashion-mnist")
+    assert (config.mean, config.scaled, config.lighting, config.channels) == ("none", False, 0.0, 1)
+    assert NETWORKS[config.network].input_scale * 255 == 1.0
+    assert NETWORKS[config.network].dropout_after

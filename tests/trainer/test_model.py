@@ -34,7 +34,7 @@ from trainer.model import (
         ("torchvision", 2, 3, 57_012_034),
         # The tutorial adds up to 47,686,346 because it takes 256·5·5·4096 + 4096 for
         # 27,140,096; the product is 26,218,496.
-        ("small-input", 10, 1, 46_764_746),
+        ("tutorial-fashion-mnist", 10, 1, 46_764_746),
         # Ours: a sum made by hand, layer by layer.
         ("miniature", 10, 1, 1_167_850),
     ],
@@ -192,8 +192,10 @@ def spatial_norm(x: Tensor, k: float) -> Tensor:
 
 
 def plain_logits(spec: NetworkSpec, weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The network as functions of PyTorch alone, in evaluation: convolutions, then the words of
-    ``orders``, LRN by the library (its alpha is divided by the size), then dense layers."""
+    """The network as functions of PyTorch alone, in evaluation: levels times ``input_scale``,
+    convolutions, then the words of ``orders``, LRN by the library (its alpha is divided by the
+    size), then dense layers."""
+    x = x * spec.input_scale
     names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
     for index, name in enumerate(names[:5]):
         stride, padding = ((4, spec.stem_padding), (1, 2), (1, 1), (1, 1), (1, 1))[index]
