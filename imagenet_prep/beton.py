@@ -43,6 +43,7 @@ from imagenet_prep.beton_plan import plan_parts
 from imagenet_prep.jpeg import jpeg_frame
 from imagenet_prep.packing import Crop, Packing, chosen, file_order
 from imagenet_prep.shards import check_way, require_files, shard_paths, together
+from imagenet_prep.turbo import decoder_name
 
 
 def build_beton(
@@ -205,9 +206,7 @@ def _versions(modes: NDArray[np.uint8]) -> dict[str, str]:
     """What made the bytes; the decoder too, where pixels are of its making."""
     found = {"imagenet_prep": __version__, "ffcv_format": str(FFCV_FORMAT)}
     if (modes == MODE_RAW).any():
-        import cv2
-
-        found["opencv"] = cv2.__version__
+        found["jpeg_decoder"] = decoder_name()
     return found
 
 

@@ -111,8 +111,10 @@ def data_start_for(samples: int, page_size: int) -> int:
 
 
 def page_size_for(sizes: NDArray[np.uint64]) -> int:
-    """The smallest page size that holds the largest sample, and 32 of them on average."""
-    needed = max(int(sizes.max()), _SAMPLES_A_PAGE * int(sizes.sum()) // len(sizes))
+    """The smallest page size that holds the largest sample, and 32 of them on average where
+    that is not more than the largest page size."""
+    average = min(_SAMPLES_A_PAGE * int(sizes.sum()) // len(sizes), MAX_PAGE_SIZE_BYTES)
+    needed = max(int(sizes.max()), average)
     return max(PAGE_SIZE_BYTES, 1 << (needed - 1).bit_length())
 
 

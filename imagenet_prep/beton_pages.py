@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_prep import artifacts, parallel
+from imagenet_prep import artifacts, parallel, turbo
 from imagenet_prep.artifacts import Progress, ToolError
 from imagenet_prep.beton_format import (
     MODE_JPEG,
@@ -178,7 +178,8 @@ def fill_page(page: Page) -> Filled | parallel.Failed:
             if mode == MODE_JPEG:
                 _check_frame(data, page.size_px)
             else:
-                room[:] = pixels_of(data, page.size_px).reshape(-1).data
+                shape = (page.size_px, page.size_px, 3)
+                _decode(data, np.frombuffer(room, np.uint8).reshape(shape))
         except OSError as error:
             return parallel.Failed(crop, f"cannot be read ({error.strerror})")
         except ValueError as error:
@@ -228,18 +229,18 @@ def _check_frame(data: memoryview | bytes, size_px: int) -> None:
 def pixels_of(data: memoryview | bytes, size_px: int) -> NDArray[np.uint8]:
     """The JPEG bytes of a crop -> its pixels, (S, S, 3) uint8 RGB with S = ``size_px``.
 
-    By OpenCV, which FFCV brings: the same pixels as PIL's, to the bit (both have
-    libjpeg-turbo's accurate transform; a test compares them), in two thirds of the time.
-    Raises ValueError with the reason when they are no such picture.
+    The same pixels as PIL's, to the bit. Raises ValueError with the reason when they are no
+    such picture, or when a part of it would have to be guessed.
     """
-    import cv2
+    pixels = np.empty((size_px, size_px, 3), np.uint8)
+    _decode(data, pixels)
+    return pixels
 
-    _check_frame(data, size_px)
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels is None:
-        raise ValueError("is a JPEG that does not decode")
-    return np.asarray(pixels, np.uint8)
+
+def _decode(data: memoryview | bytes, pixels: NDArray[np.uint8]) -> None:
+    """``pixels_of`` into memory that is there already."""
+    _check_frame(data, len(pixels))
+    turbo.decode_into(bytes(data), pixels)
 
 
 def write_and_check(path: str, data: bytes | bytearray, start: int) -> None:

@@ -142,7 +142,8 @@ def make_stats(
 def merge(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Adds up statistics of different pictures.
 
-    What comes out is what one run over all of them would have made.
+    What comes out is what one run over all of them would have made. Pictures that two files have
+    are noticed, but not of a file that is the sum of several whole sets.
 
     \b
     Example: imagenet-prep stats merge a.npz b.npz --out stats.npz

@@ -46,17 +46,18 @@ class Raised:
 
 def versions() -> tuple[tuple[str, str], ...]:
     """The programs that make our bytes, as they are here: (name, version)."""
-    import cv2
     import numpy
     import PIL
     from PIL import features
+
+    from imagenet_prep.turbo import decoder_name
 
     return (
         ("imagenet_prep", __version__),
         ("Pillow", PIL.__version__),
         ("libjpeg-turbo", str(features.version_feature("libjpeg_turbo"))),
         ("numpy", numpy.__version__),
-        ("OpenCV", cv2.__version__),
+        ("the JPEG decoder", decoder_name()),
     )
 
 

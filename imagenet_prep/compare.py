@@ -58,19 +58,20 @@ def compare(stats: Stats, theirs: Reference) -> dict[str, Any]:
     """
     notes = list(theirs.notes)
     found: dict[str, Any] = {"name": theirs.name}
-    mean, channels = theirs.mean, theirs.channel_mean
+    mean, channels, std = theirs.mean, theirs.channel_mean, theirs.channel_std
     if mean is not None:
         channels = mean.mean(axis=(0, 1)) if channels is None else channels
     if channels is not None and _is_swapped(stats.channel_mean, channels):
         notes.append("channels taken as blue, green, red, which is far closer")
         channels = channels[::-1]
+        std = None if std is None else std[::-1]
         mean = None if mean is None else mean[..., ::-1]
     if mean is not None:
         found["mean_image"] = _mean_image(stats, mean, notes)
     if channels is not None:
         found["channel_mean"] = _beside(stats.channel_mean, channels)
-    if theirs.channel_std is not None:
-        found["channel_std"] = _beside(stats.channel_std, theirs.channel_std)
+    if std is not None:
+        found["channel_std"] = _beside(stats.channel_std, std)
     if theirs.stdev is not None:
         ratio = [
             float(a / b) if b > 0 else None

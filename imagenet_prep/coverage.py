@@ -3,7 +3,8 @@
 Pure. A list of crops is known by its length and by a digest of its paths, which adds up as
 the source digest does. What is covered is text, one line for each run of neighbours in the
 sorted list: ``first-last/total list``, from ``first`` up to and not including ``last``.
-Lists that are covered from end to end are joined into one, the list of all their pictures.
+Lists that are covered from end to end are joined into one, the list of all their pictures: what
+they were is not known of it any more, so a list that is merged into the sum again is not noticed.
 """
 
 from __future__ import annotations

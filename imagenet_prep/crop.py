@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from imagenet_prep.crop_settings import CropSettings
-from imagenet_prep.formats import PictureError, plugin, recognise
+from imagenet_prep.formats import MachineError, PictureError, plugin, recognise
 from imagenet_prep.turbo import decode_into, is_fast
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def decode(data: bytes) -> Image.Image:
     """
     with _reasons(data):
         image = _open(data)
-        orientation = _orientation(image)
+        orientation = _still_to_turn(image, "apply")
         image.load()
         return _turn(_to_rgb(_to_8_bits(image)), orientation)
 
@@ -149,18 +149,24 @@ def crop_picture(data: bytes, settings: CropSettings) -> Cropped:
     return Cropped(buffer.getvalue(), width, height, mode, remark)
 
 
+_one_at_a_time = threading.Lock()  # what keeps incomplete ones; workers of a cluster may be threads
+
+
 def _crop_somehow(
     data: bytes, settings: CropSettings
 ) -> tuple[tuple[int, int, str], Image.Image, str]:
     """(width, height, mode of the picture, its crop, a remark); incomplete ones if allowed."""
-    try:
+    if settings.truncated != "keep":
         return *_crop_whole(data, settings), ""
-    except PictureError as error:
-        if settings.truncated != "keep" or not str(error).startswith("truncated"):
-            raise
-        reason = str(error)
-    with _incomplete_allowed():
-        return *_crop_whole(data, settings), f"{reason}, kept"
+    with _one_at_a_time:
+        try:
+            return *_crop_whole(data, settings), ""
+        except PictureError as error:
+            if not str(error).startswith("truncated"):
+                raise
+            reason = str(error)
+        with _incomplete_allowed():
+            return *_crop_whole(data, settings), f"{reason}, kept"
 
 
 def _crop_whole(data: bytes, settings: CropSettings) -> tuple[tuple[int, int, str], Image.Image]:
@@ -172,7 +178,7 @@ def _crop_whole(data: bytes, settings: CropSettings) -> tuple[tuple[int, int, st
 
 @contextmanager
 def _incomplete_allowed() -> Iterator[None]:
-    """Pillow decodes what is there of a file; one switch for the process, which has one thread."""
+    """Pillow decodes what is there of a file; one switch for all threads of the process."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         yield
@@ -184,7 +190,7 @@ def _crop(image: ImageFile.ImageFile, data: bytes, settings: CropSettings) -> Im
     """An opened, undecoded picture and its file's bytes -> its crop, mode RGB, upright."""
     width, height = image.size
     size, (resampling, reach) = settings.size, _FILTERS[settings.filter]
-    orientation = _orientation(image) if settings.exif == "apply" else 1
+    orientation = _still_to_turn(image, settings.exif)
     if settings.fit == "squash":
         box = Box(0.0, 0.0, float(width), float(height))
     else:
@@ -292,6 +298,15 @@ def _before_turning(box: Box, width: int, height: int, orientation: int) -> Box:
     return Box(left, top, right, bottom)
 
 
+def _still_to_turn(image: ImageFile.ImageFile, exif: str) -> int:
+    """The orientation that a decoded picture is to be freed of. Pillow turns a TIFF by itself,
+    as it loads it: that is undone where orientations are to be ignored."""
+    orientation = _orientation(image)
+    if image.format == "TIFF":
+        return 1 if exif == "apply" else {6: 8, 8: 6}.get(orientation, orientation)
+    return orientation if exif == "apply" else 1
+
+
 def _orientation(image: ImageFile.ImageFile) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or its field is damaged."""
     try:
@@ -370,7 +385,8 @@ def _reasons(data: bytes) -> Iterator[None]:
         try:
             yield
         except _DECODER_ERRORS as error:
-            raise PictureError(_reason(recognise(data), error)) from None
+            kind = MachineError if isinstance(error, MemoryError) else PictureError
+            raise kind(_reason(recognise(data), error)) from None
 
 
 def _reason(name: str, error: BaseException) -> str:

@@ -21,6 +21,7 @@ from imagenet_prep.journal_merge import Line, Rewriting, last_lines
 from imagenet_prep.packed import Packed
 from imagenet_prep.places import WHOLE, Place
 from imagenet_prep.source_types import without_collector
+from imagenet_prep.urls import is_url
 
 _FAILURES_LISTED = 1000
 
@@ -106,8 +107,14 @@ def plan_crops(dst: Path, collection: Collection, settings: str, part: Part | No
     todo: Packed[Planned] = Packed(_plain, _planned)
     outcomes = Outcomes()
     gone: set[str] = set()
+    lost = held = 0
     with Rewriting(files[0]) as journal, without_collector(), _Crops(dst) as crops:
         for source, (size, mtime_ns), line in _side_by_side(collection, known, part, gone):
+            if line is not None:
+                if size == mtime_ns == -1 and not is_url(source.place.file):
+                    lost += 1
+                else:
+                    held += 1
             if line is not None and crops.says_so(line, source, size, mtime_ns, settings):
                 journal.keep(line)
                 continue
@@ -124,6 +131,11 @@ def plan_crops(dst: Path, collection: Collection, settings: str, part: Part | No
                 journal.keep(line)
             else:
                 journal.put(entry._replace(label=source.label))
+        if lost and not held:
+            raise ToolError(
+                f"{dst}: was made of {lost} pictures, none of which is there any more; is their "
+                "disk mounted? To make crops of others, choose another folder"
+            )
         _remove(dst, collection, todo, gone)
         of = len(collection.sources)
         journal.end(complete=not len(todo), of=of if part else None)

@@ -8,7 +8,7 @@ FITS = ("shortest", "squash")
 FILTERS = ("bilinear", "area", "bicubic", "lanczos")
 EXIF = ("apply", "ignore")
 TRUNCATED = ("fail", "keep")
-ALGORITHM = 2  # counts the versions of the module crop that give other pixels
+ALGORITHM = 3  # counts the versions of the module crop that give other pixels
 
 
 @dataclass(frozen=True)

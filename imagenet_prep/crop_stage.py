@@ -25,7 +25,7 @@ from imagenet_prep.crop import crop_picture
 from imagenet_prep.crop_folder import check_places, keep_classes, temporary_mark, unfinished
 from imagenet_prep.crop_plan import Plan, Planned, plan_crops
 from imagenet_prep.crop_settings import CropSettings
-from imagenet_prep.formats import PictureError
+from imagenet_prep.formats import MachineError, PictureError
 from imagenet_prep.journal import End, Entry, Part, journal_name, line_of
 from imagenet_prep.locations import Location
 from imagenet_prep.parallel import CHUNK, Failed, Jobs, Local, Ok, Workers, workers_of
@@ -89,7 +89,7 @@ class _Made:
 
 
 class _Unread(Failed):
-    """It was not read, which says nothing of what it is."""
+    """It was not read or not decoded here, which says nothing of what it is."""
 
     __slots__ = ()
 
@@ -138,7 +138,8 @@ def run_crop(
         plan = plan_crops(dst, collection, settings.text(), part)
         job = _Job(dst, settings, part, max_failures)
         report = _run(job, plan, workers, progress)
-        if report.failed and report.ok + report.skipped == 0:
+        # All of a small part may fail where the whole does not.
+        if part is None and report.failed and report.ok + report.skipped == 0:
             reason, count = next(iter(report.reasons.items()))  # the commonest
             raise ToolError(
                 f"{src}: none of its {report.failed} files was cropped; {count} of them: {reason} "
@@ -234,6 +235,8 @@ def _crop_one(task: _Task) -> Ok[_Made] | Failed:
         return failed(task.key, f"cannot be read: {error.strerror}")
     try:
         crop = crop_picture(data, task.settings)
+    except MachineError as error:
+        return _Unread(task.key, str(error))
     except PictureError as error:
         return Failed(task.key, str(error))
     try:

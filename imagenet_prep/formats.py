@@ -19,6 +19,10 @@ class PictureError(Exception):
     """A picture that cannot be used. Its text is the reason: short, stable, no file names."""
 
 
+class MachineError(PictureError):
+    """A picture that this machine cannot decode as it is: another, or a later try, may."""
+
+
 _PLUGINS = {
     "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
     "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
@@ -70,10 +74,10 @@ def recognise(data: bytes) -> str:
 def plugin(name: str) -> Any:
     """The class that opens format ``name``; loaded when the first such file needs it.
 
-    Raises PictureError where this installation cannot.
+    Raises MachineError where this installation cannot.
     """
     if name == "WebP" and not features.check("webp"):
-        raise PictureError("WebP is not supported by this Pillow")
+        raise MachineError("WebP is not supported by this Pillow")
     if name != "AVIF":
         module, attribute = _PLUGINS[name]
         return getattr(importlib.import_module(module), attribute)
@@ -81,4 +85,4 @@ def plugin(name: str) -> Any:
     try:
         return importlib.import_module(module).AvifImageFile
     except ImportError:
-        raise PictureError("AVIF needs the package pillow-avif-plugin") from None
+        raise MachineError("AVIF needs the package pillow-avif-plugin") from None

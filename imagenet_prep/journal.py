@@ -334,8 +334,3 @@ class Crops:
 def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:
     """The good crops of one split; see ``Crops``."""
     return Crops(cropped).of(split)
-
-
-def settings_text(cropped: Path) -> str | None:
-    """The settings that the crops were made with, as text; None if not one and the same."""
-    return Crops(cropped).settings

@@ -124,11 +124,6 @@ class Url:
         """Itself: it has no links."""
         return self
 
-    def relative_to(self, folder: Url) -> str:
-        """Its path below a folder that it was found in."""
-        path = split_url(self.full).path[len(split_url(folder.full).path.rstrip("/")) + 1 :]
-        return unquote(path) if self.web else path
-
     def entries(self) -> list[Url]:
         """What lies in this folder, in no order. Raises ToolError with one sentence."""
         found = self._listing().values()

@@ -159,7 +159,7 @@ def _to_levels(array: Values, power: int, notes: list[str], what: str) -> Values
 def _take_figures(key: str, array: Values, figures: dict[str, Values], notes: list[str]) -> None:
     """Puts one array to the figures that it is, if it is any."""
     word = key.lower()
-    of_colour = any(part in word for part in ("eig", "color", "colour", "pca", "val"))
+    of_colour = any(part in word for part in ("eig", "color", "colour", "pca", "values"))
     if array.shape == (3,):
         if of_colour and any(part in word for part in ("std", "dev", "sd")):
             figures["stdev"] = _to_levels(array, 1, notes, key)

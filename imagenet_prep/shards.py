@@ -19,10 +19,13 @@ from pathlib import Path
 from imagenet_prep.artifacts import (
     SHARD_NUMBER,
     Manifest,
+    Stats,
     ToolError,
     UsageError,
     add_digests,
+    file_digest,
     load_manifest,
+    load_stats,
     pages_digest,
     stats_beside,
 )
@@ -94,6 +97,22 @@ def find_betons(*names: Path | str, part: bool = False) -> Betons:
     if part and paths == [Path(name) for name in names] and len(paths) == 1:
         return Betons(given, (paths[0],), (found[0][1],), found[0][1])
     return _whole(given, found)
+
+
+def stats_of(betons: Betons) -> Stats:
+    """The statistics beside a set; ToolError where they are damaged or not its own."""
+    stats = load_stats(betons.stats)
+    if stats.size_px != betons.manifest.size_px:
+        raise ToolError(
+            f"{betons.stats}: statistics of {stats.size_px} px pictures beside a beton of "
+            f"{betons.manifest.size_px} px; make both again with imagenet-prep stats and build"
+        )
+    if file_digest(betons.stats) != betons.manifest.stats_digest:
+        raise ToolError(
+            f"{betons.stats}: are not the statistics that {betons} was built with; copy those "
+            f"beside it, or {_REMEDY}"
+        )
+    return stats
 
 
 def validation_beside(betons: Betons) -> Betons | None:

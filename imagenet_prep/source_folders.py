@@ -47,6 +47,8 @@ def split_folders(src: Location) -> list[tuple[str, Location, str]]:
         SPLIT_OF[name.lower()] == "train" and any(is_folder(e) for e in entries_of(src / name))
         for name in named
     )
+    if not named and len(folders) == 1:
+        _refuse_outer(src, src / folders[0])
     if not named or (len(named) < len(folders) and not deep):
         return [("train", src, "")]
     taken: dict[str, str] = {}
@@ -58,6 +60,14 @@ def split_folders(src: Location) -> list[tuple[str, Location, str]]:
                 f"{SPLIT_OF[name.lower()]}; merge them or move one away"
             )
     return [(split, src / name, f"{text_of(name)}/") for split, name in taken.items()]
+
+
+def _refuse_outer(src: Location, inner: Location) -> None:
+    """Raises where the only folder of ``src`` is no class but holds a set with its splits."""
+    for entry in entries_of(inner):
+        is_train = is_folder(entry) and SPLIT_OF.get(entry.name.lower()) == "train"
+        if is_train and any(is_folder(e) for e in entries_of(inner / entry.name)):
+            raise ToolError(f"{src}: holds a set in {inner.name}; give --src {inner}")
 
 
 def _walk_split(src: Location, split: str, folder: Location, prefix: str) -> Iterator[Found]:

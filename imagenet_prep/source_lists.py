@@ -22,6 +22,7 @@ from imagenet_prep.urls import below, is_url, shown, split_url
 
 _PATH_TEXT = "path file filename filepath file_path file_name image image_path image_name img name"
 _LABEL_TEXT = "label class class_name classname category target wnid synset label_name"
+_NUMBERS = frozenset({"image_id", "id"})  # paths where no other column is
 _COLUMNS = (
     frozenset(_PATH_TEXT.split()),
     frozenset(_LABEL_TEXT.split()),
@@ -73,7 +74,7 @@ def _find(src: Location, delimiter: str) -> Finding:
     columns: _Columns | None = None
     for line, row in _rows(src, delimiter):
         if columns is None:
-            columns, names_them = _columns(row)
+            columns, names_them = _columns(src, row)
             if names_them:
                 continue
         path, label, split = _cells(src, line, row, columns)
@@ -126,14 +127,22 @@ def _rows(src: Location, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         raise ToolError(f"{src}: cannot be read ({error.strerror})") from None
 
 
-def _columns(row: list[str]) -> tuple[_Columns, bool]:
+def _columns(src: Location, row: list[str]) -> tuple[_Columns, bool]:
     """The first row -> the columns, and whether it is a row that names them."""
     head = [cell.strip().lower() for cell in row]
     path, label, split = (
         next((at for at, cell in enumerate(head) if cell in known), None) for known in _COLUMNS
     )
+    if path is None:
+        path = next((at for at, cell in enumerate(head) if cell in _NUMBERS), None)
     if path is not None and label is not None:
         return _Columns(path, label, split), True
+    if path is not None or label is not None:
+        has, lacks = ("path", "class") if label is None else ("class", "path")
+        raise ToolError(
+            f"{src}: its first row names a column of each picture's {has} and none of its {lacks}; "
+            f"call that {'path' if lacks == 'path' else 'label'}, or leave the row out"
+        )
     return _Columns(0, 1, 2 if len(head) > 2 and head[2] in SPLIT_OF else None), False
 
 

@@ -21,10 +21,13 @@ from imagenet_prep.places import Place
 
 SPLIT_OF = {
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
     "test": "test",
+    "testing": "test",
+    "evaluation": "test",
 }
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 _JUNK_FOLDERS = frozenset({"__macosx", "__pycache__", "@eadir"})

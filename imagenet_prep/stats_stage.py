@@ -221,7 +221,8 @@ def merge_files(files: Sequence[Path], out: Path) -> Stats:
     """Statistics files of different pictures -> those of all of them, also written to ``out``.
 
     The parts of one run give the file of the whole run, in any order and grouping. Raises
-    ToolError when one is missing, damaged, of another size, or has pictures of another's.
+    ToolError when one is missing, damaged, of another size, or has pictures of another's; that
+    is not seen of a file that is the sum of several whole sets (see ``coverage``).
     """
     if not files:
         raise UsageError("merge: needs statistics files; name them")

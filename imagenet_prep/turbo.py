@@ -17,21 +17,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Of turbojpeg.h, the same in versions 1 to 3.
-_PIXELS_RGBX = 2
+# Of turbojpeg.h, the same in versions 1 to 3; by the bytes of a pixel: RGB and RGBX.
+_PIXELS = {3: 0, 4: 2}
 _ACCURATE_DCT = 4096  # what PIL uses; FFCV itself decodes with the fast one
 
 Decode = Callable[[bytes, NDArray[np.uint8]], None]
 
 
 def decode_into(data: bytes, pixels: NDArray[np.uint8]) -> None:
-    """JPEG bytes of a grey or RGB picture -> its pixels in ``pixels``, (H, W, 4) uint8.
+    """JPEG bytes of a grey or RGB picture -> its pixels in ``pixels``, (H, W, 3 or 4) uint8.
 
-    They are red, green, blue and a byte of any value, and the same as PIL's. The caller has
+    They are red, green, blue and perhaps a byte of any value, the same as PIL's. The caller has
     looked at the size in the header (``jpeg_frame``). Raises ValueError with the reason when
     the bytes do not decode, or only with a guess at what is missing.
     """
-    if not pixels.flags.c_contiguous or pixels.ndim != 3 or pixels.shape[2] != 4:
+    if not pixels.flags.c_contiguous or pixels.ndim != 3 or pixels.shape[2] not in _PIXELS:
         raise ValueError(f"pixels of shape {pixels.shape} in memory")
     _decoder()(data, pixels)
 
@@ -44,6 +44,15 @@ def _decoder() -> Decode:
 def is_fast() -> bool:
     """Whether ``decode_into`` is anything better than PIL here."""
     return _decoder() is not _with_pil
+
+
+def decoder_name() -> str:
+    """Whose libjpeg-turbo ``decode_into`` uses, and of which version."""
+    from importlib import metadata
+
+    import PIL
+
+    return f"FFCV {metadata.version('ffcv')}" if is_fast() else f"Pillow {PIL.__version__}"
 
 
 def _of_ffcv() -> Decode | None:
@@ -77,8 +86,8 @@ def _of_ffcv() -> Decode | None:
         handle = getattr(handles, "handle", None)
         if handle is None:
             handle = handles.handle = start()
-        height, width = pixels.shape[:2]
-        shape = (width, 4 * width, height, _PIXELS_RGBX, _ACCURATE_DCT)
+        height, width, depth = pixels.shape
+        shape = (width, depth * width, height, _PIXELS[depth], _ACCURATE_DCT)
         if decompress(handle, data, len(data), pixels.ctypes.data, *shape):
             said = reason(handle).decode("ascii", "replace").rpartition(": ")[2]
             raise ValueError(f"is not a whole JPEG ({said})")

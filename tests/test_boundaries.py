@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, str] = {
     # Dock: paths, verification, renaming.
     "imagenet_prep.artifacts": "",
     "imagenet_prep.parallel": "",
-    "imagenet_prep.cluster_worker": "",
+    "imagenet_prep.cluster_worker": "turbo",
     "imagenet_prep.cluster": "artifacts parallel cluster_dask cluster_ray cluster_worker urls",
     "imagenet_prep.cluster_dask": "artifacts parallel cluster cluster_worker urls",
     "imagenet_prep.cluster_ray": "artifacts parallel cluster cluster_worker ray_driver urls",
@@ -66,17 +66,17 @@ MAY_IMPORT: dict[str, str] = {
     "imagenet_prep.jpeg": "",
     "imagenet_prep.turbo": "",
     "imagenet_prep.packing": "artifacts beton_format",
-    "imagenet_prep.beton_pages": "artifacts parallel threads beton_format jpeg packing",
+    "imagenet_prep.beton_pages": "artifacts parallel threads beton_format jpeg packing turbo",
     "imagenet_prep.beton_plan": "artifacts beton_format beton_pages packing shards",
     "imagenet_prep.beton": (
-        "artifacts parallel beton_format beton_pages beton_plan jpeg packing shards"
+        "artifacts parallel beton_format beton_pages beton_plan jpeg packing shards turbo"
     ),
     "imagenet_prep.beton_check": "artifacts parallel threads beton_format beton_pages shards",
     "imagenet_prep.journal": "artifacts packed",
     "imagenet_prep.journal_merge": "artifacts journal",
     "imagenet_prep.crop_folder": "artifacts journal locations",
     "imagenet_prep.crop_plan": (
-        "artifacts collection crop_folder journal journal_merge packed places source_types"
+        "artifacts collection crop_folder journal journal_merge packed places source_types urls"
     ),
     "imagenet_prep.crop_merge": "artifacts crop_plan journal journal_merge source_types",
     "imagenet_prep.prefetch": "places remote urls",

@@ -117,6 +117,10 @@ class Epoch(ffcv.EpochIterator):  # type: ignore[misc]
 
     def begin(self) -> None:
         """Starts the thread."""
+        if ffcv.IS_CUDA:
+            # The ring is that of the epoch before, whose copies and steps may still be queued,
+            # and what waits for them slot by slot is this epoch's own.
+            torch.cuda.synchronize()
         super().start()
 
     def compile(self) -> None:

@@ -118,7 +118,7 @@ def counter(progress: Progress, what: str, total: int, done: int = 0) -> Callabl
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress(what, done, total)
+        progress(what, min(done, total), total)
 
     return advance
 

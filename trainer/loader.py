@@ -35,8 +35,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagenet_prep.artifacts import Stats, ToolError, UsageError, load_stats
-from imagenet_prep.shards import Betons, find_betons, require_files
+from imagenet_prep.artifacts import Stats, ToolError, UsageError
+from imagenet_prep.shards import Betons, find_betons, require_files, stats_of
 from trainer.beton_tables import REBUILD, inspect_betons, stamp_of, verify_pages
 from trainer.draws import Views
 from trainer.epoch import Epoch, make_loader
@@ -208,7 +208,7 @@ class BetonLoader:
         self.betons = betons = beton if isinstance(beton, Betons) else find_betons(beton)
         self.info = inspect_betons(betons.paths)
         self.manifest = betons.manifest
-        stats = load_stats(betons.stats) if stats is None else stats
+        stats = stats_of(betons) if stats is None else stats
         check_fit(betons, self.info, stats, views)
         if reading.verify:
             for path, manifest in zip(betons.paths, betons.manifests, strict=True):

@@ -14,9 +14,8 @@ from imagenet_prep.artifacts import (
     Stats,
     ToolError,
     UsageError,
-    load_stats,
 )
-from imagenet_prep.shards import Betons, find_betons, validation_beside
+from imagenet_prep.shards import Betons, find_betons, stats_of, validation_beside
 from trainer import config as configs
 from trainer import loop
 from trainer.checkpoint import Checkpoint, check_classes, save_checkpoint
@@ -49,12 +48,7 @@ def find_data(beton: Path) -> Data:
     ToolError where they do not fit."""
     train = find_betons(beton)
     manifest = train.manifest
-    stats = load_stats(train.stats)
-    if stats.size_px != manifest.size_px:
-        raise ToolError(
-            f"{train.stats}: statistics of {stats.size_px} px pictures beside a beton "
-            f"of {manifest.size_px} px; make both again with imagenet-prep stats and build"
-        )
+    stats = stats_of(train)
     classes = Classes(manifest.classes, manifest.readable)
     validation = validation_beside(train)
     if validation is not None and validation.manifest.classes != manifest.classes:

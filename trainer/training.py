@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class EpochRun:
 
     def __call__(self) -> EpochResult:
         """Trains and evaluates; StoppedError when asked to, ToolError for a loss that is none."""
-        session, batches, tools = self.session, self.tools.batches, self.tools
+        session, batches = self.session, self.tools.batches
         config = session.config
         name = f"epoch {self.epoch + 1}/{config.epochs}"
         stepper = loop.Stepper(
@@ -133,7 +133,7 @@ class EpochRun:
             session.precision,
             settings,
             session.device,
-            counter(tools.progress, name, batches.samples, self.sums.images),
+            self._counter(name, batches.samples, self.sums.images),
             sums=self.sums,
             weights=session.world.weights(self.left, config.batch_size, least),
             after_step=self._after_step,
@@ -204,7 +204,7 @@ class EpochRun:
         session, validation = self.session, self.tools.validation
         if validation is None:
             return None
-        shown = counter(self.tools.progress, "validation", validation.samples)
+        shown = self._counter("validation", validation.samples)
         # Each rank has running statistics of its own pictures since the last step.
         session.world.agree(session.evaluated)
 
@@ -219,6 +219,12 @@ class EpochRun:
         found = evaluation_of(session.world.joined(judged), len(session.data.classes))
         session.errors.append(found.result.top1_error)
         return found
+
+    def _counter(self, what: str, total: int, done: int = 0) -> Callable[[int], None]:
+        """A count of this rank's pictures -> progress in those of all ranks, who do as many."""
+        ranks = self.session.world.ranks
+        shown = counter(self.tools.progress, what, total, min(total, ranks * done))
+        return lambda count: shown(ranks * count)
 
     def _shares(self, seconds: float, talked_s: float) -> dict[str, list[float]]:
         """Where this sitting's time went, by rank, in shares of it: waiting for data, exposed

@@ -61,6 +61,7 @@ def test_plan_refuses_sizes_that_fit_no_page(sizes: list[int]) -> None:
         ([1 << 16] * 10, 2),
         ([(1 << 16) + 1] * 10, 4),
         ([3 * 256 * 256] * 10, 8),
+        ([3 * 4096 * 4096] * 10, 1024),  # no more: verify reads a page at once
     ],
 )
 def test_page_holds_the_largest_sample_and_32_of_the_mean(sizes: list[int], page_mib: int) -> None:

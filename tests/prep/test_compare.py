@@ -140,6 +140,12 @@ FIGURES: dict[str, Callable[[Path, Stats], Path]] = {
     "blue, green, red": lambda folder, s: write_text(
         folder / "mean.csv", "\n".join(f"{x:.6f}" for x in s.channel_mean[::-1])
     ),
+    "blue, green, red, with deviations": lambda folder, s: write_json(
+        folder / "a.json", mean=s.channel_mean[::-1], std=s.channel_std[::-1]
+    ),
+    "of a validation split": lambda folder, s: write_json(
+        folder / "a.json", val_mean=s.channel_mean / 255, val_std=s.channel_std / 255
+    ),
 }
 
 

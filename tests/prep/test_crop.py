@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +85,15 @@ def test_a_box_equals_known_values() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(70, 113), (301, 200), (64, 64), (10, 33), (900, 7)])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pixels_are_those_of_the_definition(height: int, width: int, orientation: int) -> None:
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])  # a TIFF is turned by Pillow itself
+def test_pixels_are_those_of_the_definition(
+    form: str, height: int, width: int, orientation: int
+) -> None:
     image = Image.fromarray(smooth(height, width))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(image, "PNG", exif=exif)
-    with Image.open(io.BytesIO(data)) as stored:
+    data = encoded(image, form, exif=exif)
+    with Image.open(io.BytesIO(encoded(image, "PNG", exif=exif))) as stored:
         upright = ImageOps.exif_transpose(stored)
     expected = definition(upright, 64)
     assert crop_pixels(data, CropSettings(64)).shape == (64, 64, 3)
@@ -297,13 +301,13 @@ def test_each_filter_is_pillows(name: str, resampling: Image.Resampling) -> None
     assert difference(crop_pixels(encoded(wide, "PNG"), settings), whole) < 0.01
 
 
-def test_an_exif_orientation_is_ignored_where_that_is_wanted() -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_an_exif_orientation_is_ignored_where_that_is_wanted(form: str, orientation: int) -> None:
     image = Image.fromarray(smooth(60, 100))
     exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(image, "PNG", exif=exif)
-    upright = image.transpose(Image.Transpose.ROTATE_270)
-    assert difference(crop_pixels(data, CropSettings(32)), definition(upright, 32)) < 0.5
+    exif[0x0112] = orientation
+    data = encoded(image, form, exif=exif)
     ignored = crop_pixels(data, CropSettings(32, exif="ignore"))
     assert difference(ignored, definition(image, 32)) < 0.5
 
@@ -325,6 +329,14 @@ def test_of_a_truncated_file_what_is_there_is_kept_where_that_is_wanted(kind: st
     with pytest.raises(PictureError, match="not a picture"):
         crop_picture(b"some text", CropSettings(64, truncated="keep"))
     assert crop_picture(data, CropSettings(64, truncated="keep")).remark == ""
+
+
+def test_threads_that_keep_incomplete_ones_all_say_so() -> None:
+    data = encoded(Image.fromarray(smooth(200, 300)), "JPEG")
+    part, settings = data[: len(data) // 2], CropSettings(64, truncated="keep")
+    with ThreadPoolExecutor(4) as threads:
+        crops = list(threads.map(lambda _: crop_picture(part, settings), range(60)))
+    assert {made.remark for made in crops} == {"truncated JPEG, kept"}
 
 
 def test_settings_are_read_back_from_their_text() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from imagenet_prep import crop_stage
+from imagenet_prep import crop, crop_stage
 from imagenet_prep.artifacts import ToolError, UsageError, load_classes, quiet
 from imagenet_prep.crop_settings import CropSettings
 from imagenet_prep.crop_stage import CropReport, run_crop
-from imagenet_prep.journal import UNFINISHED_NAME, Crops, list_crops, settings_text
+from imagenet_prep.formats import MachineError
+from imagenet_prep.journal import UNFINISHED_NAME, Crops, list_crops
 from imagenet_prep.parallel import Local
 from tests.prep.conftest import tree
 
@@ -73,7 +74,7 @@ def test_list_crops_gives_the_good_ones_sorted_with_labels(raw: Path, tmp_path: 
         ("train/bee/bee1.JPEG", 1),
     ]
     assert Crops(dst).splits == ("train", "val")
-    assert settings_text(dst) == SMALL.text()
+    assert Crops(dst).settings == SMALL.text()
     with pytest.raises(ToolError, match="no crops of the split test"):
         list_crops(dst, "test")
 
@@ -223,6 +224,37 @@ def test_nothing_cropped_names_the_commonest_reason(tmp_path: Path) -> None:
         cropped(src, tmp_path / "cropped")
 
 
+def test_crops_outlive_the_disk_of_their_pictures(
+    make_raw: Callable[..., Path], tmp_path: Path
+) -> None:
+    raw, dst, source = make_raw(train=2, val=1), tmp_path / "cropped", tmp_path / "list.csv"
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in raw.rglob("*.jpg")]
+    source.write_text("\n".join(["path,label", *sorted(rows)]))
+    assert counts(cropped(source, dst)) == (6, 0, 0)
+    before = tree(dst)
+    raw.rename(tmp_path / "away")
+    with pytest.raises(ToolError, match="was made of 6 pictures, none of which is there any more"):
+        cropped(source, dst)
+    assert {k: v for k, v in tree(dst).items() if k != UNFINISHED_NAME} == before
+    (tmp_path / "away").rename(raw)
+    assert counts(cropped(source, dst)) == (0, 0, 6)
+
+
+def test_what_only_this_machine_cannot_decode_is_tried_again(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dst = tmp_path / "cropped"
+
+    def lacks(name: str) -> Any:
+        raise MachineError(f"{name} needs a package")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crop, "plugin", lacks)
+        with pytest.raises(ToolError, match="7 of them: JPEG needs a package"):
+            cropped(raw, dst)
+    assert counts(cropped(raw, dst)) == (6, 1, 0)
+
+
 def test_an_unreadable_source_is_one_failure(raw: Path, tmp_path: Path) -> None:
     (raw / "train/ant/gone.jpg").symlink_to(tmp_path / "nothing")
     report = cropped(raw, tmp_path / "cropped")
@@ -280,20 +312,24 @@ class Elsewhere:
     """Workers that are not this machine's, one of which dies while it writes; the work goes on."""
 
     count = 1
+    died = False
 
     def __init__(self, left: Path) -> None:
         self._left = left
-        self.map_ordered = Local(1).map_ordered
+        self.map_unordered = Local(1).map_unordered
 
-    def map_unordered(self, *work: Any, **options: Any) -> Iterator[Any]:
-        for result in Local(1).map_unordered(*work, **options):
+    def map_ordered(self, *work: Any, **options: Any) -> Iterator[Any]:
+        for result in Local(1).map_ordered(*work, **options):
             self._left.write_bytes(b"half")
+            self.died = True
             yield result
 
 
 def test_what_a_dead_worker_of_a_cluster_left_is_gone_at_the_end(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     left = dst / "train/ant/.1-2.tmp"
-    assert counts(cropped(raw, dst, jobs=Elsewhere(left))) == (6, 1, 0)
+    workers = Elsewhere(left)
+    assert counts(cropped(raw, dst, jobs=workers)) == (6, 1, 0)
+    assert workers.died
     assert not left.exists()
     assert not list(dst.rglob("*.tmp"))

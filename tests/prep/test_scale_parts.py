@@ -258,6 +258,17 @@ def test_a_part_without_sources_is_whole(make_raw: Callable[..., Path], tmp_path
     assert merge_parts(dst).ok == 2
 
 
+def test_a_part_whose_sources_all_fail_is_whole(
+    make_raw: Callable[..., Path], tmp_path: Path
+) -> None:
+    raw, dst = make_raw(train=1, val=0), tmp_path / "cropped"
+    for path in sorted(raw.rglob("*.jpg"))[1:]:
+        path.write_bytes(b"no picture")
+    for number in range(1, 5):
+        run_crop(raw, dst, SMALL, jobs=1, max_failures=None, part=Part(number, 4))
+    assert merge_parts(dst).failed == 1
+
+
 def test_a_damaged_part_is_not_merged(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     in_parts(raw, dst)

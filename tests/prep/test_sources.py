@@ -30,6 +30,19 @@ def test_split_folders_are_recognised(tmp_path: Path, name: str) -> None:
     assert ((f"{name}/bee/7.jpg", "val", 1, "val/bee/7.JPEG")) in rows(scan(src))
 
 
+def test_other_names_of_splits_are_known(tmp_path: Path) -> None:
+    names = ("training", "validation", "evaluation")
+    found = scan(made(tmp_path / "raw", *(f"{name}/ant/1.jpg" for name in names)))
+    assert found.classes.names == ("ant",)
+    assert {source.split for source in found.sources} == {"train", "val", "test"}
+
+
+def test_the_folder_around_a_set_is_told_from_the_set(tmp_path: Path) -> None:
+    outer = made(tmp_path / "outer", "set/train/ant/1.jpg", "set/val/ant/1.jpg")
+    with pytest.raises(ToolError, match=r"outer: holds a set in set; give --src .*set"):
+        scan(outer)
+
+
 def test_files_nested_deeper_belong_to_the_first_folder_below_the_split(tmp_path: Path) -> None:
     src = made(tmp_path / "raw", "train/ant/images/deep/1.jpg")
     assert rows(scan(src)) == [

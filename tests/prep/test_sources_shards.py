@@ -157,6 +157,7 @@ def listed(folder: Path, text: str, name: str = "list.csv") -> Path:
         ("list.csv", "a.jpg,ant\nb/c d.png,bee\n"),
         ("list.csv", "\ufeffid,Label,FileName\r\n1,ant,a.jpg\r\n\r\n2,bee,b/c d.png\r\n"),
         ("list.csv", 'path;class\n"a.jpg";ant\n"./b//c d.png";bee'),
+        ("list.csv", "image_id,label\na.jpg,ant\nb/c d.png,bee\n"),
         ("list.tsv", "a.jpg\tant\nb/c d.png\tbee\n"),
     ],
 )
@@ -196,6 +197,14 @@ def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path)
         ("", "lists no pictures"),
         ("path,label\n", "lists no pictures"),
         ("a.jpg,ant\nb.jpg\n", "line 2 has 1 columns"),
+        (
+            "id,breed\na.jpg,ant\n",
+            "names a column of each picture's path and none of its class; call",
+        ),
+        (
+            "picture,label\na.jpg,ant\n",
+            "of each picture's class and none of its path; call that path",
+        ),
         ("a.jpg,ant\nb.jpg,\n", "line 2 lacks a class"),
         ("a.jpg,ant\n,bee\n", "line 2 lacks a path"),
         ("a.jpg,ant\nb.jpg,bee\n./a.jpg,bee\n", r"line 3 lists \./a\.jpg again, which line 1"),

@@ -56,6 +56,15 @@ def test_pixels_are_those_of_pil(form: str, side: int) -> None:
     assert np.array_equal(decoded(turbo.decode_into, data), by_pil(data))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_three_bytes_a_pixel_are_the_same_pixels(form: str) -> None:
+    data = jpeg(33, **FORMS[form])
+    for decode in (turbo.decode_into, turbo._with_pil):
+        pixels = np.empty((33, 33, 3), np.uint8)
+        decode(data, pixels)
+        assert np.array_equal(pixels, by_pil(data))
+
+
 def test_the_decoder_of_ffcv_is_there_and_agrees_with_the_one_of_pil() -> None:
     of_ffcv = turbo._of_ffcv()
     assert of_ffcv is not None
@@ -92,8 +101,10 @@ def test_a_picture_of_another_size_stays_inside_the_memory() -> None:
         assert (room[32:] == 7).all()
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 3), (8, 32)])
-def test_other_memory_than_of_four_bytes_a_pixel_is_refused(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape", [(8, 8, 2), (8, 32)])
+def test_other_memory_than_of_three_or_four_bytes_a_pixel_is_refused(
+    shape: tuple[int, ...],
+) -> None:
     with pytest.raises(ValueError, match="pixels of shape"):
         turbo.decode_into(jpeg(8), np.zeros(shape, np.uint8))
 

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from imagenet_prep.artifacts import ToolError, UsageError, quiet, save_stats, stats_beside
+from imagenet_prep.artifacts import (
+    ToolError,
+    UsageError,
+    load_stats,
+    quiet,
+    save_stats,
+    stats_beside,
+)
 from trainer import presets
 from trainer.checkpoint import load_checkpoint
 from trainer.evaluation import evaluate_beton
+from trainer.loader import train_loader
 from trainer.record import read_metrics
 from trainer.run import train
 from trainer.session import Session, find_data
@@ -147,6 +155,16 @@ def test_statistics_of_another_size_are_refused(workplace: Path, full_beton: Sam
     save_stats(stats_beside(workplace / "train.beton"), full_beton.stats)
     with pytest.raises(ToolError, match="256 px pictures beside a beton of 64 px"):
         find_data(workplace / "train.beton")
+
+
+def test_statistics_of_other_pictures_are_refused(workplace: Path) -> None:
+    beside = stats_beside(workplace / "train.beton")
+    found = load_stats(beside)
+    save_stats(beside, dataclasses.replace(found, source=found.source[::-1]))
+    with pytest.raises(ToolError, match=r"are not the statistics that .* was built with"):
+        find_data(workplace / "train.beton")
+    with pytest.raises(ToolError, match=r"are not the statistics that .* was built with"):
+        train_loader(workplace / "train.beton", batch_size=4, crop_size=56)
 
 
 def test_a_missing_beton_and_a_folder_are_wrong_usage(tmp_path: Path) -> None:
