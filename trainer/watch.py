@@ -23,6 +23,7 @@ STUCK_AFTER_STEPS = 200
 # for so many epochs, unless it was too short to learn anything.
 _FEWEST_STEPS = 20
 _ONE_CLASS_EPOCHS = 3
+_BEGUN_EPOCHS = 2
 _RECENT_LOSSES = 100
 _NEAR_CHANCE = 0.99
 
@@ -168,12 +169,14 @@ def _for_epochs(count: int) -> str:
 
 class LearningWatch:
     """Follows a run epoch by epoch: says once that its network has not begun to learn, and
-    then, once, that it has."""
+    then, once, that it has, which two epochs in a row have to show: near chance one may rise
+    above it and the next fall back."""
 
     def __init__(self, classes: Classes, lr: float, norm: str) -> None:
         self._classes, self._lr, self._norm = classes, lr, norm
         self._losses: list[float] = []
         self._one_class_epochs = 0
+        self._begun_epochs = 0
         self._said = 0
 
     def __call__(
@@ -189,6 +192,8 @@ class LearningWatch:
         self._losses = [*self._losses, *losses][-STUCK_AFTER_STEPS:]
         one_class = confusion is not None and only_class(confusion) is not None
         self._one_class_epochs = self._one_class_epochs + 1 if one_class else 0
+        has_begun = confusion is not None and begun(confusion)
+        self._begun_epochs = self._begun_epochs + 1 if has_begun else 0
         sentence = None
         if self._said == 0:
             finding = stuck(
@@ -196,7 +201,7 @@ class LearningWatch:
                 norm=self._norm, ended=ended, one_class_epochs=self._one_class_epochs,
             )  # fmt: skip
             sentence = None if finding is None else str(finding)
-        elif self._said == 1 and confusion is not None and begun(confusion):
+        elif self._said == 1 and self._begun_epochs == _BEGUN_EPOCHS:
             sentence = f"after {steps} steps the network has begun to learn"
         if sentence is not None:
             self._said += 1
@@ -207,6 +212,7 @@ class LearningWatch:
         return {
             "losses": self._losses,
             "one_class_epochs": self._one_class_epochs,
+            "begun_epochs": self._begun_epochs,
             "said": self._said,
         }
 
@@ -214,4 +220,5 @@ class LearningWatch:
         """Goes on where another one stood. KeyError, TypeError or ValueError where it is none."""
         self._losses = [float(loss) for loss in state["losses"]]
         self._one_class_epochs = int(state["one_class_epochs"])
+        self._begun_epochs = int(state["begun_epochs"])
         self._said = int(state["said"])

@@ -114,11 +114,13 @@ def test_one_class_for_three_epochs_is_said_before_there_are_many_steps() -> Non
     assert "only for 3 epochs: it has not begun to learn; try more steps" in said
     assert eye(losses, 40, only, ended=False) is None
     other = np.eye(10, dtype=np.int64) * 20
-    assert (
-        eye([2.0] * 10, 50, other, ended=False) == "after 50 steps the network has begun to learn"
-    )
-    assert eye(losses, 60, only, ended=True) is None  # twice is enough
-    assert eye(losses, 70, other, ended=True) is None
+    assert eye([2.0] * 10, 50, other, ended=False) is None
+    assert eye(losses, 60, only, ended=False) is None  # it has fallen back
+    assert eye([2.0] * 10, 70, other, ended=False) is None
+    said = eye([2.0] * 10, 80, other, ended=False)
+    assert said == "after 80 steps the network has begun to learn"
+    for step, confusion in ((90, only), (100, other), (110, other)):
+        assert eye(losses, step, confusion, ended=step == 110) is None  # twice is enough
 
 
 def test_one_class_in_epochs_that_do_not_follow_each_other_is_nothing_to_say() -> None:
@@ -135,12 +137,13 @@ def test_what_was_said_and_seen_outlives_a_sitting() -> None:
     only[:, 3] = 20
     eye = watch.LearningWatch(TEN, 0.01, "none")
     said = []
-    for epoch, confusion in enumerate((only, only, only, only, np.eye(10, dtype=np.int64) * 20)):
+    other = np.eye(10, dtype=np.int64) * 20
+    for epoch, confusion in enumerate((only, only, only, only, other, other)):
         state = eye.state_dict()
         eye = watch.LearningWatch(TEN, 0.01, "none")
         eye.load_state_dict(state)
         said.append(eye([2.3] * 10, 10 * (epoch + 1), confusion, ended=False))
-    assert [sentence is None for sentence in said] == [True, True, False, True, False]
+    assert [sentence is None for sentence in said] == [True, True, False, True, True, False]
 
 
 def test_two_steps_an_epoch_are_too_few_to_judge() -> None:
