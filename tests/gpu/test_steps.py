@@ -102,16 +102,20 @@ def test_every_precision_learns_a_batch_by_heart(device: str, precision: str) ->
 
 @on_each_device
 def test_batches_are_whole_however_late_the_device_gets_to_them(beton: Sample, device: str) -> None:
+    wanted, found = [], []
     with train_loader(beton.path, beton.stats, **LOADER) as host:
-        wanted = [(batch.images.clone(), batch.labels.clone()) for batch in host]
-    found = []
+        for epoch in range(2):
+            host.set_epoch(epoch)
+            wanted += [(batch.images.clone(), batch.labels.clone()) for batch in host]
     with train_loader(beton.path, beton.stats, device=device, **LOADER) as batches:
-        for batch in batches:
-            if device == "cuda":
-                # The device is behind while the loader's thread runs ahead of it.
-                torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]
-            found.append((batch.images.clone(), batch.labels.clone()))
-    assert len(found) == len(wanted) == 6
+        for epoch in range(2):  # the second one begins while the device is in the first
+            batches.set_epoch(epoch)
+            for batch in batches:
+                if device == "cuda":
+                    # The device is behind while the loader's thread runs ahead of it.
+                    torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]
+                found.append((batch.images.clone(), batch.labels.clone()))
+    assert len(found) == len(wanted) == 12
     for (images, labels), (its_images, its_labels) in zip(found, wanted, strict=True):
         assert torch.equal(labels.cpu(), its_labels)
         assert float((images.cpu() - its_images).abs().max()) < 1e-3
