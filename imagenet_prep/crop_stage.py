@@ -46,7 +46,7 @@ class CropReport:
 
     ``ok`` were cropped now, ``skipped`` earlier, ``failed`` now or earlier; ``reasons``
     counts the failures, commonest first, ``failures`` lists the first 1000; ``remarks``
-    counts what was let pass, among all crops.
+    counts what was let pass, among all crops; ``classes`` is the number of classes found.
     """
 
     ok: int
@@ -57,6 +57,7 @@ class CropReport:
     failures: list[tuple[str, str]]
     remarks: dict[str, int]
     tried: int
+    classes: int = 0
 
     @property
     def images_per_second(self) -> float:
@@ -145,7 +146,8 @@ def run_crop(
                 f"{src}: none of its {report.failed} files was cropped; {count} of them: {reason} "
                 f"(see {job.journal}); name the pictures' folder or their --layout"
             )
-    return replace(report, seconds=time.perf_counter() - start)
+    found = len(collection.classes.names)
+    return replace(report, seconds=time.perf_counter() - start, classes=found)
 
 
 def _run(job: _Job, plan: Plan, workers: Workers, progress: Progress) -> CropReport:

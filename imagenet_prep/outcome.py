@@ -30,6 +30,7 @@ def crop_value(report: CropReport) -> dict[str, Any]:
         "ok": report.ok,
         "failed": report.failed,
         "skipped": report.skipped,
+        "classes": report.classes,
         "seconds": round(report.seconds, 3),
         "images_per_second": round(report.images_per_second, 1),
         "reasons": report.reasons,
@@ -41,7 +42,8 @@ def crop_lines(report: CropReport, dst: Path) -> list[str]:
     """The outcome of a crop for people: counts, speed, and failures by reason."""
     speed = f", {report.images_per_second:.1f} images/s" if report.tried else ""
     lines = [
-        f"{report.ok} cropped, {report.skipped} were there already, {report.failed} failed: "
+        f"{report.ok} cropped, {report.skipped} were there already, {report.failed} failed; "
+        f"{report.classes} class{'es' if report.classes != 1 else ''}: "
         f"{report.seconds:.1f} s{speed}"
     ]
     shown = _first(report.reasons)

@@ -136,7 +136,7 @@ def test_results_for_people_have_counts_reasons_and_speed(
     arguments = ["prepare", "--src", str(raw), "--dst", str(tmp_path), "--size", "32"]
     assert cli.run([*arguments, "--jobs", "1"]) == 0
     captured = capsys.readouterr()
-    assert "8 cropped, 0 were there already, 1 failed" in captured.out
+    assert "8 cropped, 0 were there already, 1 failed; 2 classes: " in captured.out
     assert "1  empty file" in captured.out
     assert "6 crops of 32 x 32 px" in captured.out
     assert "6 samples" in captured.out and "val.beton" in captured.out
