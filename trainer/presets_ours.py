@@ -66,7 +66,7 @@ OURS = (
         _COMPACT | {"epochs": 20, "batch_size": 64, "lr": 1e-3, "average": 0.998},
         summary="ten classes of ImageNet, 9,469 pictures",
         prepare="imagenet-prep prepare --src imagenette2",
-        time="73 minutes on one of two busy cores without bfloat16, about 60 pictures/s",
+        time="73 and 86 minutes on one of two busy cores without bfloat16, 40 to 60 pictures/s",
         result="82.55 % top-1 accuracy on all 3,925 validation pictures, centre view, one seed; "
         "tools/records/recipe-imagenette.jsonl. The best published AlexNet has 79 % "
         "(lazy-toad, 320 px).",
