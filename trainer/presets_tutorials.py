@@ -117,8 +117,9 @@ TUTORIALS = (
         prepare="imagenet-prep prepare --src fashion-mnist --size 224",
         time="not told by its author",
         result="90.47 % top-1 accuracy after 10 epochs, 91.35 % best (derekzhouai). Here, of "
-        "3,000 + 3,000 pictures: 43.0 % after five epochs, 30 minutes of one core, one seed (one "
-        "epoch of all would take an hour and a half); tools/records/recipe-fashion-mnist.jsonl.",
+        "3,000 + 3,000 pictures: 33.0 % at best of five epochs, 32 minutes of one busy core, one "
+        "seed (one epoch of all would take an hour and a half); "
+        "tools/records/recipe-fashion-mnist.jsonl.",
         notes="Levels of 0-1, nothing subtracted; PyTorch's first weights; dropout after the dense "
         "layers. 46,764,746 parameters for pictures of 784 pixels.",
     ),
