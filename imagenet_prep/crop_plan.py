@@ -112,7 +112,7 @@ def plan_crops(dst: Path, collection: Collection, settings: str, part: Part | No
         for source, (size, mtime_ns), line in _side_by_side(collection, known, part, gone):
             if line is not None:
                 if size == mtime_ns == -1 and not is_url(source.place.file):
-                    lost += 1
+                    lost += line.entry is not None and line.entry.status == "ok"
                 else:
                     held += 1
             if line is not None and crops.says_so(line, source, size, mtime_ns, settings):

@@ -238,6 +238,11 @@ def test_crops_outlive_the_disk_of_their_pictures(
     assert {k: v for k, v in tree(dst).items() if k != UNFINISHED_NAME} == before
     (tmp_path / "away").rename(raw)
     assert counts(cropped(source, dst)) == (0, 0, 6)
+    # Where nothing was cropped there is nothing to keep: it is tried again.
+    raw.rename(tmp_path / "away")
+    for _ in range(2):
+        with pytest.raises(ToolError, match="none of its 6 files was cropped"):
+            cropped(source, tmp_path / "other")
 
 
 def test_what_only_this_machine_cannot_decode_is_tried_again(
