@@ -3,12 +3,13 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check fix bench bench-env bench-smoke clean
 BIN := .venv/bin
+BENCHES := build crop gpu ladder loader plan scale stats step
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 env: ## The environment alone: system packages, uv, .venv
-	@tools/make_env.sh
+	@tools/setup/make_env.sh
 
 demo: env ## The whole way on a made-up data set (SRC=folder: on your pictures; DEMO=small: shortly)
 	@$(BIN)/python tools/demo.py $(if $(SRC),--src '$(SRC)') $(if $(filter small,$(DEMO)),--small)
@@ -27,19 +28,18 @@ fix: env ## What ruff can mend by itself
 	@$(BIN)/ruff format .
 
 bench-env: env ## What the benchmarks race against, and stock Pillow in .bench
-	@tools/bench_env.sh
+	@tools/setup/bench_env.sh
 
 bench: bench-env ## All benchmarks, with records in tools/records (BENCH=crop: that one)
-	@status=0; for bench in tools/bench_$(or $(BENCH),*).py; do \
-		name=$$(basename "$$bench" .py); \
-		echo "$$bench"; \
-		$(BIN)/python "$$bench" --json "tools/records/$${name/_/-}.json" || status=1; \
+	@status=0; for bench in $(or $(BENCH),$(BENCHES)); do \
+		echo "tools/bench/$$bench.py"; \
+		$(BIN)/python "tools/bench/$$bench.py" --json "tools/records/bench-$$bench.json" || status=1; \
 	done; exit $$status
 
 bench-smoke: env ## A moment of each benchmark, so that none of them rots
-	@for bench in tools/bench_*.py; do \
-		echo "$$bench --smoke"; \
-		$(BIN)/python "$$bench" --smoke || exit 1; \
+	@for bench in $(BENCHES); do \
+		echo "tools/bench/$$bench.py --smoke"; \
+		$(BIN)/python "tools/bench/$$bench.py" --smoke || exit 1; \
 	done
 
 clean: ## Removes caches, the demo and build leftovers; keeps .venv and the rivals

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from imagenet_prep import FAREWELL
-from imagenet_prep.doors import enter
+from imagenet_prep.core.entry import enter
 
 
 def _command_line() -> None:
-    from imagenet_prep import cli
+    from imagenet_prep.cli import main as cli
 
     cli.main()
 

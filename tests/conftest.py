@@ -15,7 +15,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A shell without job control starts what runs in the background with Ctrl-C ignored, and every
 # command that a test starts would inherit that.

@@ -8,4 +8,4 @@ if [ ! -x "$python" ]; then
     echo "recipes: .venv is missing; run make env first" >&2
     exit 1
 fi
-exec "$python" "$root/tools/recipe_run.py" "$@"
+exec "$python" "$root/tools/recipes/run.py" "$@"

@@ -196,9 +196,9 @@ def rehearse(told: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def damaged(run: Path) -> list[str]:
     """What is wrong with the files of ``run`` that bear a final name; nothing else looks so."""
-    from imagenet_prep.artifacts import ToolError
+    from imagenet_prep.core.errors import ToolError
     from trainer.checkpoint import load_checkpoint
-    from trainer.record import read_metrics
+    from trainer.report.metrics import read_metrics
 
     found = []
     for path in sorted(run.glob("*")):

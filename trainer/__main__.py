@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from imagenet_prep.doors import enter
+from imagenet_prep.core.entry import enter
 from trainer import FAREWELL
 
 
 def _command_line() -> None:
-    from trainer import cli
+    from trainer.cli import main as cli
 
     cli.main()
 

@@ -13,17 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagenet_prep.artifacts import (
-    STATS_SHAPES,
-    Classes,
-    Stats,
-    ToolError,
-    UsageError,
-    file_digest,
-    publish,
-    save_stats,
-)
-from imagenet_prep.crop_settings import CropSettings
+from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.files import file_digest, publish
+from imagenet_prep.dataset.classes import Classes
+from imagenet_prep.dataset.crop_settings import CropSettings
+from imagenet_prep.dataset.statistics import STATS_SHAPES, Stats, save_stats
 
 if TYPE_CHECKING:
     import torch

@@ -18,13 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imagenet_prep.artifacts import Progress
-from trainer import config as configs
-from trainer import loop
-from trainer.loader import Batch, BetonLoader
-from trainer.session import Data, Session, find_data
-from trainer.training import training_batches
-from trainer.world import World
+from imagenet_prep.core.errors import Progress
+from trainer.config import run_config as configs
+from trainer.data import Data, find_data
+from trainer.device import choose_precision
+from trainer.distributed.world import World
+from trainer.loader.loader import Batch, BetonLoader
+from trainer.training.epoch import training_batches
+from trainer.training.state import Session
+from trainer.training.step import Stepper, StepSettings, train_epoch
 
 WARM_UP_BATCHES = 2
 _ENOUGH_WAIT = 0.05  # the share of waiting below which a run is as fast as its step
@@ -218,12 +220,12 @@ def _train(
         meter.start()
         begun()
 
-    stepper = loop.Stepper(
+    stepper = Stepper(
         session.model, session.optimizer, session.average, session.precision, config.clip_norm,
         lambda _: 1e-9, 0,
     )  # fmt: skip
-    settings = loop.StepSettings(len(session.data.classes), config.label_smoothing, 1)
-    loop.train_epoch(
+    settings = StepSettings(len(session.data.classes), config.label_smoothing, 1)
+    train_epoch(
         session.learner, _until(batches, seconds, start), stepper, session.precision, settings,
         session.device, meter.count,
     )  # fmt: skip
@@ -281,7 +283,7 @@ def _alternatives(session: Session, batch: Batch, step: Stage, seconds: float) -
     """The step under other settings, measured: another precision, twice the batch."""
     if step.images_per_second * seconds < len(batch.labels):  # a single step takes longer
         return
-    best = loop.choose_precision("auto", session.device)
+    best = choose_precision("auto", session.device)
     ours = session.precision.name
     other = best if best != ours else "float32"
     if other != ours:

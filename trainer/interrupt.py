@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from imagenet_prep.artifacts import ToolError
+from imagenet_prep.core.errors import ToolError
 
 GRACE_S = 1.2
 INTERRUPTED = 130

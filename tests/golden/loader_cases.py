@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_prep import artifacts, beton, stats
-from imagenet_prep.artifacts import Classes, Stats
-from trainer.beton_tables import inspect_beton
-from trainer.draws import Views, draws, words
-from trainer.loader import BetonLoader, eval_loader, train_loader
-from trainer.order import ORDERS, sample_order
+from imagenet_prep.beton import build as beton
+from imagenet_prep.core.files import file_digest
+from imagenet_prep.dataset.classes import Classes
+from imagenet_prep.dataset.manifest import source_digest
+from imagenet_prep.dataset.statistics import Stats, save_stats
+from imagenet_prep.stats import moments as stats
+from trainer.hashing import words
+from trainer.loader.loader import BetonLoader, eval_loader, train_loader
+from trainer.loader.order import ORDERS, sample_order
+from trainer.loader.tables import inspect_beton
+from trainer.loader.views import Views, draws
 
 SEEDS = (0, 3, 2**63 + 1)
 EPOCHS = (0, 1, 89)
@@ -74,13 +79,13 @@ def raw_beton(folder: Path) -> tuple[Path, Stats]:
     for key, _ in crops:
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (SIDE_PX, SIDE_PX)).save(folder / key)
-    source = artifacts.source_digest((key, artifacts.file_digest(folder / key)) for key, _ in crops)
+    source = source_digest((key, file_digest(folder / key)) for key, _ in crops)
     exact = stats.finish(stats.moments_of(made), source)
-    artifacts.save_stats(folder / "stats.npz", exact)
+    save_stats(folder / "stats.npz", exact)
     path = folder / "train.beton"
     beton.build_beton(
         folder, "train", path, stats=exact, classes=CLASSES, crops=crops, jobs=1, format="raw",
-        stats_digest=artifacts.file_digest(folder / "stats.npz"),
+        stats_digest=file_digest(folder / "stats.npz"),
     )  # fmt: skip
     extents = inspect_beton(path).extents
     with path.open("r+b") as file:

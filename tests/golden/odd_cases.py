@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagenet_prep.crop import crop_picture
-from imagenet_prep.crop_settings import CropSettings
-from imagenet_prep.formats import PictureError
+from imagenet_prep.crop.formats import PictureError
+from imagenet_prep.crop.image import crop_picture
+from imagenet_prep.dataset.crop_settings import CropSettings
 
 # Beside the checkout, where the fixture ``shared_data`` looks as well.
 ODD = Path(__file__).resolve().parents[3] / "shared" / "data" / "odd"

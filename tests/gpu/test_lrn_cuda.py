@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import lrn
-from trainer.lrn import LocalResponseNorm, SpatialResponseNorm
-
-from .devices import on_cuda, on_each_device
+from tests.gpu.devices import on_cuda, on_each_device
+from trainer.network import lrn
+from trainer.network.lrn import LocalResponseNorm, SpatialResponseNorm
 
 LAYOUTS = (torch.channels_last, torch.contiguous_format)
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
@@ -71,7 +70,7 @@ def test_the_gradient_is_exact_in_float64(device: str, layer: torch.nn.Module) -
 
 @on_cuda
 def test_cuda_has_kernels_of_its_own() -> None:
-    from trainer import lrn_triton
+    from trainer.network import lrn_triton
 
     x = torch.randn(2, 8, 3, 3, device="cuda")
     assert lrn._one_pass(x) is lrn_triton

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.gpu.devices import on_each_device, unwaited
 from tests.trainer.conftest import Sample, make_beton
-from trainer import loop
-from trainer.loader import Batch, train_loader
-from trainer.model import NetworkSpec, build
-from trainer.optim import make_optimizer
-from trainer.watch import LossWatch
-
-from .devices import on_each_device, unwaited
+from trainer.device import Precision
+from trainer.inference.judge import Result
+from trainer.loader.loader import Batch, train_loader
+from trainer.network.alexnet import NetworkSpec, build
+from trainer.training.notices import LossWatch
+from trainer.training.optim import make_optimizer
+from trainer.training.step import Average, Stepper, StepSettings, Sums, train_epoch
 
 SPEC = NetworkSpec(
     classes=3, input_size=67, widths=(8, 8, 8, 8, 8), pooled=1, hidden=(16, 16), init="he",
@@ -38,19 +39,19 @@ class Trainer:
         self.device = torch.device(device)
         self.model = build(replace(SPEC, norm=norm), 0)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.precision = loop.Precision(self.device, precision)
+        self.precision = Precision(self.device, precision)
         optimizer = make_optimizer(
             self.model, "sgd", lr=0.02, momentum=0.9, weight_decay=5e-4, bias_rate=2.0
         )
         average = build(replace(SPEC, norm=norm), 0).to(self.device)
-        self.stepper = loop.Stepper(
-            self.model, optimizer, loop.Average(self.model, average, 0.9), self.precision, 1.0,
+        self.stepper = Stepper(
+            self.model, optimizer, Average(self.model, average, 0.9), self.precision, 1.0,
             lambda step: 0.02, 0,
         )  # fmt: skip
 
-    def train(self, batches: Any, **more: Any) -> loop.Result:
-        settings = loop.StepSettings(classes=3, label_smoothing=0.1, least_batch=2)
-        return loop.train_epoch(
+    def train(self, batches: Any, **more: Any) -> Result:
+        settings = StepSettings(classes=3, label_smoothing=0.1, least_batch=2)
+        return train_epoch(
             self.model, batches, self.stepper, self.precision, settings, self.device,
             lambda _: None, **more,
         )  # fmt: skip
@@ -68,7 +69,7 @@ def fixed_batch(device: str, size: int = 6) -> Batch:
 def test_steps_wait_for_nothing_on_the_device(device: str, norm: str) -> None:
     trainer, batch = Trainer(device, norm=norm), fixed_batch(device)
     trainer.train([batch] * 2)  # memory is found, kernels are chosen
-    sums = loop.Sums(torch.device(device), 3)
+    sums = Sums(torch.device(device), 3)
     watch, seen = LossWatch(torch.device(device)), list[bool]()
     steps = 120 if device == "cuda" else 12  # the watch looks at every fiftieth
     result = trainer.train(

@@ -15,8 +15,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagenet_prep import artifacts, beton, stats
-from imagenet_prep.artifacts import Classes, Manifest, Stats
+from imagenet_prep.beton import build as beton
+from imagenet_prep.core.files import file_digest
+from imagenet_prep.dataset.classes import Classes
+from imagenet_prep.dataset.manifest import Manifest, save_manifest, source_digest
+from imagenet_prep.dataset.statistics import Stats, save_stats
+from imagenet_prep.stats import moments as stats
 
 CLASSES = Classes(("ant", "bee", "cat"), {})
 
@@ -56,7 +60,7 @@ def jpeg(pixels: NDArray[np.uint8], quality: int = 90) -> bytes:
 
 def decoded(data: bytes) -> NDArray[np.uint8]:
     """JPEG bytes -> (S, S, 3), by FFCV's own function: the decoders' rounding differs."""
-    from trainer.engine import import_ffcv
+    from trainer.loader.engine import import_ffcv
 
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
@@ -82,12 +86,10 @@ def make_beton(folder: Path, count: int, side: int, quality: int = 90) -> Sample
         (cropped / key).write_bytes(written[key])
         crops.append((key, label))
     pixels = {key: decoded(data) for key, data in written.items()}
-    source = artifacts.source_digest(
-        (key, artifacts.file_digest(cropped / key)) for key, _ in crops
-    )
+    source = source_digest((key, file_digest(cropped / key)) for key, _ in crops)
     exact = stats.finish(stats.moments_of(np.stack(list(pixels.values()))), source)
-    artifacts.save_stats(folder / "stats.npz", exact)
-    digest = artifacts.file_digest(folder / "stats.npz")
+    save_stats(folder / "stats.npz", exact)
+    digest = file_digest(folder / "stats.npz")
     path = folder / "train.beton"
     manifest = beton.build_beton(
         cropped, "train", path, stats=exact, stats_digest=digest, classes=CLASSES,
@@ -137,7 +139,7 @@ def damaged(tmp_path: Path, small_beton: Sample) -> Callable[..., Sample]:
         path = tmp_path / "damaged.beton"
         path.write_bytes(data)
         manifest = dataclasses.replace(small_beton.manifest, bytes=len(data))
-        artifacts.save_manifest(path, manifest)
+        save_manifest(path, manifest)
         return dataclasses.replace(small_beton, path=path, manifest=manifest)
 
     return make
@@ -146,7 +148,7 @@ def damaged(tmp_path: Path, small_beton: Sample) -> Callable[..., Sample]:
 @pytest.fixture(scope="session")
 def tiny_network() -> Iterator[str]:
     """The name of a member of the family that trains in no time; there for the session."""
-    from trainer.model import NETWORKS, NetworkSpec
+    from trainer.network.alexnet import NETWORKS, NetworkSpec
 
     NETWORKS["tiny"] = NetworkSpec(
         input_size=67,

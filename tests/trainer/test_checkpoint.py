@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from imagenet_prep.artifacts import Classes, Stats, ToolError, UsageError, file_digest, save_stats
+from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.files import file_digest
+from imagenet_prep.dataset.classes import Classes
+from imagenet_prep.dataset.statistics import Stats, save_stats
 from trainer.checkpoint import Checkpoint, check_classes, load_checkpoint, save_checkpoint
 
 CLASSES = Classes(("n01", "n02"), {"n01": "ant", "n02": "bee"})

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imagenet_prep.artifacts import quiet
-from trainer import presets
+from imagenet_prep.core.errors import quiet
+from trainer.config import presets
 from trainer.doctor import Diagnosis, Stage, diagnose, examine
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The build stage: crops to FFCV beton files, and their verification."""

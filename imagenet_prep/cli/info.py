@@ -1,0 +1,168 @@
+"""What is installed, and what a file or folder is: values for ``imagenet-prep info``."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from imagenet_prep.cli.results import stats_value
+from imagenet_prep.core.errors import UsageError
+from imagenet_prep.core.files import publish
+from imagenet_prep.dataset.classes import load_classes
+from imagenet_prep.dataset.names import JOURNAL_NAME
+from imagenet_prep.dataset.shards import Betons
+from imagenet_prep.dataset.statistics import load_stats
+
+_PACKAGES = ("imagenet-alexnet", "pillow-simd", "Pillow", "numpy", "joblib", "ffcv", "torch")
+_SHEET_PICTURES = 48
+
+
+def _pillow() -> tuple[str, bool]:
+    """The version of the module PIL, and whether it is pillow-simd."""
+    import PIL
+
+    return PIL.__version__, re.search(r"\.post\d+$", PIL.__version__) is not None
+
+
+def stock_pillow() -> str | None:
+    """A sentence of warning where the module PIL is not pillow-simd."""
+    version, is_simd = _pillow()
+    if is_simd:
+        return None
+    return (
+        f"the module PIL here is stock Pillow {version}, not pillow-simd: pictures come out the "
+        "same, more slowly; make env puts pillow-simd in its place"
+    )
+
+
+def installed() -> dict[str, Any]:
+    """Versions, what the module PIL can read, and the processors of this process."""
+    from PIL import features
+
+    from imagenet_prep.workers.processes import resolve_jobs
+
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    avif = features.check("avif") or importlib.util.find_spec("pillow_avif") is not None
+    jpeg = "libjpeg_turbo" if features.check_feature("libjpeg_turbo") else "jpg"
+    return {
+        "what": "installation",
+        "versions": versions,
+        "pillow_simd": _pillow()[1],
+        "formats": {
+            "webp": bool(features.check("webp")),
+            "avif": bool(avif),
+            "jpeg_2000": bool(features.check("jpg_2000")),
+            "tiff": bool(features.check("libtiff")),
+        },
+        "libjpeg": f"{jpeg} {features.version(jpeg)}",
+        "cpus": resolve_jobs(None),
+    }
+
+
+def about_crops(path: Path) -> dict[str, Any]:
+    """A folder that ``crop`` made -> its counts; UsageError for another folder."""
+    from imagenet_prep.crop.folder import journals
+    from imagenet_prep.crop.journal_io import last_lines
+    from imagenet_prep.dataset.journal import UNFINISHED_NAME
+
+    found = [file for file in journals(path) if file.is_file()]
+    if not found:
+        raise UsageError(
+            f"{path}: is not a folder that imagenet-prep crop made; name one, or a file in it"
+        )
+    splits: Counter[str] = Counter()
+    failed = crop_bytes = 0
+    for line in last_lines(found):
+        entry = line.entry
+        if entry is not None and entry.status == "ok":
+            splits[entry.crop.partition("/")[0]] += 1
+            crop_bytes += entry.crop_bytes
+        elif entry is not None:
+            failed += 1
+    return {
+        "what": "crops",
+        "path": str(path),
+        # Parts that were not merged are not finished.
+        "finished": found[0].name == JOURNAL_NAME and not (path / UNFINISHED_NAME).exists(),
+        "classes": len(load_classes(path)),
+        "splits": dict(splits),
+        "ok": splits.total(),
+        "failed": failed,
+        "bytes": crop_bytes,
+    }
+
+
+def about_betons(betons: Betons, picture: Path | None) -> dict[str, Any]:
+    """What a beton, or the shards of a set, and their manifests say; with ``picture`` the first
+    samples in a PNG there."""
+    from imagenet_prep.beton.format import read_index
+
+    manifest = betons.manifest
+    labels: Counter[int] = Counter()
+    for path in betons.paths:
+        labels.update(read_index(path).samples["label"].tolist())
+    if picture is not None:
+        from imagenet_prep.beton.build import read_samples
+        from imagenet_prep.stats.plot import contact_sheet
+
+        samples: list[Any] = []
+        for path in betons.paths:
+            if len(samples) < _SHEET_PICTURES:
+                samples += read_samples(path, _SHEET_PICTURES - len(samples))
+        titles = [manifest.readable.get(name, name) for name in manifest.classes]
+        png = contact_sheet([image for image, _ in samples], [titles[n] for _, n in samples])
+        with publish(picture) as temporary:
+            temporary.write_bytes(png)
+    return {
+        "what": "beton",
+        "path": betons.name,
+        **_shards(betons),
+        "split": manifest.split,
+        "samples": manifest.samples,
+        "size": manifest.size_px,
+        "classes": len(manifest.classes),
+        "formats": dict(manifest.formats),
+        "bytes": manifest.bytes,
+        "pages": len(manifest.pages),
+        "page_size_bytes": manifest.page_size_bytes,
+        "digest": manifest.digest,
+        "statistics": str(betons.stats),
+        "stats_digest": manifest.stats_digest,
+        "source": manifest.source,
+        "settings": dict(manifest.settings),
+        "versions": dict(manifest.versions),
+        "class_samples": [
+            {
+                "label": label,
+                "class": name,
+                "name": manifest.readable.get(name, name),
+                "samples": labels[label],
+            }
+            for label, name in enumerate(manifest.classes)
+        ],
+    }
+
+
+def _shards(betons: Betons) -> dict[str, Any]:
+    """Of a set of shards its files; of one shard alone, which one it is; else nothing."""
+    manifest = betons.manifest
+    if not manifest.set:
+        return {}
+    if len(betons.paths) < manifest.shards:
+        return {"shard": f"{manifest.shard} of {manifest.shards}"}
+    return {"shards": manifest.shards, "files": [str(path) for path in betons.paths]}
+
+
+def about_stats(path: Path) -> dict[str, Any]:
+    """What a statistics file holds."""
+    return {"what": "statistics", "path": str(path), **stats_value(load_stats(path))}

@@ -1,0 +1,187 @@
+"""The doorway: options in, one sentence or a table out, and an exit status.
+
+Only this file prints. Everything heavy is imported inside the command that needs it, so
+that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imagenet_prep import FAREWELL, __version__
+from imagenet_prep.cli import results as outcome
+from imagenet_prep.cli.build import build, info, make_betons, packing_options, require_way, verify
+from imagenet_prep.cli.crop import crop, crop_options, failures, make_crops, merge, source_options
+from imagenet_prep.cli.options import (
+    FOLDER,
+    PROGRAM,
+    Where,
+    jobs_option,
+    json_option,
+    print_result,
+    warn_stock_pillow,
+    where_options,
+)
+from imagenet_prep.cli.stats import make_stats, stats
+from imagenet_prep.core.console import INTERRUPTED, TERMINATED, Bar, run_command, say
+from imagenet_prep.dataset.names import SPLITS, STATS_NAME
+from imagenet_prep.storage.location import Location
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli() -> None:
+    """Prepares raw pictures for training, once: crops, exact statistics, betons.
+
+    \b
+    Example:
+      imagenet-prep crop --src raw --dst cropped
+      imagenet-prep stats
+      imagenet-prep build
+    """
+
+
+@cli.command(short_help="Draws a data set to try everything with.")
+@click.option("--dst", type=FOLDER, required=True, help="Folder for the pictures.")
+@click.option("--train", type=click.IntRange(min=1), default=2000, show_default=True)
+@click.option("--val", type=click.IntRange(min=0), default=500, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@jobs_option
+@json_option
+def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json: bool) -> None:
+    """Draws a data set of ten classes to try everything with.
+
+    \b
+    Example: imagenet-prep sample --dst raw --train 2000 --val 500
+    """
+    from imagenet_prep.sample.dataset import make_sample
+
+    warn_stock_pillow()
+    bar = Bar()
+    try:
+        report = make_sample(dst, train=train, val=val, seed=seed, jobs=jobs, progress=bar)
+    finally:
+        bar.close()
+    rate = round(report.images_per_second, 1)
+    value = {
+        "images": report.images,
+        "broken": report.broken,
+        "seconds": round(report.seconds, 3),
+        "images_per_second": rate,
+        "dst": str(dst),
+    }
+    text = (
+        f"{report.images} pictures and {report.broken} broken files in {dst}: "
+        f"{report.seconds:.1f} s, {rate} images/s"
+    )
+    print_result(as_json, value, [text])
+
+
+@cli.command(short_help="Does it all: crop, stats and build.")
+@source_options
+@click.option(
+    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder for everything made."
+)
+@crop_options
+@packing_options
+@where_options
+@json_option
+def prepare(
+    src: Location,
+    dst: Path,
+    layout: str | None,
+    classes: Location | None,
+    where: Where,
+    max_failures: int | None,
+    as_json: bool,
+    packing: dict[str, Any],
+    **settings: Any,
+) -> None:
+    """Does it all: --dst gets cropped/ with stats.npz, and train.beton, val.beton, ...
+
+    \b
+    Example: imagenet-prep prepare --src raw --dst .
+    """
+    warn_stock_pillow()
+    require_way(dst, SPLITS, **packing)
+    start = time.perf_counter()
+    with where.workers(reads=[src], writes=[dst]) as jobs:
+        src, dst = where.path(src), where.path(dst)
+        cropped = dst / "cropped"
+        report = make_crops(
+            src, cropped, layout=layout, classes=classes, jobs=jobs, max_failures=max_failures,
+            **settings,
+        )  # fmt: skip
+        stats_file = cropped / STATS_NAME
+        statistics, _ = make_stats(cropped, stats_file, jobs)
+        built = make_betons(cropped, dst, stats_file, jobs, **packing)
+    seconds = time.perf_counter() - start
+    value = {
+        "crop": outcome.crop_value(report),
+        "stats": statistics,
+        "build": built,
+        "betons": built["betons"],
+        "seconds": round(seconds, 3),
+    }
+    lines = [
+        *outcome.crop_lines(report, cropped),
+        *outcome.stats_lines(statistics),
+        *outcome.build_lines(built),
+        f"all of it: {seconds:.1f} s",
+    ]
+    print_result(as_json, value, lines)
+
+
+cli.add_command(crop)
+cli.add_command(merge)
+cli.add_command(failures)
+cli.add_command(stats)
+cli.add_command(build)
+cli.add_command(verify)
+cli.add_command(info)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Command line arguments (default: the process's) -> exit status; says what went wrong."""
+    from imagenet_prep.workers.processes import WorkerDied
+
+    terminated: list[int] = []
+    try:
+        with _as_interrupt(signal.SIGTERM, terminated):
+            status = run_command(cli, PROGRAM, arguments, FAREWELL)
+    except WorkerDied as error:
+        say(f"{PROGRAM}: {error}; run it again with fewer --jobs")
+        return 1
+    return TERMINATED if terminated and status == INTERRUPTED else status
+
+
+@contextlib.contextmanager
+def _as_interrupt(number: signal.Signals, received: list[int]) -> Iterator[None]:
+    """Within the block the signal ends the work as Ctrl-C does, and is added to ``received``."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def main() -> None:
+    """What the door of ``imagenet-prep`` opens to."""
+    sys.exit(run())

@@ -1,0 +1,136 @@
+"""What the commands of ``imagenet-prep`` share: options, and how a result is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from imagenet_prep.core.console import one_line, say
+from imagenet_prep.core.redact import shown
+from imagenet_prep.dataset.crop_settings import CropSettings
+from imagenet_prep.storage.location import Location, Url
+from imagenet_prep.storage.urls import is_url
+
+if TYPE_CHECKING:
+    from imagenet_prep.workers.processes import Jobs
+
+P = TypeVar("P", Path, Location)
+
+PROGRAM = "imagenet-prep"
+BACKENDS = ("local", "dask", "ray")
+
+
+class _Folder(click.Path):
+    """A path: what is made is written to a disk."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_url(value):
+            self.fail(f"{shown(value)} is a URL; name a path on a disk", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = _Folder(path_type=Path)
+FILE = _Folder(path_type=Path, dir_okay=False)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(min=1), help="Workers.  [default: one per processor]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Who does the work of a command: --backend, --address and --jobs."""
+
+    backend: str
+    address: str | None
+    jobs: int | None
+
+    def path(self, path: P) -> P:
+        """A file or folder under a name that workers elsewhere know it by, too."""
+        return path if self.backend == "local" or isinstance(path, Url) else path.absolute()
+
+    @contextlib.contextmanager
+    def workers(self, *, reads: Sequence[Location], writes: Sequence[Path] = ()) -> Iterator[Jobs]:
+        """The workers, until the block ends; raises what ``cluster.open_workers`` does."""
+        from imagenet_prep.workers.cluster import open_workers
+
+        with open_workers(
+            self.backend,
+            self.address,
+            self.jobs,
+            reads=[self.path(path) for path in reads if isinstance(path, Path)],
+            writes=[self.path(path) for path in writes],
+        ) as jobs:
+            yield jobs
+
+
+def where_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--backend, --address and --jobs, which the command gets as ``where``."""
+
+    @functools.wraps(command)
+    def with_where(
+        *arguments: Any, backend: str, address: str | None, jobs: int | None, **options: Any
+    ) -> None:
+        command(*arguments, where=Where(backend, address, jobs), **options)
+
+    for option in (
+        jobs_option,
+        click.option(
+            "--address",
+            metavar="HOST:PORT",
+            help="The cluster of --backend.  [default: one of --jobs workers on this machine]",
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice(BACKENDS),
+            default="local",
+            show_default=True,
+            help="Workers: processes here, or those of a Dask or Ray cluster.",
+        ),
+    ):
+        with_where = option(with_where)
+    return with_where
+
+
+size_option = click.option(
+    "--size",
+    type=click.IntRange(min=1, max=4096),
+    default=CropSettings.size,
+    show_default=True,
+    help="Side of the crops in pixels.",
+)
+
+
+def part_of(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """``K/N`` -> (K, N): the K-th of N parts."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", value)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        reason = f"{value!r} is not K/N with K from 1 to N, such as 2/8."
+        raise click.BadParameter(reason, context, option)
+    return int(match[1]), int(match[2])
+
+
+def print_result(as_json: bool, value: dict[str, Any], lines: Sequence[str]) -> None:
+    """The result of a command: ``value`` as JSON, or ``lines`` for people."""
+    click.echo(json.dumps(value) if as_json else "\n".join(map(one_line, lines)))
+
+
+def warn_stock_pillow() -> None:
+    from imagenet_prep.cli import info as describe
+
+    sentence = describe.stock_pillow()
+    if sentence:
+        say(f"{PROGRAM}: warning: {sentence}")

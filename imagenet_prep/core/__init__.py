@@ -1,0 +1,1 @@
+"""Errors, atomic files, redaction of credentials, the terminal."""

@@ -1,0 +1,1 @@
+"""The crop stage: raw images to 256x256 crops."""

@@ -1,0 +1,1 @@
+"""What passes between the stages: class list, statistics, journal, manifest, shards."""

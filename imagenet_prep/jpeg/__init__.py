@@ -1,0 +1,1 @@
+"""JPEG files: their headers and their pixels."""

@@ -1,0 +1,1 @@
+"""A procedural image set for tests and the demo."""

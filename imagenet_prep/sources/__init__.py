@@ -1,0 +1,1 @@
+"""Raw image collections: one module per layout, and their recognition."""

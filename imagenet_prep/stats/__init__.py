@@ -1,0 +1,1 @@
+"""The statistics stage: crops to the mean image and the colour basis."""

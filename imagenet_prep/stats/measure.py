@@ -1,0 +1,180 @@
+"""A few crops, as files or in the pages of a beton -> their exact sums; runs in the workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from imagenet_prep.dataset.manifest import source_digest
+from imagenet_prep.jpeg.header import jpeg_frame
+from imagenet_prep.workers.processes import Failed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_MOST_PX = 4096
+
+
+class Sample(NamedTuple):
+    """A picture in a page of a beton: where in the page its bytes are, and whether as JPEG."""
+
+    key: str
+    start: int
+    size_bytes: int
+    is_jpeg: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a beton: where it begins, its SHA-256, and those of its pictures that count."""
+
+    index: int
+    start: int
+    size_bytes: int
+    digest: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CropGroup:
+    """Crops, as paths relative to ``folder``."""
+
+    folder: Path
+    crops: tuple[str, ...]
+    size_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageGroup:
+    """Pages of the file ``beton``; ``hashed``: the digest of each picture is wanted."""
+
+    beton: Path
+    pages: tuple[Page, ...]
+    size_px: int
+    hashed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The sums of a group as ``Moments`` has them, in the smallest type that holds them.
+
+    ``source`` is the digest of its pictures; without one where it was not wanted.
+    """
+
+    sum: NDArray[np.unsignedinteger]
+    products: NDArray[np.uint64]
+    count: int
+    source: str
+
+
+class BadPictureError(Exception):
+    """Why some bytes are not a crop; with the key of the crop where that is not known."""
+
+    def __init__(self, reason: str, key: str = "") -> None:
+        super().__init__(reason)
+        self.key = key
+
+
+def measure(group: CropGroup | PageGroup) -> Part | Failed:
+    """One group -> its Part, or the first picture (or page) that is not as it should be."""
+    import numpy as np
+
+    from imagenet_prep.stats.moments import Accumulator
+
+    total = Accumulator(group.size_px)
+    pixels = np.empty((group.size_px, group.size_px, 4), np.uint8)
+    pairs = []
+    pictures = _crops(group) if isinstance(group, CropGroup) else _samples(group)
+    key = ""
+    try:
+        for key, data, is_jpeg in pictures:
+            (take_jpeg if is_jpeg else take_raw)(data, pixels)
+            total.add(pixels)
+            if isinstance(group, CropGroup) or group.hashed:
+                pairs.append((key, hashlib.sha256(data).hexdigest()))
+    except BadPictureError as error:
+        return Failed(error.key or key, str(error))
+    moments = total.moments()
+    smallest = np.min_scalar_type(255 * moments.count)
+    source = source_digest(pairs) if pairs else ""
+    return Part(moments.sum.astype(smallest), moments.products, moments.count, source)
+
+
+def _crops(group: CropGroup) -> Iterator[tuple[str, bytes, bool]]:
+    for crop in group.crops:
+        yield crop, read_file(f"{group.folder}/{crop}", crop), True
+
+
+def read_file(path: str, key: str) -> bytes:
+    """The bytes of a file; BadPictureError with ``key`` if it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a million of them
+            return file.readall()
+    except OSError as error:
+        raise BadPictureError(f"cannot be read ({error.strerror})", key) from None
+
+
+def _samples(group: PageGroup) -> Iterator[tuple[str, bytes, bool]]:
+    for page in group.pages:
+        name = f"page {page.index}"
+        try:
+            with group.beton.open("rb") as file:
+                file.seek(page.start)
+                data = file.read(page.size_bytes)
+        except OSError as error:
+            raise BadPictureError(f"cannot be read ({error.strerror})", name) from None
+        if hashlib.sha256(data).hexdigest() != page.digest:
+            raise BadPictureError("is not what was written", name)
+        for sample in page.samples:
+            yield sample.key, data[sample.start :][: sample.size_bytes], sample.is_jpeg
+
+
+def take_raw(data: bytes, pixels: NDArray[np.uint8]) -> None:
+    """S² pixels of three bytes -> ``pixels`` (S, S, 4) uint8; BadPictureError for others."""
+    import numpy as np
+
+    side = len(pixels)
+    if len(data) != 3 * side**2:
+        raise BadPictureError(f"has {len(data)} bytes, and not those of {side}x{side} pixels")
+    # Four bytes from every third on: the fourth, which nobody looks at, is the next red.
+    words = np.ndarray((side**2,), np.uint32, data + b"\0", strides=(3,))
+    pixels.reshape(-1).view(np.uint32)[:] = words
+
+
+def take_jpeg(data: bytes, pixels: NDArray[np.uint8]) -> None:
+    """JPEG bytes -> ``pixels`` (S, S, 4) uint8: red, green, blue and one of any value.
+
+    Raises BadPictureError for anything that is not a whole, square, 8-bit RGB or grey JPEG
+    of S pixels a side.
+    """
+    from imagenet_prep.jpeg.turbo import decode_into
+
+    side = jpeg_side(data)
+    if side != len(pixels):
+        size_px = len(pixels)
+        raise BadPictureError(f"is {side}x{side} where the first crop is {size_px}x{size_px}")
+    try:
+        decode_into(data, pixels)
+    except ValueError as error:
+        raise BadPictureError(str(error)) from None
+
+
+def jpeg_side(data: bytes) -> int:
+    """JPEG bytes -> the side of the picture, by their header; raises what ``take_jpeg`` does."""
+    try:
+        frame = jpeg_frame(data)
+    except ValueError as error:
+        raise BadPictureError(str(error)) from None
+    side = frame.width
+    if frame.height != side:
+        raise BadPictureError(f"is {side}x{frame.height}, and crops are square")
+    if not 0 < side <= _MOST_PX:
+        raise BadPictureError(f"is {side}x{side}, and crops have at most {_MOST_PX} pixels a side")
+    if frame.components not in (1, 3):
+        kind = "a CMYK picture" if frame.components == 4 else "neither grey nor in colour"
+        raise BadPictureError(f"is {kind}, and crops are RGB")
+    return side

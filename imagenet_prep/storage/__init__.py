@@ -1,0 +1,1 @@
+"""Local paths and URLs, and byte ranges in them."""

@@ -1,0 +1,131 @@
+"""Where a raw picture's bytes lie, and how they are read: a file, or a part of one.
+
+A part is a member of an archive or an array, read in place: nothing is ever unpacked. The
+file is on a disk, or behind a URL.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import gzip
+import io
+import os
+import stat
+import zlib
+from typing import NamedTuple
+
+from imagenet_prep.core.redact import shown
+from imagenet_prep.storage import remote
+from imagenet_prep.storage.remote_errors import RemoteError
+from imagenet_prep.storage.urls import is_url
+
+WHOLE = -1
+MAX_UNPACKED_BYTES = 128 << 20
+"""What a process keeps of a compressed array; greater ones have to be unpacked first."""
+
+
+class Place(NamedTuple):
+    """``length`` bytes of ``file`` from byte ``offset``; WHOLE: all of it.
+
+    ``file`` is a path or a URL. ``form`` says what the bytes are: empty for a picture file's
+    own; ``pgm:28x28`` for the plain grey levels of 28 columns and 28 rows; ``gz pgm:28x28``
+    for the same counted in what ``file`` unpacks to; ``kept pgm:28x28`` for the same of a
+    file so small that it is better fetched as a whole; ``unusable:REASON`` for what no
+    reading can help. ``seen`` is what a server said of the file when it was found, its bytes
+    and version (``remote.Status``); empty for a file on a disk, and before it was asked.
+    """
+
+    file: str
+    offset: int = 0
+    length: int = WHOLE
+    form: str = ""
+    seen: str = ""
+
+    def __repr__(self) -> str:
+        """A URL may be a secret, and a repr is printed by whoever likes to."""
+        return f"Place({shown(self.file)!r}, {self.offset}, {self.length}, {self.form!r})"
+
+    def read(self) -> bytes:
+        """A picture file's bytes. Raises OSError."""
+        kind, _, about = self.form.partition(":")
+        if kind == "unusable":
+            raise OSError(errno.EINVAL, about, shown(self.file))
+        if kind.startswith(("gz", "kept")):
+            whole = _kept(self.file, self.stamp()[1], kind.startswith("gz"))
+            data = whole[self.offset : self.offset + self.length]
+        elif is_url(self.file):
+            expected = self.stamp()[0] if self.seen and self.length == WHOLE else -1
+            data = remote.read(self.file, self.offset, self.length, expected=expected)
+        else:
+            with open(self.file, "rb", opener=_open_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, "not a file but a device or pipe", self.file)
+                file.seek(self.offset)
+                data = file.read(self.length)
+        if len(data) < self.length:
+            raise OSError(errno.EIO, "the file that holds it has become shorter", shown(self.file))
+        if kind.endswith("pgm"):
+            return b"P5 %b 255\n" % about.replace("x", " ").encode() + data
+        return data
+
+    def stamp(self) -> tuple[int, int]:
+        """(bytes, mtime in ns or version) by which a change shows; (-1, -1): it is not told."""
+        if self.seen:
+            size, _, version = self.seen.partition(" ")
+            return int(size) if self.length == WHOLE else self.length, int(version)
+        if "://" in self.file and is_url(self.file):
+            return self.asked()[0].stamp()
+        try:
+            status = os.stat(self.file)  # noqa: PTH116 - a million of them
+        except OSError:
+            return -1, -1  # it fails when it is read, with the reason
+        return status.st_size if self.length == WHOLE else self.length, status.st_mtime_ns
+
+    def needs_asking(self) -> bool:
+        """Whether a server has yet to say what it knows of it."""
+        return not self.seen and is_url(self.file)
+
+    def asked(self) -> tuple[Place, str]:
+        """The same with what the server says of it, and why it says nothing, if so.
+
+        Raises ToolError where the URL cannot be asked about at all.
+        """
+        try:
+            said = remote.status(self.file)
+        except RemoteError as error:
+            reason = "" if error.errno == errno.ENOENT else str(error.strerror)
+            return self._replace(seen=seen(None)), reason
+        return self._replace(seen=seen(said)), ""
+
+
+def seen(said: remote.Status | None) -> str:
+    """What a server says of a file -> ``Place.seen``; None: it fails when it is read."""
+    return "-1 -1" if said is None else f"{said.bytes} {said.version}"
+
+
+def _open_at_once(file: str, flags: int) -> int:
+    """Opens without waiting, which a pipe that nobody writes to would do for ever."""
+    return os.open(file, flags | os.O_NONBLOCK)
+
+
+def unpack(file: str) -> bytes:
+    """The bytes that a gzip file holds. Raises OSError, also for damage and for too much."""
+    packed = io.BytesIO(remote.read(file)) if is_url(file) else file
+    try:
+        with gzip.open(packed) as stream:
+            data = stream.read(MAX_UNPACKED_BYTES + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise OSError(errno.EIO, f"damaged gzip ({error})", shown(file)) from None
+    if len(data) > MAX_UNPACKED_BYTES:
+        raise OSError(errno.EFBIG, "too large to be read compressed, unpack it with gunzip")
+    return data
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(file: str, _version: int, packed: bool) -> bytes:
+    """Kept, because the next picture of a sorted list lies in the same file.
+
+    Its time or version is part of what is remembered: a changed file is read again.
+    """
+    return unpack(file) if packed else Place(file).read()

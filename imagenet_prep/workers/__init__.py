@@ -1,0 +1,1 @@
+"""One interface to local processes and threads, Dask and Ray."""

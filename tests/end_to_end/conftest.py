@@ -1,0 +1,97 @@
+"""Runs the real command line in processes of its own, to be killed and starved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PREP = [sys.executable, "-m", "imagenet_prep"]
+
+
+def prep(*arguments: object) -> list[str]:
+    """The command line ``imagenet-prep`` with these arguments."""
+    return [*PREP, *map(str, arguments)]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+def complete(command: list[str]) -> Ended:
+    """Runs a command to its end."""
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, without_progress(done.stderr))
+
+
+def without_progress(said: str) -> str:
+    """What was said, without how far it was, which a slow machine hears too."""
+    return re.sub(r"^(crop|stats|build): \d+ of \d+\n", "", said, flags=re.MULTILINE)
+
+
+def must(*arguments: object) -> None:
+    """Runs ``imagenet-prep`` to a good end."""
+    done = complete(prep(*arguments))
+    assert done.status == 0, done.err
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file below ``folder``, hidden ones included -> the digest of its bytes."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def children(process: int) -> list[int]:
+    """The processes that ``process`` has started and that still are."""
+    try:
+        found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(child) for child in found]
+
+
+def workers(process: int) -> list[int]:
+    """Those children that crop, count or build: not the tracker of their semaphores."""
+    found = []
+    for child in children(process):
+        try:
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"resource_tracker" not in command and b"loky" in command:
+            found.append(child)
+    return found
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory, make_waves: Callable[[Path], Path]) -> Path:
+    """A raw collection of 240 pictures in two classes, each a few milliseconds of work."""
+    return make_waves(tmp_path_factory.mktemp("faults") / "raw")
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+MOMENTS = int(os.environ.get("FAULT_MOMENTS", "4"))

@@ -1,0 +1,177 @@
+"""``kill -9`` at random moments: nothing half-written, and the work goes on to the same bytes.
+
+FAULT_MOMENTS=30 pytest tests/faults   is the long form; the default is a few moments each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import (
+    MOMENTS,
+    REPOSITORY,
+    Ended,
+    complete,
+    contents,
+    must,
+    needs_proc,
+    prep,
+    without_progress,
+    workers,
+)
+
+pytestmark = needs_proc
+_LONGEST_S = 240
+
+
+@pytest.fixture(scope="module")
+def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What uninterrupted runs make of ``many``: cropped/ with stats.npz, and the betons."""
+    folder = tmp_path_factory.mktemp("whole")
+    must("crop", "--src", many, "--dst", folder / "cropped", "--jobs", 2)
+    must("stats", "--src", folder / "cropped", "--jobs", 2)
+    for form in ("jpeg", "raw"):
+        betons = folder / form
+        must(*build(folder / "cropped", betons, form))
+    return folder
+
+
+def build(cropped: Path, betons: Path, form: str) -> list[object]:
+    """The arguments of a build with two jobs, which are threads."""
+    return ["build", "--src", cropped, "--dst", betons, "--format", form, "--jobs", 2]
+
+
+class Stage:
+    """One stage: its command, where it writes, and what may be found there at any moment."""
+
+    def __init__(self, name: str, many: Path, whole: Path, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.expected = contents(whole)
+        if name == "crop":
+            self.target, self.kept = folder / "cropped", ""
+            self.command = prep("crop", "--src", many, "--dst", self.target, "--jobs", 2)
+        elif name == "stats":
+            shutil.copytree(whole / "cropped", folder / "cropped")
+            (folder / "cropped/stats.npz").unlink()
+            self.target = folder / "cropped"
+            self.command = prep("stats", "--src", self.target, "--jobs", 2)
+        else:
+            shutil.copytree(whole / "cropped", folder / "cropped")
+            self.target = folder / name
+            self.command = prep(*build(folder / "cropped", self.target, name))
+
+    def has_begun(self, process: int) -> bool:
+        """Whether its workers have started, or it writes."""
+        return bool(workers(process) or next(self.target.glob(".*.tmp"), None))
+
+    def check_at_any_moment(self) -> None:
+        """What bears a final name is whole; a manifest stands only beside its own beton."""
+        for path, digest in contents(self.folder).items():
+            name = Path(path).name
+            if name.startswith(".") or name == "crop.jsonl":
+                continue
+            assert self.expected[path] == digest, f"{path} is not what it will be"
+        for manifest in self.target.glob("*.beton.json"):
+            json.loads(manifest.read_text())
+            assert manifest.with_suffix("").exists()
+
+    def check_at_the_end(self) -> None:
+        """The same files with the same bytes as without any interruption, and no others."""
+        part = f"{self.target.name}/"
+        expected = {name: digest for name, digest in self.expected.items() if name.startswith(part)}
+        if self.name == "crop":
+            del expected[f"{part}stats.npz"]
+        found = {f"{part}{name}": digest for name, digest in contents(self.target).items()}
+        assert found == expected
+
+
+@contextlib.contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ends_after(stage: Stage, kill: Callable[[int], bool], delay_s: float) -> Ended:
+    """Runs the stage's command and lets ``kill(its pid)`` strike ``delay_s`` after it began."""
+    with running(stage.command) as process:
+        while process.poll() is None and not stage.has_begun(process.pid):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.002)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(delay_s)
+        if process.poll() is None:
+            kill(process.pid)
+        out, err = process.communicate(timeout=_LONGEST_S)
+        return Ended(process.returncode, out, without_progress(err))
+
+
+def kill_parent(process: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+    return True
+
+
+def kill_worker(process: int) -> bool:
+    found = workers(process)
+    with contextlib.suppress(ProcessLookupError, IndexError):
+        os.kill(found[0], signal.SIGKILL)
+    return bool(found)
+
+
+# A build is over in no time, and has no workers that could be killed.
+LONGEST_DELAY_S = {"crop": 0.5, "stats": 0.5, "raw": 0.1, "jpeg": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("name", "victim"),
+    [
+        *(("crop", "parent"), ("crop", "worker"), ("stats", "parent"), ("stats", "worker")),
+        *(("raw", "parent"), ("jpeg", "parent")),
+    ],
+)
+def test_kill_9_leaves_nothing_half_written_and_the_next_run_ends_the_same(
+    name: str, victim: str, many: Path, whole: Path, tmp_path: Path
+) -> None:
+    stage = Stage(name, many, whole, tmp_path)
+    moments = random.Random(f"{name} {victim}")
+    kill = {"parent": kill_parent, "worker": kill_worker}[victim]
+    struck = 0
+    for _ in range(MOMENTS):
+        ended = ends_after(stage, kill, moments.uniform(0, LONGEST_DELAY_S[name]))
+        assert "Traceback" not in ended.err
+        if ended.status != 0:
+            struck += 1
+            if victim == "parent":
+                assert ended.status == -signal.SIGKILL
+            else:
+                assert ended.status == 1
+                assert ended.err.strip().count("\n") == 0
+                assert "a worker process ended by itself" in ended.err
+        stage.check_at_any_moment()
+        if ended.status == 0 and name == "crop":
+            shutil.rmtree(stage.target)  # it was done: begin again
+    assert struck > 0
+    last = complete(stage.command)
+    assert last.status == 0, last.err
+    stage.check_at_the_end()

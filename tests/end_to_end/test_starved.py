@@ -1,0 +1,214 @@
+"""A full disk, a destination that becomes read-only, too few open files, sources that change.
+
+The disks are real ones: small file systems in memory, mounted in a name space of the
+process's own, which needs no rights outside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagenet_prep.dataset.journal import read_finished
+from tests.end_to_end.conftest import PREP, Ended, complete, contents, must, prep
+
+
+def _namespaces() -> bool:
+    try:
+        done = subprocess.run(
+            ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp"],
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+needs_namespaces = pytest.mark.skipif(
+    not _namespaces(), reason="needs unshare with user name spaces, to mount a small disk"
+)
+
+
+def on_small_disk(place: Path, size: str, script: str) -> Ended:
+    """Runs a shell script with a file system of ``size`` in memory mounted on ``place``."""
+    place.mkdir(parents=True, exist_ok=True)
+    mount = f"mount -t tmpfs -o size={size} none '{place}'"
+    return complete(["unshare", "-rm", "bash", "-c", f"{mount} && {script}"])
+
+
+def shell(*arguments: object) -> str:
+    return " ".join(f"'{word}'" for word in [*PREP, *map(str, arguments)])
+
+
+def one_sentence(ended: Ended) -> str:
+    """What a run that failed said: one line, status 1, no traceback."""
+    assert ended.status == 1, ended.err
+    lines = ended.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("imagenet-prep: "), ended.err
+    return lines[0]
+
+
+@needs_namespaces
+def test_a_full_disk_ends_the_crop_with_one_sentence_and_whole_crops(
+    many: Path, tmp_path: Path
+) -> None:
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    copy = f"status=$?; cp -a '{disk}/cropped' '{kept}'; exit $status"
+    command = shell("crop", "--src", many, "--dst", disk / "cropped", "--jobs", 2)
+    ended = on_small_disk(disk, "600k", f"{command}; {copy}")
+    assert "No space left on device" in one_sentence(ended)
+    must("crop", "--src", many, "--dst", tmp_path / "whole", "--jobs", 2)
+    whole = contents(tmp_path / "whole")
+    crops = [name for name in contents(kept) if name.endswith(".JPEG")]
+    assert crops
+    assert all(contents(kept)[name] == whole[name] for name in crops)
+    # With room, the same command goes on from there.
+    must("crop", "--src", many, "--dst", kept, "--jobs", 2)
+    assert contents(kept) == whole
+
+
+@needs_namespaces
+@pytest.mark.parametrize("stage", ["stats", "build"])
+def test_a_full_disk_ends_statistics_and_betons_with_one_sentence_and_no_file(
+    stage: str, many: Path, tmp_path: Path
+) -> None:
+    cropped, disk = tmp_path / "cropped", tmp_path / "disk"
+    must("crop", "--src", many, "--dst", cropped, "--jobs", 2)
+    must("stats", "--src", cropped, "--jobs", 1)
+    where = {"stats": ("--out", disk / "stats.npz"), "build": ("--dst", disk)}[stage]
+    command = shell(stage, "--src", cropped, *where, "--jobs", 1)
+    ended = on_small_disk(disk, "64k", f"{command}; status=$?; ls -A '{disk}'; exit $status")
+    said = one_sentence(ended)
+    assert "No space left on device" in said or "are free" in said
+    assert ended.out.strip() == ""
+
+
+@needs_namespaces
+def test_a_destination_that_becomes_read_only_ends_the_crop_with_one_sentence(
+    many: Path, tmp_path: Path
+) -> None:
+    dst, frozen = tmp_path / "cropped", tmp_path / "frozen"
+    dst.mkdir()
+    frozen.mkdir()
+    prepare = f"mount --bind '{dst}' '{frozen}' && mount -o remount,bind,ro '{frozen}'"
+    wait = f"until [ -s '{dst}/crop.jsonl' ] || ! kill -0 $pid 2>/dev/null; do :; done"
+    command = shell("crop", "--src", many, "--dst", dst, "--jobs", 2)
+    # Whoever opens the path after the second bind finds the same folder, read-only.
+    freeze = f"mount --bind '{frozen}' '{dst}'"
+    script = f"{prepare}; {command} & pid=$!; {wait}; {freeze}; wait $pid"
+    ended = complete(["unshare", "-rm", "bash", "-c", script])
+    assert "Read-only file system" in one_sentence(ended)
+    must("crop", "--src", many, "--dst", dst, "--jobs", 2)
+    must("crop", "--src", many, "--dst", tmp_path / "whole", "--jobs", 2)
+    assert contents(dst) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("stage", "files"),
+    [("crop", 4), ("crop", 16), ("stats", 4), ("stats", 16), ("build", 4), ("build", 6)],
+)
+def test_too_few_open_files_are_one_sentence(
+    stage: str, files: int, many: Path, tmp_path: Path
+) -> None:
+    cropped = tmp_path / "cropped"
+    if stage != "crop":
+        must("crop", "--src", many, "--dst", cropped, "--jobs", 2)
+        must("stats", "--src", cropped, "--jobs", 1)
+    command = {
+        "crop": prep("crop", "--src", many, "--dst", cropped, "--jobs", 2),
+        "stats": prep("stats", "--src", cropped, "--out", tmp_path / "s.npz", "--jobs", 2),
+        "build": prep(
+            "build", "--src", cropped, "--dst", tmp_path / "betons", "--format", "raw", "--jobs", 2
+        ),
+    }[stage]
+    # From inside: with four open files Python itself does not get as far as our code.
+    script = (
+        "import resource, sys; from imagenet_prep import cli; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files})); "
+        f"sys.exit(cli.run({command[3:]!r}))"
+    )
+    ended = complete([sys.executable, "-c", script])
+    assert "Too many open files" in one_sentence(ended)
+    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("betons/*.beton*"))
+
+
+def failures(cropped: Path) -> dict[str, str]:
+    """Key -> reason of the sources that gave no crop."""
+    return {
+        entry.key: entry.reason
+        for entry in read_finished(cropped).values()
+        if entry.status == "failed"
+    }
+
+
+def test_a_source_that_vanishes_while_it_runs_is_one_failure(many: Path, tmp_path: Path) -> None:
+    ended = _while_it_crops(many, tmp_path, "victim.unlink()")
+    assert ended.status == 0, ended.err
+    assert failures(tmp_path / "cropped") == {
+        "val/bee/zz.jpg": "cannot be read: No such file or directory"
+    }
+
+
+def test_a_source_that_changes_while_it_runs_is_done_again_by_the_next_run(
+    many: Path, tmp_path: Path
+) -> None:
+    change = "victim.write_bytes((raw / 'train/ant/1.jpg').read_bytes())"
+    ended = _while_it_crops(many, tmp_path, change)
+    assert ended.status == 0, ended.err
+    raw, dst = tmp_path / "raw", tmp_path / "cropped"
+    again = complete(prep("crop", "--src", raw, "--dst", dst, "--jobs", 1, "--json"))
+    counts = json.loads(again.out)
+    assert (counts["ok"], counts["skipped"], counts["failed"]) == (1, 240, 0)
+    must("crop", "--src", raw, "--dst", tmp_path / "whole", "--jobs", 1)
+    assert contents(dst) == contents(tmp_path / "whole")
+
+
+def _while_it_crops(many: Path, tmp_path: Path, change: str) -> Ended:
+    """Crops a copy of ``many`` and changes its last source after the first was cropped."""
+    raw = tmp_path / "raw"
+    shutil.copytree(many, raw)
+    victim = raw / "val/bee/zz.jpg"
+    shutil.copy(raw / "val/bee/0.jpg", victim)
+    script = f"""
+import sys
+from pathlib import Path
+from imagenet_prep import cli, crop_stage
+raw, victim = Path({str(raw)!r}), Path({str(victim)!r})
+real = crop_stage._crop_one
+def changing(task):
+    if not done:
+        done.append(1)
+        {change}
+    return real(task)
+done = []
+crop_stage._crop_one = changing
+sys.exit(cli.run(["crop", "--src", str(raw), "--dst", {str(tmp_path / "cropped")!r},
+                  "--jobs", "1", "--json"]))
+"""
+    return complete([sys.executable, "-c", script])
+
+
+def test_a_file_without_read_permission_is_one_failure(
+    make_raw: Callable[..., Path], tmp_path: Path
+) -> None:
+    raw = make_raw(train=2, val=0)
+    closed = raw / "train/ant/ant0.jpg"
+    closed.chmod(0)
+    try:
+        closed.read_bytes()
+    except PermissionError:
+        pass
+    else:
+        pytest.skip("this user (root) may read every file")
+    must("crop", "--src", raw, "--dst", tmp_path / "cropped", "--jobs", 1)
+    assert failures(tmp_path / "cropped") == {
+        "train/ant/ant0.jpg": "cannot be read: Permission denied"
+    }

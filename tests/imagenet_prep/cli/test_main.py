@@ -1,0 +1,403 @@
+"""The command line of imagenet-prep: results, sentences, exit statuses, and Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagenet_prep.cli import info as describe
+from imagenet_prep.cli import main as cli
+from imagenet_prep.dataset.manifest import load_manifest
+from imagenet_prep.dataset.statistics import load_stats
+from imagenet_prep.workers.processes import WorkerDied
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+COMMANDS = ("sample", "crop", "merge", "failures", "stats", "build", "verify", "prepare", "info")
+Capture = pytest.CaptureFixture[str]
+
+
+def answer(capsys: Capture, *arguments: object) -> dict[str, Any]:
+    """The one JSON object on stdout of a command that must succeed."""
+    assert cli.run([*map(str, arguments), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert isinstance(value, dict)
+    return value
+
+
+def complaint(capsys: Capture, status: int, *arguments: object) -> str:
+    """What a command says on stderr when it ends with ``status``."""
+    assert cli.run([*map(str, arguments)]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.fixture
+def raw(make_raw: Callable[..., Path]) -> Path:
+    """Small pictures in splits, and a file that is none."""
+    root = make_raw(train=3, val=1)
+    (root / "train" / "ant" / "empty.jpg").write_bytes(b"")
+    return root
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example(capsys: Capture, command: str) -> None:
+    assert cli.run([command, "--help"]) == 0
+    assert f"Example: imagenet-prep {command}" in capsys.readouterr().out
+
+
+def test_the_list_of_commands_cuts_no_sentence_off(capsys: Capture) -> None:
+    assert cli.run(["--help"]) == 0
+    rows = capsys.readouterr().out.partition("Commands:")[2].splitlines()
+    assert len([row for row in rows if row.endswith(".")]) == len(COMMANDS)
+    assert not [row for row in rows if row.endswith("...")]
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from imagenet_prep.cli.main import run; "
+        "assert run(['--help']) == 0 and run(['crop', '--help']) == 0 and run(['--version']) == 0; "
+        "heavy = {'PIL', 'numpy', 'joblib', 'torch', 'ffcv', 'numba', 'matplotlib', 'tqdm'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "imagenet-prep, version" in done.stdout
+
+
+def test_the_three_stages_and_their_json(capsys: Capture, raw: Path, tmp_path: Path) -> None:
+    cropped, out = tmp_path / "cropped", tmp_path / "out"
+    one = ("--jobs", 1)
+    first = answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 64, *one)
+    assert (first["ok"], first["failed"], first["skipped"]) == (8, 1, 0)
+    assert first["reasons"] == {"empty file": 1}
+    assert first["seconds"] > 0 and first["images_per_second"] > 0
+    again = answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 64, *one)
+    assert (again["ok"], again["failed"], again["skipped"]) == (0, 1, 8)
+
+    picture = tmp_path / "stats.png"
+    figures = answer(capsys, "stats", "--src", cropped, "--picture", picture, *one)
+    assert (figures["images"], figures["size"]) == (6, 64)
+    assert figures["out"] == str(cropped / "stats.npz")
+    assert {len(figures[key]) for key in ("channel_mean", "channel_std", "eigenstdev")} == {3}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    built = answer(capsys, "build", "--src", cropped, "--dst", out, *one)
+    assert [(Path(b["path"]).name, b["samples"]) for b in built["betons"]] == [
+        ("train.beton", 6),
+        ("val.beton", 2),
+    ]
+    manifest = load_manifest(out / "train.beton")
+    assert manifest.digest == built["betons"][0]["digest"]
+    assert load_stats(out / "train.stats.npz").count == 6
+
+
+def test_prepare_puts_everything_into_one_folder(
+    capsys: Capture, raw: Path, tmp_path: Path
+) -> None:
+    dst = tmp_path / "made"
+    value = answer(capsys, "prepare", "--src", raw, "--dst", dst, "--size", 32, "--jobs", 1)
+    assert value["crop"]["ok"] == 8 and value["stats"]["size"] == 32
+    assert sorted(path.name for path in dst.iterdir()) == [
+        "cropped",
+        "train.beton",
+        "train.beton.json",
+        "train.stats.npz",
+        "val.beton",
+        "val.beton.json",
+        "val.stats.npz",
+    ]
+    sheet = tmp_path / "sheet.png"
+    about = answer(capsys, "info", dst / "train.beton", "--picture", sheet)
+    assert (about["what"], about["samples"], about["size"]) == ("beton", 6, 32)
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert answer(capsys, "info", dst / "cropped" / "stats.npz")["images"] == 6
+    crops = answer(capsys, "info", dst / "cropped")
+    assert (crops["ok"], crops["failed"], crops["finished"]) == (8, 1, True)
+    assert crops["splits"] == {"train": 6, "val": 2}
+
+
+def test_results_for_people_have_counts_reasons_and_speed(
+    capsys: Capture, raw: Path, tmp_path: Path
+) -> None:
+    arguments = ["prepare", "--src", str(raw), "--dst", str(tmp_path), "--size", "32"]
+    assert cli.run([*arguments, "--jobs", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "8 cropped, 0 were there already, 1 failed; 2 classes: " in captured.out
+    assert "1  empty file" in captured.out
+    assert "6 crops of 32 x 32 px" in captured.out
+    assert "6 samples" in captured.out and "val.beton" in captured.out
+    assert captured.err == ""
+
+
+def test_sample_draws_pictures_that_crop_takes(capsys: Capture, tmp_path: Path) -> None:
+    dst = tmp_path / "raw"
+    arguments = ("--dst", dst, "--train", 10, "--val", 10, "--jobs", 1)
+    assert answer(capsys, "sample", *arguments)["images"] == 20
+    report = answer(capsys, "crop", "--src", dst, "--dst", tmp_path / "c", "--jobs", 1)
+    assert report["ok"] == 20
+
+
+def test_info_alone_says_what_is_installed(capsys: Capture) -> None:
+    value = answer(capsys, "info")
+    assert value["what"] == "installation" and value["cpus"] >= 1
+    assert set(value["formats"]) == {"webp", "avif", "jpeg_2000", "tiff"}
+    assert "numpy" in value["versions"]
+    assert cli.run(["info"]) == 0
+    assert "libjpeg" in capsys.readouterr().out
+
+
+def test_stock_pillow_is_warned_of_once(
+    capsys: Capture, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.__version__", "12.1.1")
+    arguments = ["prepare", "--src", str(raw), "--dst", str(tmp_path), "--size", "32"]
+    assert cli.run([*arguments, "--jobs", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("stock Pillow 12.1.1") == 1
+    json.loads(captured.out)
+    monkeypatch.setattr("PIL.__version__", "12.1.1.post0")
+    assert describe.stock_pillow() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (("crop", "--src", "{}/none", "--dst", "{}/x"), 2, "no such folder"),
+        (("crop", "--src", "{}/file.beton", "--dst", "{}/x"), 2, "is a file"),
+        (("crop", "--src", "{}/empty", "--dst", "{}/x"), 1, "holds no pictures"),
+        (("crop", "--src", "{}/raw", "--dst", "{}/raw/x"), 2, "must not lie in one another"),
+        (("crop", "--src", "{}/raw", "--dst", "{}/x", "--max-failures", 0), 1, "more than the 0"),
+        (("crop", "--src", "{}/raw", "--dst", "{}/file.beton/x"), 2, "name a folder"),
+        (("prepare", "--src", "{}/raw", "--dst", "{}/file.beton"), 2, "name a folder"),
+        (("crop", "--src", "{}/raw", "--dst", "{}/x", "--classes", "{}/empty"), 2, "is no file"),
+        (("failures", "{}/file.beton"), 2, "is a file"),
+        (("stats", "--src", "{}/empty"), 1, "was not made by imagenet-prep crop"),
+        (("build", "--src", "{}/none"), 2, "no such folder"),
+        (("info", "{}/file.beton"), 1, "manifest"),
+        (("info", "{}/none.beton"), 2, "no such file"),
+        (("info", "{}/empty"), 2, "is not a folder that imagenet-prep crop made"),
+        (("info", "--picture", "{}/x.png"), 2, "name one"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(
+    capsys: Capture,
+    raw: Path,
+    tmp_path: Path,
+    arguments: tuple[object, ...],
+    status: int,
+    sentence: str,
+) -> None:
+    (tmp_path / "file.beton").write_text("not a beton")
+    (tmp_path / "empty").mkdir()
+    filled = [str(argument).replace("{}", str(tmp_path)) for argument in arguments]
+    said = complaint(capsys, status, *filled)
+    assert said.startswith("imagenet-prep: ") and said.count("\n") == 1
+    assert sentence in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("crop", "--src", "a", "--dst", "b", "--size", 0), ("crop",), ("nonsense",), ("stats", "--x")],
+)
+def test_wrong_options_are_wrong_usage(capsys: Capture, arguments: tuple[object, ...]) -> None:
+    assert "Usage: imagenet-prep" in complaint(capsys, 2, *arguments)
+
+
+def test_build_wants_statistics_of_these_crops(capsys: Capture, raw: Path, tmp_path: Path) -> None:
+    for size in (32, 48):
+        folder = tmp_path / f"c{size}"
+        answer(capsys, "crop", "--src", raw, "--dst", folder, "--size", size, "--jobs", 1)
+    dst = tmp_path / "out"
+    missing = complaint(capsys, 1, "build", "--src", tmp_path / "c32", "--dst", dst)
+    assert "statistics file is missing" in missing
+    answer(capsys, "stats", "--src", tmp_path / "c48", "--jobs", 1)
+    foreign = tmp_path / "c48" / "stats.npz"
+    said = complaint(
+        capsys, 1, "build", "--src", tmp_path / "c32", "--dst", dst, "--stats", foreign
+    )
+    assert said.count("\n") == 1
+    assert not list(dst.glob("*.beton"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.JPEG"), 1, "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "x: Permission denied"),
+        (WorkerDied("a worker process ended by itself"), 1, "fewer --jobs"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_faults_of_the_machine_get_one_sentence(
+    capsys: Capture,
+    raw: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int,
+    sentence: str,
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("imagenet_prep.crop.run.run_crop", fail)
+    said = complaint(capsys, status, "crop", "--src", raw, "--dst", tmp_path / "x")
+    assert sentence in said
+
+
+def test_a_reader_that_leaves_is_no_error_message(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "imagenet_prep", "crop", "--help"],
+        cwd=REPOSITORY,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert done.stderr == "" and done.returncode == 1
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.01)  # between two looks; the test's own time limit ends a wait in vain
+
+
+def alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    with contextlib.suppress(OSError):
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def descendants(process: int) -> list[int]:
+    children: list[int] = []
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        children += [int(child), *descendants(int(child))]
+    return children
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_every_process_and_leave_whole_crops(
+    number: signal.Signals, status: int, make_raw: Callable[..., Path], tmp_path: Path
+) -> None:
+    raw = make_raw(train=1, val=0)
+    data = (raw / "train/ant/ant0.jpg").read_bytes()
+    for index in range(3000):
+        (raw / f"train/ant/{index}.jpg").write_bytes(data)
+    dst = tmp_path / "cropped"
+    command = [sys.executable, "-m", "imagenet_prep", "crop", "--jobs", "2"]
+    running = subprocess.Popen(
+        [*command, "--src", str(raw), "--dst", str(dst), "--size", "224"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    journal = dst / "crop.jsonl"
+    until(lambda: running.poll() is not None or (journal.exists() and journal.stat().st_size > 0))
+    workers = descendants(running.pid)
+    # Ctrl-C goes to all processes of a terminal, SIGTERM to the one that was started.
+    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == status
+    assert out == "" and "Traceback" not in err
+    said = re.sub(r"^crop: \d+ of \d+$", "", err, flags=re.MULTILINE)  # on a slow machine
+    assert said.strip() == "imagenet-prep: interrupted; the same command continues"
+    assert workers
+    until(lambda: not any(map(alive, workers)))  # their semaphores' tracker ends after them
+    lines = map(json.loads, journal.read_text().splitlines())
+    sizes = {line["crop"]: line["crop_bytes"] for line in lines}
+    assert 0 < len(sizes) < 3001
+    for crop, size in sizes.items():
+        assert (dst / crop).stat().st_size == size
+    for crop in dst.rglob("*.JPEG"):
+        assert crop.read_bytes().endswith(b"\xff\xd9"), crop
+
+
+def test_failures_lists_the_sources_for_other_programs(
+    capsys: Capture, raw: Path, tmp_path: Path
+) -> None:
+    (raw / "val" / "bee" / "words.jpg").write_bytes(b"some words")
+    cropped = tmp_path / "cropped"
+    answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
+    assert cli.run(["failures", str(cropped)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "train/ant/empty.jpg\tempty file",
+        "val/bee/words.jpg\tnot a picture of a known format",
+    ]
+    value = answer(capsys, "failures", cropped, "--reason", "empty")
+    assert value["reasons"] == {"empty file": 1}
+    assert value["failures"] == [{"source": "train/ant/empty.jpg", "reason": "empty file"}]
+    assert "no such folder" in complaint(capsys, 2, "failures", tmp_path / "none")
+
+
+def test_names_with_line_breaks_stay_on_their_line(
+    capsys: Capture, raw: Path, tmp_path: Path
+) -> None:
+    odd = "new\nli\tne\x1b[0m.jpg"
+    (raw / "val" / "bee" / odd).write_bytes(b"some words")
+    cropped = tmp_path / "cropped"
+    answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
+    assert cli.run(["failures", str(cropped), "--reason", "known format"]) == 0
+    line = "val/bee/new\\nli\\tne\\x1b[0m.jpg\tnot a picture of a known format\n"
+    assert capsys.readouterr().out == line
+    value = answer(capsys, "failures", cropped, "--reason", "known format")
+    assert value["failures"][0]["source"] == f"val/bee/{odd}"
+    said = complaint(capsys, 2, "crop", "--src", tmp_path / "no\nsuch", "--dst", cropped)
+    assert said.count("\n") == 1 and "no\\nsuch" in said
+
+
+def test_files_that_cannot_be_written_are_named(capsys: Capture, raw: Path, tmp_path: Path) -> None:
+    cropped = tmp_path / "cropped"
+    answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
+    said = complaint(capsys, 2, "stats", "--src", cropped, "--out", tmp_path, "--jobs", 1)
+    assert f"File '{tmp_path}' is a directory" in said
+    file = tmp_path / "file"
+    file.write_text("")
+    out = file / "stats.npz"
+    said = complaint(capsys, 2, "stats", "--src", cropped, "--out", out, "--jobs", 1)
+    assert f"{file}: is no folder or lies in none" in said
+    answer(capsys, "stats", "--src", cropped, "--jobs", 1)
+    said = complaint(capsys, 2, "build", "--src", cropped, "--dst", file, "--jobs", 1)
+    assert f"{file}: is no folder" in said
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_crop_options_reach_the_crops(capsys: Capture, raw: Path, tmp_path: Path) -> None:
+    whole = (raw / "train" / "ant" / "ant0.jpg").read_bytes()
+    (raw / "train" / "ant" / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    options = ("--size", 32, "--fit", "squash", "--filter", "area", "--truncated", "keep")
+    value = answer(capsys, "crop", "--src", raw, "--dst", tmp_path / "a", *options, "--jobs", 1)
+    assert value["ok"] == 9
+    assert value["remarks"] == {"truncated JPEG, kept": 1}
+    line = json.loads((tmp_path / "a" / "crop.jsonl").read_text().splitlines()[0])
+    assert "fit=squash filter=area" in line["settings"]
+
+
+def test_max_failures_is_a_number_or_none(capsys: Capture, raw: Path, tmp_path: Path) -> None:
+    arguments = ("crop", "--src", raw, "--dst", tmp_path / "a", "--size", 32, "--max-failures")
+    assert "more than the 0 that are allowed" in complaint(capsys, 1, *arguments, "0")
+    assert answer(capsys, "failures", tmp_path / "a")["failed"] == 1
+    assert "neither a number nor none" in complaint(capsys, 2, *arguments, "-1")
+    assert cli.run([*map(str, arguments), "none"]) == 0

@@ -1,0 +1,393 @@
+"""Any picture's bytes -> its crop: geometry, modes, orientation, and reasons."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+
+from imagenet_prep.crop import image as crop
+from imagenet_prep.crop.formats import PictureError
+from imagenet_prep.crop.image import crop_box, crop_picture, crop_pixels
+from imagenet_prep.dataset.crop_settings import CropSettings
+
+SAMPLING_420 = 2
+ODD_REASONS = {
+    "jpegdec__crashtest_images_empty.jpg": "empty file",
+    "pillow__decompression_bomb.gif": "too large: 4364696535 pixels",
+    "pillow__truncated_image.png": "truncated PNG",
+    "exifs__heic_samplefilehub.heif": "HEIC is not supported",
+    "ljt__testimages_monkey12.jpg": "unsupported kind of JPEG",
+    "pillow__zero_width.gif": "damaged GIF",
+    "pillow__broken.png": "damaged PNG",
+}
+
+
+def smooth(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [128 + 100 * np.sin((x * (c + 1) + y * (3 - c)) / 17 + seed + c) for c in range(3)]
+    return np.stack(planes, -1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def definition(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """torchvision's Resize and CenterCrop of a PIL image, written out."""
+    width, height = image.size
+    short = min(width, height)
+    target = (
+        size if width == short else int(size * width / short),
+        size if height == short else int(size * height / short),
+    )
+    left, top = round((target[0] - size) / 2), round((target[1] - size) / 2)
+    resized = image.resize(target, Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    return float(np.abs(a.astype(int) - b.astype(int)).mean())
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 512))
+def test_a_box_is_square_centred_and_inside(width: int, height: int, size: int) -> None:
+    box = crop_box(width, height, size)
+    assert box.left >= 0 and box.top >= 0
+    assert box.right <= width * (1 + 1e-9) and box.bottom <= height * (1 + 1e-9)
+    short = min(width, height)
+    sides = sorted([box.right - box.left, box.bottom - box.top])
+    assert sides[0] <= short + 1e-6 and sides[1] >= short - 1e-6
+    # Off the centre by no more than the rounding of a pixel of the crop.
+    assert abs(box.left + box.right - width) <= 2.01 * short / size
+    assert abs(box.top + box.bottom - height) <= 2.01 * short / size
+
+
+def test_a_box_equals_known_values() -> None:
+    assert crop_box(500, 375, 256).as_tuple() == pytest.approx(
+        (42 * 500 / 341, 0, 298 * 500 / 341, 375)
+    )
+    assert crop_box(256, 256, 256).as_tuple() == (0, 0, 256, 256)
+
+
+@pytest.mark.parametrize(("height", "width"), [(70, 113), (301, 200), (64, 64), (10, 33), (900, 7)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])  # a TIFF is turned by Pillow itself
+def test_pixels_are_those_of_the_definition(
+    form: str, height: int, width: int, orientation: int
+) -> None:
+    image = Image.fromarray(smooth(height, width))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, form, exif=exif)
+    with Image.open(io.BytesIO(encoded(image, "PNG", exif=exif))) as stored:
+        upright = ImageOps.exif_transpose(stored)
+    expected = definition(upright, 64)
+    assert crop_pixels(data, CropSettings(64)).shape == (64, 64, 3)
+    assert difference(crop_pixels(data, CropSettings(64)), expected) < 0.5
+    assert np.array_equal(np.asarray(crop.decode(data)), np.asarray(upright))
+
+
+def test_a_large_jpeg_is_decoded_smaller_with_the_same_pixels() -> None:
+    data = encoded(Image.fromarray(smooth(1300, 1700)), "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = definition(image.convert("RGB"), 64)
+    assert difference(crop_pixels(data, CropSettings(64)), expected) < 0.5
+
+
+def test_real_photographs_have_the_pixels_of_the_definition(shared_data: Path) -> None:
+    files = sorted((shared_data / "imagenet-sample" / "train").rglob("*.JPEG"))[::20]
+    assert files
+    for file in files:
+        data = file.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        assert difference(crop_pixels(data, CropSettings(256)), definition(upright, 256)) <= 1.0, (
+            file.name
+        )
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("P", "PNG"), ("CMYK", "JPEG"), ("RGB", "WEBP")],
+)
+def test_every_mode_becomes_rgb_the_right_way_up(mode: str, kind: str) -> None:
+    picture = Image.fromarray(np.full((40, 60, 3), (250, 250, 250), np.uint8))
+    pixels = crop_pixels(encoded(picture.convert(mode), kind), CropSettings(32))
+    assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
+    assert pixels.mean() > 235
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_shows_white(mode: str) -> None:
+    black = Image.new(mode, (30, 30), (0,) * len(mode))
+    assert crop_pixels(encoded(black, "PNG"), CropSettings(16)).min() == 255
+
+
+def test_a_transparent_palette_entry_shows_white() -> None:
+    picture = Image.new("P", (30, 30), 3)
+    picture.putpalette([0, 0, 0] * 256)
+    assert crop_pixels(encoded(picture, "PNG", transparency=3), CropSettings(16)).min() == 255
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        (np.full((20, 20), 32896, np.uint16), "PNG", 128),
+        (np.full((20, 20), 512, np.uint16), "TIFF", 128),
+        (np.full((20, 20), 0.5, np.float32), "TIFF", 128),
+        (np.full((20, 20), 100.0, np.float32), "TIFF", 100),
+        (np.full((20, 20), 70, np.int32), "TIFF", 70),
+        (np.full((20, 20), np.nan, np.float32), "TIFF", 0),
+    ],
+)
+def test_deep_grey_is_scaled_to_eight_bits(
+    values: NDArray[np.uint16], kind: str, expected: int
+) -> None:
+    pixels = crop_pixels(encoded(Image.fromarray(values), kind), CropSettings(8))
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def test_deep_grey_beyond_every_known_range_is_stretched() -> None:
+    values = np.linspace(-5e6, 5e6, 64 * 64).reshape(64, 64).astype(np.float32)
+    pixels = crop_pixels(encoded(Image.fromarray(values), "TIFF"), CropSettings(64))
+    assert pixels.min() == 0 and pixels.max() == 255
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert tuple(crop_pixels(data, CropSettings(8))[4, 4]) == (255, 0, 0)
+
+
+def test_avif_is_read() -> None:
+    pytest.importorskip("pillow_avif")
+    data = encoded(Image.new("RGB", (40, 30), (200, 60, 60)), "AVIF")
+    assert (
+        difference(crop_pixels(data, CropSettings(8)), np.full((8, 8, 3), (200, 60, 60), np.uint8))
+        < 6
+    )
+
+
+def test_the_crop_is_baseline_jpeg_without_metadata() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    data = encoded(
+        Image.fromarray(smooth(90, 120)), "JPEG", exif=exif, comment="a remark", progressive=True
+    )
+    cropped = crop_picture(data, CropSettings(size=48, quality=90))
+    assert (cropped.width, cropped.height, cropped.mode) == (120, 90, "RGB")
+    assert b"a remark" not in cropped.jpeg and b"a description" not in cropped.jpeg
+    with Image.open(io.BytesIO(cropped.jpeg)) as image:
+        assert image.size == (48, 48) and image.mode == "RGB"
+        assert "progressive" not in image.info and "exif" not in image.info
+        assert isinstance(image, JpegImageFile) and get_sampling(image) == SAMPLING_420
+    assert (
+        difference(np.asarray(crop.decode(cropped.jpeg)), crop_pixels(data, CropSettings(48))) < 4
+    )
+
+
+def test_the_settings_text_tells_settings_apart() -> None:
+    assert CropSettings().text() == CropSettings(256, 90).text()
+    others = {CropSettings(255).text(), CropSettings(quality=91).text()}
+    assert len(others | {CropSettings().text()}) == 3
+
+
+JPEG = encoded(Image.fromarray(smooth(64, 64)), "JPEG")
+PNG = encoded(Image.fromarray(smooth(64, 64)), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, this is text", "not a picture of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not a picture of a known format"),
+        (JPEG[: len(JPEG) // 2], "truncated JPEG"),
+        (PNG[: len(PNG) // 2], "truncated PNG"),
+        (JPEG[:3], "damaged JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC is not supported"),
+        (b"GIF89a" + bytes(20), "damaged GIF"),
+    ],
+)
+def test_what_is_no_picture_has_a_short_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(PictureError) as caught:
+        crop_pixels(data, CropSettings(16))
+    assert str(caught.value) == reason
+
+
+def test_a_bomb_is_refused_with_its_size() -> None:
+    header = b"P6 60000 60000 255\n"
+    with pytest.raises(PictureError, match="too large: 60000 x 60000 pixels"):
+        crop.decode(header + bytes(100))
+
+
+@given(st.integers(0, len(JPEG) - 1), st.integers(0, 255), st.sampled_from([JPEG, PNG]))
+def test_a_damaged_file_gives_a_crop_or_a_reason(at: int, value: int, data: bytes) -> None:
+    damaged = bytearray(data)
+    damaged[at % len(damaged)] = value
+    try:
+        assert crop_pixels(bytes(damaged), CropSettings(16)).shape == (16, 16, 3)
+    except PictureError as error:
+        assert 0 < len(str(error)) < 60 and "0x" not in str(error)
+
+
+def test_warnings_and_remarks_of_the_decoder_stay_inside() -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0\0\0\x01"
+    data = encoded(Image.fromarray(smooth(40, 40)), "JPEG", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert crop_pixels(data, CropSettings(16)).shape == (16, 16, 3)
+    assert logging.getLogger("PIL").handlers
+
+
+def test_odd_files_are_cropped_or_have_a_reason(shared_data: Path) -> None:
+    odd = shared_data / "odd"
+    with (odd / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        expected = {row["file"]: row["to_rgb"] == "ok" for row in csv.DictReader(file)}
+    outcomes: dict[str, str] = {}
+    for name in expected:
+        try:
+            assert crop_pixels((odd / name).read_bytes(), CropSettings(32)).shape == (32, 32, 3)
+            outcomes[name] = ""
+        except PictureError as error:
+            outcomes[name] = str(error)
+    assert {name: outcomes[name] for name in ODD_REASONS} == ODD_REASONS
+    # libjpeg and libtiff of other versions differ in the files that are damaged least.
+    unlike = [name for name, good in expected.items() if good != (outcomes[name] == "")]
+    assert len(unlike) <= 4, unlike
+
+
+def squashed(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def test_squash_takes_the_whole_picture() -> None:
+    image = Image.fromarray(smooth(90, 200))
+    pixels = crop_pixels(encoded(image, "PNG"), CropSettings(48, fit="squash"))
+    assert difference(pixels, squashed(image, 48)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "resampling"),
+    [
+        ("bilinear", Image.Resampling.BILINEAR),
+        ("area", Image.Resampling.BOX),
+        ("bicubic", Image.Resampling.BICUBIC),
+        ("lanczos", Image.Resampling.LANCZOS),
+    ],
+)
+def test_each_filter_is_pillows(name: str, resampling: Image.Resampling) -> None:
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (120, 120, 3), np.uint8))
+    expected = np.asarray(image.resize((40, 40), resampling))
+    settings = CropSettings(40, filter=name)
+    assert np.array_equal(crop_pixels(encoded(image, "PNG"), settings), expected)
+    # Only a part of a grey picture is converted: its margin must hold what the filter needs.
+    wide = Image.fromarray(np.random.default_rng(3).integers(0, 256, (120, 360), np.uint8))
+    whole = np.asarray(wide.convert("RGB").resize((40, 40), resampling, (120, 0, 240, 120)))
+    assert difference(crop_pixels(encoded(wide, "PNG"), settings), whole) < 0.01
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_an_exif_orientation_is_ignored_where_that_is_wanted(form: str, orientation: int) -> None:
+    image = Image.fromarray(smooth(60, 100))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, form, exif=exif)
+    ignored = crop_pixels(data, CropSettings(32, exif="ignore"))
+    assert difference(ignored, definition(image, 32)) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_of_a_truncated_file_what_is_there_is_kept_where_that_is_wanted(kind: str) -> None:
+    image = Image.fromarray(smooth(200, 200))
+    data = encoded(image, kind)
+    part = data[: len(data) * 3 // 4]
+    with pytest.raises(PictureError, match=f"truncated {kind}"):
+        crop_picture(part, CropSettings(64))
+    kept = crop_picture(part, CropSettings(64, truncated="keep"))
+    assert kept.remark == f"truncated {kind}, kept"
+    top = np.asarray(crop.decode(kept.jpeg))[:32]
+    assert difference(top, definition(image, 64)[:32]) < 12
+    # Other pictures fail as before, also after that.
+    with pytest.raises(PictureError, match="truncated"):
+        crop_picture(part, CropSettings(64))
+    with pytest.raises(PictureError, match="not a picture"):
+        crop_picture(b"some text", CropSettings(64, truncated="keep"))
+    assert crop_picture(data, CropSettings(64, truncated="keep")).remark == ""
+
+
+def test_threads_that_keep_incomplete_ones_all_say_so() -> None:
+    data = encoded(Image.fromarray(smooth(200, 300)), "JPEG")
+    part, settings = data[: len(data) // 2], CropSettings(64, truncated="keep")
+    with ThreadPoolExecutor(4) as threads:
+        crops = list(threads.map(lambda _: crop_picture(part, settings), range(60)))
+    assert {made.remark for made in crops} == {"truncated JPEG, kept"}
+
+
+def test_settings_are_read_back_from_their_text() -> None:
+    settings = CropSettings(227, 95, "squash", "area", "ignore", "keep")
+    assert CropSettings.parse(settings.text()) == settings
+    for wrong in ("", "size=8", settings.text().replace("algorithm=", "algorithm=0")):
+        with pytest.raises(ValueError, match=r"made by another|other settings"):
+            CropSettings.parse(wrong)
+
+
+def outcomes(data: bytes, settings: CropSettings) -> bytes | str:
+    """The crop of a file, or the reason why there is none."""
+    try:
+        return crop_picture(data, settings).jpeg
+    except PictureError as error:
+        return str(error)
+
+
+def both_ways(data: bytes, settings: CropSettings, patch: pytest.MonkeyPatch) -> bool:
+    """Whether the shorter way of decoding comes to the same as Pillow's."""
+    short = outcomes(data, settings)
+    with patch.context() as without:
+        without.setattr(crop, "is_fast", lambda: False)
+        return outcomes(data, settings) == short
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 7), (200, 301), (1000, 640)])
+@pytest.mark.parametrize("options", [{}, {"subsampling": "4:4:4"}, {"progressive": True}])
+def test_jpegs_decoded_the_shorter_way_give_the_same_bytes(
+    size: tuple[int, int], options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(Image.fromarray(smooth(*size)), "JPEG", **options)
+    for settings in (CropSettings(64), CropSettings(64, fit="squash", filter="lanczos")):
+        assert both_ways(data, settings, monkeypatch)
+
+
+def test_damaged_jpegs_have_the_same_outcome_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(smooth(90, 120)), "JPEG")
+    chance = np.random.default_rng(8)
+    for number in range(300):
+        damaged = bytearray(data)
+        if number % 2:
+            damaged[chance.integers(2, len(data))] ^= 1 << chance.integers(8)
+        else:
+            del damaged[chance.integers(2, len(data)) :]
+        assert both_ways(bytes(damaged), CropSettings(32), monkeypatch)
+
+
+def test_odd_files_have_the_same_outcome_both_ways(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in sorted((shared_data / "odd").iterdir()):
+        if file.is_file() and file.stat().st_size < 5_000_000:
+            assert both_ways(file.read_bytes(), CropSettings(64), monkeypatch), file.name

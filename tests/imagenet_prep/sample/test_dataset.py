@@ -1,0 +1,242 @@
+"""The procedural data set: the same for the same seed, of every format, safe to repeat."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.sample import dataset as sample
+from imagenet_prep.sample.dataset import FORMATS, encode_picture, file_format, make_sample
+from imagenet_prep.sample.scenes import KINDS, draw_picture
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of each file that is not hidden."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def test_a_sample_has_the_folders_the_counts_and_three_broken_files(tmp_path: Path) -> None:
+    report = make_sample(tmp_path / "raw", train=23, val=11, classes=4, jobs=1)
+    assert (report.images, report.broken) == (34, 3)
+    assert report.seconds > 0
+    files = Counter(path.split("/")[0] for path in digests(tmp_path / "raw"))
+    assert files == {"train": 26, "val": 11}
+    names = {path.name for path in (tmp_path / "raw" / "train").iterdir()}
+    assert names == {kind.name for kind in KINDS[:4]}
+
+
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
+    make_sample(tmp_path / "one", train=12, val=3, seed=5, jobs=1)
+    make_sample(tmp_path / "two", train=12, val=3, seed=5, jobs=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_another_seed_gives_other_pictures(tmp_path: Path) -> None:
+    make_sample(tmp_path / "a", train=4, val=0, classes=2, seed=1, jobs=1)
+    make_sample(tmp_path / "b", train=4, val=0, classes=2, seed=2, jobs=1)
+    a, b = (set(digests(tmp_path / name).values()) for name in "ab")
+    assert len(a & b) == 2  # the text file and the empty file
+
+
+def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
+    make_sample(tmp_path / "few", train=6, val=2, classes=2, jobs=1)
+    make_sample(tmp_path / "more", train=10, val=4, classes=2, jobs=1)
+    few, more = digests(tmp_path / "few"), digests(tmp_path / "more")
+    good = {path for path in few if "broken" not in path}
+    assert good <= set(more)
+    assert all(few[path] == more[path] for path in good)
+
+
+def test_the_broken_files_are_broken_and_the_others_are_not(tmp_path: Path) -> None:
+    make_sample(tmp_path, train=8, val=2, classes=2, jobs=1)
+    for path in sorted(tmp_path.glob("*/*/*.*")):
+        if path.name.startswith("broken"):
+            with pytest.raises(OSError), Image.open(path) as image:
+                image.load()
+        else:
+            with Image.open(path) as image:
+                image.load()
+                assert min(image.size) >= 60
+
+
+def test_training_and_validation_share_no_picture(tmp_path: Path) -> None:
+    make_sample(tmp_path, train=10, val=10, jobs=1)
+    found = digests(tmp_path)
+    train = {digest for path, digest in found.items() if path.startswith("train")}
+    val = {digest for path, digest in found.items() if path.startswith("val")}
+    assert not train & val
+
+
+def test_every_hundred_pictures_hold_every_format_in_an_order_of_its_own() -> None:
+    first = [file_format(0, "train", index) for index in range(100)]
+    second = [file_format(0, "train", index) for index in range(100, 200)]
+    assert Counter(first) == Counter(second) == FORMATS
+    assert first != second
+    assert first != [file_format(0, "val", index) for index in range(100)]
+
+
+@pytest.mark.parametrize("file_kind", sorted(FORMATS))
+def test_a_file_is_of_the_kind_it_was_asked_to_be(file_kind: str) -> None:
+    pixels = draw_picture(np.random.default_rng(3), KINDS[0])
+    data = encode_picture(pixels, file_kind, np.random.default_rng(4))
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    expected = {
+        "png": ("PNG", "RGB"),
+        "webp": ("WEBP", "RGB"),
+        "palette": ("PNG", "P"),
+        "rgba": ("PNG", "RGBA"),
+        "cmyk": ("JPEG", "CMYK"),
+        "grey": ("JPEG", "L"),
+    }
+    assert (image.format, image.mode) == expected.get(file_kind, ("JPEG", "RGB"))
+    assert bool(image.info.get("progressive")) == (file_kind == "progressive")
+    assert (0x0112 in image.getexif()) == (file_kind == "turned")
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 1000))
+def test_a_turned_picture_is_upright_after_its_orientation_is_applied(seed: int) -> None:
+    pixels = draw_picture(np.random.default_rng(9), KINDS[3])[:90, :70]
+    data = encode_picture(pixels, "turned", np.random.default_rng(seed))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert upright.shape == pixels.shape
+    assert np.abs(upright.astype(int) - pixels.astype(int)).mean() < 8
+
+
+def test_sizes_reach_from_tiny_to_large_and_mostly_stay_medium() -> None:
+    from imagenet_prep.sample.scenes import _size
+
+    sizes = [_size(np.random.default_rng(seed)) for seed in range(1500)]
+    shorts = [min(size) for size in sizes]
+    longs = [max(size) for size in sizes]
+    assert min(shorts) >= 60 and max(longs) <= 1200
+    assert min(shorts) < 80 and max(longs) > 1000
+    medium = sum(short >= 140 and long <= 800 for short, long in zip(shorts, longs, strict=True))
+    assert medium / len(sizes) > 0.75
+    assert len({round(width / height, 1) for width, height in sizes}) > 15
+
+
+def test_the_mean_colour_alone_does_not_tell_the_classes_apart() -> None:
+    """Nearest class mean on the picture's mean colour stays far below a network's result."""
+
+    def colours(first: int) -> np.ndarray:
+        rows = []
+        for index in range(first, first + 60):
+            pixels = draw_picture(np.random.default_rng(index), KINDS[index % 10])
+            rows.append(pixels.reshape(-1, 3).mean(0))
+        return np.array(rows)
+
+    known, asked = colours(0), colours(1200)
+    means = np.array([known[label::10].mean(0) for label in range(10)])
+    nearest = ((asked[:, None] - means) ** 2).sum(-1).argmin(1)
+    assert (nearest == np.arange(60) % 10).mean() < 0.5
+
+
+def test_an_interrupted_sample_is_completed_and_keeps_what_is_there(tmp_path: Path) -> None:
+    make_sample(tmp_path / "whole", train=8, val=2, classes=2, jobs=1)
+    written = 0
+
+    def stop_after_four(what: str, done: int, total: int) -> None:
+        nonlocal written
+        written = done
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_sample(tmp_path / "cut", train=8, val=2, classes=2, jobs=1, progress=stop_after_four)
+    assert len(digests(tmp_path / "cut")) == written == 4
+    stale = tmp_path / "cut" / "train" / KINDS[0].name / ".x.jpg.abc.tmp"
+    stale.write_bytes(b"half")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("*/*/*.jpg")}
+    make_sample(tmp_path / "cut", train=8, val=2, classes=2, jobs=1)
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert not stale.exists()
+
+
+def test_other_settings_replace_an_earlier_sample_but_nothing_else(tmp_path: Path) -> None:
+    make_sample(tmp_path / "raw", train=9, val=3, classes=3, jobs=1)
+    own = tmp_path / "raw" / "train" / KINDS[0].name / "holiday.jpg"
+    own.write_bytes(b"mine")
+    make_sample(tmp_path / "raw", train=4, val=2, classes=2, seed=8, jobs=1)
+    make_sample(tmp_path / "fresh", train=4, val=2, classes=2, seed=8, jobs=1)
+    assert own.read_bytes() == b"mine"
+    own.unlink()
+    assert digests(tmp_path / "raw") == digests(tmp_path / "fresh")
+    assert not (tmp_path / "raw" / "train" / KINDS[2].name).exists()
+
+
+def test_progress_counts_every_file_up_to_the_total(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    make_sample(
+        tmp_path / "raw", train=4, val=1, classes=2, jobs=1, progress=lambda *a: seen.append(a)
+    )
+    assert seen == [("sample", done, 8) for done in range(9)]
+    seen.clear()
+    make_sample(
+        tmp_path / "raw", train=4, val=1, classes=2, jobs=1, progress=lambda *a: seen.append(a)
+    )
+    assert seen == [("sample", 8, 8)]
+
+
+def test_a_folder_with_other_things_in_it_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty and not an earlier sample"):
+        make_sample(tmp_path, train=4, val=1, classes=2, jobs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_text("")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        make_sample(tmp_path / "raw", train=4, val=1, classes=2, jobs=1)
+
+
+@pytest.mark.parametrize("content", ['{"train": "many"}', '{"train": 4}', "no json", "[1]"])
+def test_a_damaged_marker_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / sample.MARKER_NAME).write_text(content)
+    with pytest.raises(ToolError, match=sample.MARKER_NAME):
+        make_sample(tmp_path, train=4, val=1, classes=2, jobs=1)
+
+
+def test_a_marker_with_impossible_counts_is_refused(tmp_path: Path) -> None:
+    counts = {"train": 4, "val": 1, "classes": 99, "seed": 0, "version": 0}
+    (tmp_path / sample.MARKER_NAME).write_text(json.dumps(counts))
+    with pytest.raises(UsageError, match="not a description of a sample"):
+        make_sample(tmp_path, train=4, val=1, classes=2, jobs=1)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "classes", "seed"),
+    [(10, 1, 1, 0), (100, 1, 11, 0), (3, 1, 4, 0), (10, -1, 2, 0), (10, 1, 2, -1)],
+)
+def test_counts_that_make_no_sense_are_refused(
+    tmp_path: Path, train: int, val: int, classes: int, seed: int
+) -> None:
+    with pytest.raises(UsageError):
+        make_sample(tmp_path / "raw", train=train, val=val, classes=classes, seed=seed, jobs=1)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(item: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sample, "_write", full)
+    with pytest.raises(ToolError, match="No space left on device"):
+        make_sample(tmp_path / "raw", train=4, val=1, classes=2, jobs=1)

@@ -1,0 +1,100 @@
+"""bench/gpu.py without a GPU: its checks can fail, what it skips is named and has no row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer.conftest import Sample, make_beton
+from tools.bench import gpu_feed
+from tools.bench.gpu_record import NO_CUDA, Bench
+from tools.bench.harness import options
+from tools.bench.recording import Record
+from trainer.loader import engine
+from trainer.loader.device import normalise
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A smoke test's bench on the CPU that records into a file."""
+    given = options("", ["--smoke", "--json", str(tmp_path / "record.json")])
+    return Bench(Record("gpu", given), given, torch.device("cpu"), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """Five pictures of 256 px."""
+    return make_beton(tmp_path_factory.mktemp("small"), 5, 256)
+
+
+def test_what_needs_a_gpu_is_named_and_has_no_row(bench: Bench) -> None:
+    with bench.part("step", cuda=True) as takes_place:
+        assert not takes_place
+    assert bench.record.skipped == {"step": NO_CUDA}
+    assert bench.record.rows == []
+    assert bench.record.finish() == 0
+
+
+def test_a_part_that_breaks_is_named_and_the_next_goes_on(bench: Bench) -> None:
+    with bench.part("step"):
+        raise RuntimeError("no kernel image\nis there")
+    with bench.part("fed") as takes_place:
+        assert takes_place
+    assert bench.record.skipped == {"step": "RuntimeError: no kernel image"}
+    assert bench.record.finish() == 1
+
+
+def test_the_record_is_on_disk_after_each_part(bench: Bench) -> None:
+    with bench.part("lrn"):
+        bench.difference("LRN", 1e-7, 1e-6, "of the largest", 3)
+    assert bench.given.json is not None
+    found = json.loads(bench.given.json.read_text())
+    assert [row["what"] for row in found["rows"]] == ["LRN"]
+    assert found["rows"][0]["ratio"] == 10.0
+
+
+@pytest.mark.parametrize(("found", "status"), [(0.5, 0), (1.0, 0), (1.5, 1), (float("nan"), 1)])
+def test_more_than_is_allowed_is_a_failure(bench: Bench, found: float, status: int) -> None:
+    bench.difference("pixels", found, 1.0, "levels", 1)
+    assert bench.record.finish() == status
+
+
+def test_a_row_has_the_medians_and_the_spread_of_the_rounds(bench: Bench) -> None:
+    bench.compare("step", "theirs", [10.0, 30.0, 20.0], [5.0, 10.0, 4.0], 256, 2.0)
+    (row,) = bench.record.rows
+    assert (row.ours, row.theirs, row.ratio) == (20.0, 5.0, 4.0)
+    assert row.spread == (2.0, 5.0)
+
+
+def test_laps_are_counted_without_the_ones_that_warm_up(bench: Bench) -> None:
+    order: list[str] = []
+
+    def run(name: str) -> Callable[[], int]:
+        def lap() -> int:
+            order.append(name)
+            return 5
+
+        return lap
+
+    rates = bench.laps({"a": run("a"), "b": run("b")}, warm_up=2)
+    assert order == ["a", "a", "b", "b", "a", "b"]
+    assert {name: len(found) for name, found in rates.items()} == {"a": 1, "b": 1}
+
+
+def test_equal_pipelines_pass_and_one_that_is_off_does_not(
+    bench: Bench, small: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = gpu_feed.Betons(small.path, small.path)
+    gpu_feed.parity(bench, data)
+    assert [row.n for row in bench.record.rows] == [5] * len(gpu_feed.SETTINGS)
+    assert bench.record.failed == set()
+    monkeypatch.setattr(
+        engine, "normalise", lambda *args, **more: normalise(*args, **more).add_(0.01)
+    )
+    gpu_feed.parity(bench, data)
+    # Resampled windows are made on the CPU: nothing of them is the device's.
+    assert len(bench.record.failed) == len(gpu_feed.SETTINGS) - 1

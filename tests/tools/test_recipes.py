@@ -1,0 +1,414 @@
+"""The recipes: from raw pictures to a record, what is missing as a sentence, what is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from imagenet_prep.core.errors import ToolError, UsageError
+from tests.conftest import jpeg_bytes, smooth_pixels
+from tests.kit.sources import WNIDS, devkit, train_tar, val_tar
+from tools import demo
+from tools.demo import StageError
+from tools.recipes import record as recipe_record
+from tools.recipes import run as recipe_run
+from tools.recipes.book import RECIPES
+from tools.recipes.sets import SETS, Choice, Picture, choose, locate, source_of
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALLEST = (
+    "--epochs", "1", "--seeds", "3", "--size", "240", "--device", "cpu", "--jobs", "1", "--",
+    "--batch-size", "4", "--network", "tiny-recipe",
+)  # fmt: skip
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+    """The recipe's stages run in this process, with a network that trains in moments; gives the
+    list of their commands."""
+    from imagenet_prep.cli.main import run as prep
+    from trainer.cli.main import run_trainer
+    from trainer.network.alexnet import NETWORKS, NetworkSpec
+
+    NETWORKS["tiny-recipe"] = NetworkSpec(
+        input_size=67, widths=(8, 8, 8, 8, 8), hidden=(16, 16), pooled=1, norm="batch", init="he",
+        input_scale=1 / 64,
+    )  # fmt: skip
+    ran: list[list[str]] = []
+
+    def stage(words: list[str], *_: object) -> tuple[dict[str, Any], float]:
+        ran.append(words)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            status = {"imagenet-prep": prep, "trainer": run_trainer}[words[0]](words[1:])
+        assert status == 0, words
+        return json.loads(out.getvalue().splitlines()[-1]), 0.0
+
+    monkeypatch.setattr(recipe_run, "run_stage", stage)
+    yield ran
+    del NETWORKS["tiny-recipe"]
+
+
+def test_a_recipe_goes_from_raw_pictures_to_its_record_once(
+    make_raw: Callable[..., Path],
+    tmp_path: Path,
+    stages: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    raw, record = make_raw(train=4, val=3), tmp_path / "record.jsonl"
+    words = ["cat-fish", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    words += ["--record", str(record), *SMALLEST]
+    assert recipe_run.main(words) == 0
+    assert "reached by" in capsys.readouterr().out
+    (run,) = recipe_record.read(record)
+    assert (run.header["preset"], run.side, run.seeds) == ("cat-fish", "ours", (3,))
+    assert run.header["pictures"]["train"] == 8
+    assert run.header["pictures"]["val"] == 6
+    assert [row["epoch"] for row in run.epochs] == [1]
+    (seed,) = run.result["seeds"]
+    assert seed["top1"] == pytest.approx(100 - run.epochs[0]["val_top1_error"], abs=0.01)
+    assert str(tmp_path) not in record.read_text()
+    for picture in (record.with_suffix(".png"), tmp_path / "out/cat-fish/seed-3/grid.png"):
+        with Image.open(picture) as image:
+            assert image.format == "PNG"
+    assert [ran[1] for ran in stages] == ["prepare", "run", "eval"]
+    # Once more: nothing is trained, and the record does not grow.
+    before = record.read_bytes()
+    assert recipe_run.main(words) == 0
+    assert [ran[1] for ran in stages[3:]] == ["prepare"]
+    assert "had this run already" in capsys.readouterr().out
+    assert record.read_bytes() == before
+
+
+def test_imagenets_recipe_takes_the_archives_as_downloaded_and_five_views(
+    tmp_path: Path, stages: list[list[str]]
+) -> None:
+    raw, record = tmp_path / "archives", tmp_path / "record.jsonl"
+    raw.mkdir()
+    pictures = [jpeg_bytes(smooth_pixels(250, 300, number)) for number in range(9)]
+    members = {wnid: {f"{wnid}_{n}.JPEG": pictures[3 * at + n] for n in range(2)}
+               for at, wnid in enumerate(WNIDS)}  # fmt: skip
+    train_tar(raw, members)
+    val_tar(raw, pictures[:3])
+    devkit(raw, [1, 2, 3])
+    words = ["imagenet", "--theirs", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    assert recipe_run.main([*words, "--record", str(record), *SMALLEST]) == 0
+    (run,) = recipe_record.read(record)
+    assert (run.side, run.header["preset"]) == ("theirs", "tutorial-imagenet")
+    assert (run.header["pictures"]["train"], run.header["pictures"]["val"]) == (6, 3)
+    assert run.result["views_top1"]["mean"] >= 0
+    assert [ran[ran.index("--views") + 1] for ran in stages if ran[1] == "eval"] == ["1", "5"]
+
+
+def test_the_shell_finds_the_environment_from_anywhere(tmp_path: Path) -> None:
+    if not (REPOSITORY / ".venv" / "bin" / "python").exists():
+        pytest.skip("there is no .venv: this environment was made in another way")
+    result = subprocess.run(
+        [str(REPOSITORY / "tools" / "recipes.sh"), "no-such-recipe"], cwd=tmp_path,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.startswith("recipes: no recipe is called 'no-such-recipe'; there are cat")
+
+
+def test_what_a_stage_says_is_shown_and_heard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # More on stdout than a pipe holds, before the words on stderr end.
+    code = (
+        "import sys; print('trainer: stuck', file=sys.stderr, flush=True); "
+        "print('x' * 200_000); print('{}'); print('end', file=sys.stderr)"
+    )
+    monkeypatch.setattr(demo, "command_line", lambda _: [sys.executable, "-c", code])
+    heard: list[str] = []
+    assert demo.run_stage(["trainer", "run"], heard.append)[0] == {}
+    assert heard == ["trainer: stuck", "end"]
+    assert "trainer: stuck" in capsys.readouterr().err
+
+
+_STAGE = """
+import pathlib, signal, sys, time
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: heard.append(number))
+print("ready", file=sys.stderr, flush=True)
+until = time.monotonic() + 60
+while len(heard) < 2 and time.monotonic() < until:
+    time.sleep(0.01)
+pathlib.Path(sys.argv[1]).write_text(f"{heard}")
+"""
+_TERMINAL = """
+import sys
+from tools import demo
+demo.command_line = lambda _: [sys.executable, "-c", *sys.argv[1:]]
+demo.run_stage(["trainer", "run"], lambda _: None, 60.0)
+"""
+
+
+def test_ctrl_c_in_a_terminal_asks_a_stage_once_with_each_signal(tmp_path: Path) -> None:
+    # A second SIGINT would end a training run before its checkpoint.
+    with subprocess.Popen(
+        [sys.executable, "-c", _TERMINAL, _STAGE, str(tmp_path / "heard")], cwd=REPOSITORY,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as shell:  # fmt: skip
+        assert shell.stderr is not None
+        assert shell.stderr.readline() == "ready\n"
+        os.killpg(shell.pid, signal.SIGINT)
+        shell.communicate(timeout=120)
+    heard = (tmp_path / "heard").read_text()
+    assert heard == f"{[int(signal.SIGINT), int(signal.SIGTERM)]}"
+
+
+def test_a_run_with_other_options_or_pictures_is_no_continuation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    folder = tmp_path / "out/cat-fish/seed-0"
+
+    def stop(words: list[str], listen: Callable[[str], None], _: float) -> None:
+        begun.append(words)
+        listen("epoch 1/6: 4 of 8")
+        listen("trainer: after 200 steps the network predicts class 0 for everything; try")
+        listen(f"trainer: {folder}: interrupted after step 200; continue")
+        listen("trainer: interrupted; a run continues with --resume")
+        raise StageError(130)
+
+    monkeypatch.setattr(recipe_run, "run_stage", stop)
+    prepared = recipe_run.Prepared(tmp_path / "train.beton", tmp_path / "val.beton", "abc", {})
+    first = ["cat-fish", "--out", str(tmp_path / "out")]
+
+    def begin(words: list[str], what: recipe_run.Prepared) -> None:
+        given = recipe_run.options(words)
+        recipe_run.train(given, given.recipe.ours, what, 0)
+
+    with pytest.raises(StageError):
+        begin(first, prepared)
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (notice,) = json.loads((folder.parent / "seed-0.json").read_text())["notices"]
+    assert notice.startswith("after 200 steps the network predicts")
+    for other, what in (
+        ([*first, "--epochs", "2"], prepared),
+        (first, dataclasses.replace(prepared, digest="abd")),
+    ):
+        with pytest.raises(UsageError, match="holds a run with other options"):
+            begin(other, what)
+    with pytest.raises(StageError):
+        begin(first, prepared)
+    with pytest.raises(StageError):
+        begin([*first, "--epochs", "2", "--overwrite"], prepared)
+    assert ["--resume" in words for words in begun] == [False, True, False]
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_missing_set_is_one_sentence_with_what_to_download(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [name, "--raw", str(tmp_path), "--out", str(tmp_path / "out"), "--preset", "small"]
+    assert recipe_run.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert SETS[RECIPES[name].raw].download in said
+    assert SETS[RECIPES[name].raw].lies in said
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["cats"], "no recipe is called 'cats'"),
+        (["cat-fish", "--preset", "nothing"], "no preset is called 'nothing'"),
+        (["cat-fish", "--preset", "small", "--ours", "--theirs"], "--preset is for one side"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recipe_run.main(words) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_what_differs_from_the_recipe_is_in_the_command_and_no_folder_is(tmp_path: Path) -> None:
+    words = ["cats-dogs", "--raw", str(tmp_path / "pets"), "--seeds", "4,5", "--epochs", "2"]
+    given = recipe_run.options([*words, "--preset", "demo", "--", "--lr", "0.1"])
+    assert recipe_run.command(given, "ours") == (
+        "tools/recipes.sh cats-dogs --raw pets --seeds 4,5 --preset demo -- --epochs 2 --lr 0.1"
+    )
+    # Of each class a thousand, as this recipe has it: not an option.
+    assert given.choice.per_class == 1000
+    usual = recipe_run.options(words[:3])
+    assert usual.changes("ours") == []
+    assert usual.seeds == (0, 1, 2)
+
+
+def pets(folder: Path, count: int = 6, splits: tuple[str, ...] = ("train", "test")) -> Path:
+    """Flat files named by class, as Kaggle has them."""
+    for split in splits:
+        for label, name in enumerate(("cat", "dog")):
+            for number in range(count):
+                path = folder / split / f"{name}.{number}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(jpeg_bytes(smooth_pixels(40, 50, 10 * number + label)))
+    return folder
+
+
+def listed(source: Path) -> list[Picture]:
+    """The rows of a list."""
+    rows = [line.split(",") for line in source.read_text().splitlines()]
+    assert rows[0] == ["path", "label", "split"]
+    return [Picture(*row) for row in rows[1:]]
+
+
+def test_cats_and_fish_come_from_two_sets(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    pets(raw / "cats-dogs")
+    for split in ("train", "val"):
+        for wnid in ("n01440764", "n02102040"):
+            folder = raw / "imagenette2" / split / wnid
+            folder.mkdir(parents=True)
+            (folder / f"{wnid}_1.JPEG").write_bytes(jpeg_bytes(smooth_pixels(40, 50, 3)))
+    source = source_of("cat-fish", raw, tmp_path / "work", Choice(per_class=2))
+    found = listed(source.src)
+    counts = {(p.label, p.split): 0 for p in found}
+    for picture in found:
+        counts[picture.label, picture.split] += 1
+        assert (tmp_path / "work" / picture.path).is_file()
+    assert counts == {
+        ("cat", "train"): 2, ("cat", "val"): 6, ("fish", "train"): 1, ("fish", "val"): 1,
+    }  # fmt: skip
+
+
+def test_a_set_without_validation_has_some_held_out_beside_one_that_has_its_own(
+    tmp_path: Path,
+) -> None:
+    raw = tmp_path / "raw"
+    pets(raw / "cats-dogs", count=10, splits=("train",))
+    for split in ("train", "val"):
+        folder = raw / "imagenette2" / split / "n01440764"
+        folder.mkdir(parents=True)
+        (folder / "n01440764_1.JPEG").write_bytes(jpeg_bytes(smooth_pixels(40, 50, 3)))
+    found = listed(source_of("cat-fish", raw, tmp_path / "work", Choice()).src)
+    counts = Counter((p.label, p.split) for p in found)
+    assert counts == {
+        ("cat", "train"): 8, ("cat", "val"): 2, ("fish", "train"): 1, ("fish", "val"): 1,
+    }  # fmt: skip
+
+
+def test_a_test_folder_is_for_validation_where_there_is_no_other(tmp_path: Path) -> None:
+    source = source_of("cats-dogs", pets(tmp_path / "raw"), tmp_path / "work", Choice())
+    assert {p.split for p in listed(source.src) if "/test/" in p.path} == {"val"}
+
+
+def test_the_layout_as_downloaded_is_used_as_it_is_where_all_is_taken(
+    make_raw: Callable[..., Path], tmp_path: Path
+) -> None:
+    raw = make_raw()
+    for split in ("train", "val"):
+        (raw / split / "ant").rename(raw / split / "n01440764")
+    source = source_of("imagenette", raw, tmp_path / "work", Choice())
+    assert (source.src, source.layout) == (raw, "folders")
+    assert source.classes is not None
+    assert "n01440764\ttench" in source.classes.read_text().splitlines()
+
+
+def test_fashion_has_readable_names_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    raw = tmp_path / "data"
+    raw.mkdir()
+    (raw / "train-images-idx3-ubyte.gz").touch()
+    source = source_of("fashion-mnist", raw, tmp_path / "work", Choice(per_class=30))
+    assert source.classes is not None
+    assert source.classes.read_text().splitlines()[9] == "9\tAnkle boot"
+    assert source.words()[-2:] == ["--subset", "300"]
+    with pytest.raises(UsageError, match="no files of their own"):
+        source_of("fashion-mnist", raw, tmp_path / "work", Choice(classes=3))
+
+
+def test_more_than_two_classes_are_no_cats_and_fish(
+    make_raw: Callable[..., Path], tmp_path: Path
+) -> None:
+    raw = make_raw()
+    shutil.copytree(raw / "train" / "ant", raw / "train" / "cow")
+    with pytest.raises(Exception, match="has 3 classes, and this recipe takes 2"):
+        source_of("cat-fish", raw, tmp_path / "work", Choice())
+
+
+def test_a_set_is_found_by_its_usual_name_before_the_folder_itself(tmp_path: Path) -> None:
+    pets(tmp_path)
+    assert locate(SETS["cats-dogs"], tmp_path) == tmp_path
+    pets(tmp_path / "cats-dogs")
+    assert locate(SETS["cats-dogs"], tmp_path) == tmp_path / "cats-dogs"
+    assert locate(SETS["imagenette"], tmp_path) is None
+
+
+def pictures(train: int, val: int = 0) -> list[Picture]:
+    """That many pictures of two classes."""
+    return [
+        Picture(f"set/{split}/{label}/{number}.jpg", label, split)
+        for split, count in (("train", train), ("val", val))
+        for label in ("a", "b")
+        for number in range(count)
+    ]
+
+
+def test_a_smaller_choice_is_part_of_a_larger_one_in_any_order() -> None:
+    few = choose(pictures(20, 9), Choice(3, 2))
+    more = choose(reversed(pictures(20, 9)), Choice(5, 4))
+    assert set(few) < set(more)
+    of_b = [p.split for p in few if p.label == "b"]
+    assert (of_b.count("train"), of_b.count("val")) == (3, 2)
+
+
+def test_without_validation_other_pictures_are_held_out() -> None:
+    for choice, wanted in ((Choice(), (16, 4)), (Choice(5), (5, 5)), (Choice(5, 2), (5, 2))):
+        found = choose(pictures(20), choice)
+        of_a = [p for p in found if p.label == "a"]
+        assert tuple(sum(p.split == s for p in of_a) for s in ("train", "val")) == wanted
+        assert len({p.path for p in found}) == len(found)
+
+
+def test_a_fifth_is_held_out_where_more_is_asked_than_there_is() -> None:
+    found = choose(pictures(10), Choice(10))
+    counts = Counter((p.label, p.split) for p in found)
+    assert counts == {
+        (label, split): n for label in "ab" for split, n in (("train", 8), ("val", 2))
+    }
+
+
+def test_a_class_that_cannot_be_divided_is_named() -> None:
+    with pytest.raises(ToolError, match="class a: 1 pictures cannot be for training and for val"):
+        choose(pictures(1), Choice())
+
+
+def test_only_the_first_classes_are_taken() -> None:
+    assert {p.label for p in choose(pictures(3, 3), Choice(classes=1))} == {"a"}
+
+
+def test_real_sets_are_recognised(shared_data: Path, tmp_path: Path) -> None:
+    for name in ("cat-fish", "tiny-imagenet", "imagenette", "fashion-mnist", "cats-dogs"):
+        source = source_of(name, shared_data, tmp_path / name, Choice())
+        assert source.src.exists(), name
+    tiny = source_of("tiny-imagenet", shared_data, tmp_path / "t", Choice(4, 1, 20))
+    found = listed(tiny.src)
+    assert sum(p.split == "train" for p in found) == 80
+    assert tiny.classes is not None
+    assert tiny.classes.read_text().startswith("n01443537\tgoldfish")
+
+
+def test_every_recipe_has_both_presets() -> None:
+    from trainer.config import presets
+
+    for one in RECIPES.values():
+        for side in (one.ours, one.theirs):
+            assert presets.find(side.preset).config.preset == side.preset

@@ -1,0 +1,332 @@
+"""The scripts behind `make`: the demo, the search for system packages, the benchmarks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import jpeg_bytes, smooth_pixels
+from tools import demo
+from tools.bench import contender, recording
+from tools.bench import harness as benching
+from tools.bench import image_sets as picture_sets
+from tools.bench.harness import Entrant, Lap, Options, Race
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def fake_command(folder: Path, name: str, text: str) -> None:
+    """Puts a shell script into ``folder``."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def bare_path(tmp_path: Path) -> Path:
+    """A folder for PATH in which only the shell's own helpers are."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("bash", "cat", "env", "id", "printf"):
+        (folder / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} is missing"))
+    return folder
+
+
+def run_system_deps(path: Path) -> subprocess.CompletedProcess[str]:
+    """tools/setup/system_deps.sh with nothing but ``path`` on PATH."""
+    bash = shutil.which("bash") or pytest.fail("bash is missing")
+    return subprocess.run(
+        [bash, str(REPOSITORY / "tools" / "system_deps.sh")],
+        env={"PATH": str(path)},
+        capture_output=True,
+        text=True,
+        cwd=path.parent,
+        check=False,
+    )
+
+
+def test_without_a_package_manager_one_message_names_every_way(bare_path: Path) -> None:
+    result = run_system_deps(bare_path)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    for word in ("libopencv-dev", "Fedora", "macOS", "conda", "there is no apt-get"):
+        assert word in result.stderr
+
+
+def test_nothing_missing_is_silent_and_calls_no_package_manager(bare_path: Path) -> None:
+    for name in ("c++", "cc", "pkg-config", "python3", "uv"):
+        fake_command(bare_path, name, "exit 0")
+    fake_command(bare_path, "apt-get", "echo called >&2; exit 1")
+    result = run_system_deps(bare_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_only_what_is_missing_is_installed_and_then_found(bare_path: Path) -> None:
+    for name in ("c++", "cc", "python3", "uv", "apt-cache"):
+        fake_command(bare_path, name, "exit 0")
+    fake_command(bare_path, "pkg-config", f'[ "$2" != opencv4 ] || [ -e {bare_path}/installed ]')
+    # As root apt-get is called itself, otherwise through sudo.
+    fake_command(bare_path, "sudo", 'shift; [ "$1" = true ] || exec "$@"')
+    fake_command(bare_path, "apt-get", f'echo "$@" >> {bare_path}/installed')
+    result = run_system_deps(bare_path)
+    assert result.returncode == 0
+    calls = (bare_path / "installed").read_text().splitlines()
+    assert len(calls) == 1
+    assert calls[0].endswith("install -y --no-install-recommends libopencv-dev")
+
+
+def test_a_failing_apt_get_is_tried_again_with_new_lists_and_then_explained(
+    bare_path: Path,
+) -> None:
+    for name in ("c++", "cc", "python3", "uv", "apt-cache"):
+        fake_command(bare_path, name, "exit 0")
+    fake_command(bare_path, "pkg-config", "exit 1")
+    fake_command(bare_path, "sudo", 'shift; [ "$1" = true ] || exec "$@"')
+    fake_command(bare_path, "apt-get", f'echo "$4" >> {bare_path}/calls; [ "$4" = update ]')
+    result = run_system_deps(bare_path)
+    assert result.returncode == 1
+    assert (bare_path / "calls").read_text().split() == ["install", "update", "install"]
+    assert "apt-get failed" in result.stderr
+
+
+def test_another_source_clears_what_the_last_one_made(tmp_path: Path) -> None:
+    demo.begin(tmp_path, "pets")
+    (tmp_path / "cropped").mkdir()
+    (tmp_path / "val.beton").touch()
+    (tmp_path / "mine.txt").touch()
+    demo.begin(tmp_path, "pets")
+    assert (tmp_path / "val.beton").exists()
+    demo.begin(tmp_path, "planes")
+    assert {path.name for path in tmp_path.iterdir()} == {".source", "mine.txt"}
+
+
+def test_the_table_has_a_line_per_stage_and_leaves_unknowns_empty() -> None:
+    rows = [demo.Row("crop", 2500, 3.25, 800.0, "fine"), demo.Row("train", 0, 60.0, 0.0, "best")]
+    assert demo.table(rows).splitlines() == [
+        "stage     images   seconds  images/s  result",
+        "crop       2,500       3.2       800  fine",
+        "train                 60.0            best",
+        "in all                63.2",
+    ]
+
+
+def test_pictures_to_predict_are_of_different_classes_and_not_broken(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "broken-text.jpg").touch()
+        (tmp_path / name / "one.jpg").touch()
+    found = demo.three_pictures(tmp_path)
+    assert found == [str(tmp_path / name / "one.jpg") for name in "acd"]
+    assert demo.three_pictures(tmp_path / "a") == []
+
+
+def test_a_failing_stage_ends_the_demo_with_its_status_and_sentence(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "tools/demo.py", "--src", str(tmp_path / "none"), "--dst", str(tmp_path)],
+        cwd=REPOSITORY,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "no such folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_killed_stage_is_named_with_a_status_that_is_not_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr(demo, "command_line", lambda words: killed)
+    with pytest.raises(demo.StageError, match="trainer run was ended by SIGKILL") as caught:
+        demo.run_stage(["trainer", "run"])
+    assert caught.value.status == 137
+
+
+def test_a_stage_without_json_is_an_error_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(demo, "command_line", lambda words: [sys.executable, "-c", "print('hm')"])
+    with pytest.raises(demo.StageError, match="printed no JSON object"):
+        demo.run_stage(["trainer", "run"])
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Options:
+    """What a benchmark gets from its command line."""
+    return benching.options("", ["--rounds", "3", "--json", str(tmp_path / "record.json")])
+
+
+@pytest.fixture
+def crop_files(tmp_path: Path) -> list[str]:
+    """Three small JPEG files."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(jpeg_bytes(smooth_pixels(40, 40, number)))
+    return [str(path) for path in paths]
+
+
+def decoding(name: str, *shares: list[str]) -> Entrant:
+    """A contender that only decodes files."""
+    return Entrant(name, "contenders_stats:decode", [{"files": files} for files in shares])
+
+
+def test_contenders_run_in_turns_and_the_parts_of_one_are_added_up(
+    given: Options, crop_files: list[str]
+) -> None:
+    result = benching.race(
+        "r", [decoding("a", crop_files), decoding("b", *[crop_files] * 2)], given
+    )
+    assert [lap.count for lap in result.laps["a"]] == [3, 3, 3]
+    assert [lap.count for lap in result.laps["b"]] == [6, 6, 6]
+    assert all(lap.wall_s > 0 for laps in result.laps.values() for lap in laps)
+    assert "PIL" in result.versions["a"]
+    assert (result.absent, result.failed) == ({}, set())
+
+
+def test_who_is_not_installed_is_skipped_and_named_and_who_fails_is_an_error(
+    given: Options, crop_files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = Entrant("lost", "contenders_stats:decode", [{"files": []}], Path("no/such/python"))
+    result = benching.race("r", [decoding("well", crop_files), lost], given)
+    record = recording.Record("t", given)
+    record.add(result, recording.speed_row(result, "well", "lost", 2.0))
+    assert record.finish() == 0
+    assert "skipped  r: lost: its environment is missing" in capsys.readouterr().out
+    assert (record.rows, set(result.laps)) == ([], {"well"})
+    record.add(benching.race("r", [decoding("bad", ["no-such-file.jpg"])], given))
+    assert record.finish() == 1
+    assert "FAILED   r: bad: ended with status 1: FileNotFoundError" in capsys.readouterr().out
+
+
+def test_a_contender_that_never_ends_is_ended(given: Options, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)  # opening it waits for a writer who does not come
+    hurried = dataclasses.replace(given, lap_s=0.5)
+    result = benching.race("r", [decoding("stuck", [str(pipe)])], hurried)
+    assert result.absent == {"stuck": "did not end in time"}
+    assert result.failed == {"stuck"}
+
+
+def test_a_missing_rival_is_no_error_and_a_missing_module_of_ours_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyvips", None)
+    arguments = {"files": [], "folder": str(tmp_path)}
+    found = contender.prepare("contenders_crop:libvips", arguments)
+    assert found == "pyvips is not installed (make bench-env)"
+    with pytest.raises(ModuleNotFoundError):
+        contender.prepare("contenders_nobody:none", {})
+
+
+def laps(*walls_s: float, count: int = 100, cpu_s: float | None = 2.0) -> list[Lap]:
+    return [Lap(wall_s, cpu_s, count, 0.0, ()) for wall_s in walls_s]
+
+
+def test_a_ratio_is_of_medians_and_above_one_where_ours_is_faster() -> None:
+    times = {"ours": laps(1.0, 2.0, 1.25, cpu_s=1.0), "theirs": laps(2.0, 2.5, 100.0)}
+    row = recording.speed_row(Race("r", times), "ours", "theirs", 1.5)
+    assert row is not None
+    assert (row.ours, row.theirs, row.ratio) == (80.0, 40.0, 2.0)
+    assert (row.spread, row.cpu_ratio) == ((1.25, 80.0), 2.0)
+
+
+def test_unknown_processor_time_leaves_its_ratio_empty() -> None:
+    times = {"ours": laps(1.0, cpu_s=None), "theirs": laps(2.0)}
+    row = recording.speed_row(Race("r", times), "ours", "theirs", None)
+    assert row is not None
+    assert row.cpu_ratio is None
+    assert recording.table([row]).splitlines() == [
+        "what  rival   ours  theirs  unit        ratio     spread  cpu  at least    n",
+        "r     theirs   100      50  pictures/s   2.00  2.00-2.00                 100",
+    ]
+
+
+def test_a_record_says_what_a_figure_depends_on_and_names_no_folder(
+    given: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "bench_x.py"), "--json", str(tmp_path / "r")])
+    record = recording.Record("x", given)
+    times = {"ours": laps(1.0), "theirs": laps(2.0)}
+    record.add(Race("r", times), recording.speed_row(Race("r", times), "ours", "theirs", 1.5))
+    record.finish()
+    text = (tmp_path / "record.json").read_text()
+    written = json.loads(text)
+    assert {"machine", "versions", "commit", "rows", "command", "date"} <= set(written)
+    assert written["command"] == "python tools/bench_x.py --json r"
+    row = written["rows"][0]
+    wanted = {"what", "rival", "ours", "theirs", "unit", "ratio", "n"}
+    assert wanted <= set(row)
+    assert (row["ratio"], row["n"]) == (2.0, 100)
+    assert str(tmp_path) not in text
+    assert os.uname().nodename not in re.findall(r"[\w.-]+", text)
+
+
+def test_only_restricts_the_races(given: Options) -> None:
+    record = recording.Record("x", dataclasses.replace(given, only="one core"))
+    assert record.wanted("crop, one core")
+    assert not record.wanted("crop, two workers")
+
+
+def test_a_smoke_test_leaves_no_folder_behind() -> None:
+    with benching.work_folder(benching.options("", ["--smoke"])) as folder:
+        (folder / "file").touch()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--pictures", "no/such/folder"], "no/such/folder: no such folder"),
+    ],
+)
+def test_wrong_usage_of_a_benchmark_is_a_sentence(
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        benching.options("", words)
+    assert caught.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_many_sources_are_links_to_few_pictures(tmp_path: Path, crop_files: list[str]) -> None:
+    files = [Path(name) for name in crop_files]
+    folder = picture_sets.link_collection(files, tmp_path / "many", 25)
+    found = sorted(folder.rglob("*.jpg"))
+    assert len(found) == 25
+    assert {path.read_bytes() for path in found} == {path.read_bytes() for path in files}
+
+
+def test_the_crops_of_a_benchmark_are_as_many_as_asked_for_and_all_different(
+    tmp_path: Path,
+) -> None:
+    files = []
+    for number in range(2):
+        files.append(tmp_path / f"{number}.jpg")
+        files[-1].write_bytes(jpeg_bytes(smooth_pixels(300, 400, number)))
+    pictures = picture_sets.Pictures("made", tuple(files))
+    crops = picture_sets.make_crops(pictures, tmp_path / "work", 5, jobs=1)
+    assert len({path.read_bytes() for path in crops.files}) == len(crops.labels) == 5
+    assert crops.stats.exists()
+    # Made once: the photographs are not asked for again.
+    gone = picture_sets.Pictures("made", ())
+    assert picture_sets.make_crops(gone, tmp_path / "work", 5, jobs=1) == crops
+
+
+def test_the_rivals_pins_add_to_the_environments_and_change_none_of_them() -> None:
+    names = [
+        {line.partition("==")[0] for line in (REPOSITORY / name).read_text().splitlines()}
+        for name in ("requirements.lock", "requirements-bench.lock")
+    ]
+    assert {"pyvips", "simplejpeg", "nvidia-dali-cuda120"} <= names[1]
+    assert not names[0] & names[1]

@@ -1,0 +1,252 @@
+"""eval, predict, export, doctor, presets and resuming, on one short run of the command itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.kit.short_run import SPEC
+from trainer.cli import main as trainer_cli
+from trainer.network.alexnet import NETWORKS
+
+Capture = pytest.CaptureFixture[str]
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def run(*words: str | Path) -> int:
+    """``trainer WORDS`` in this process -> its exit status."""
+    return trainer_cli.run_trainer([str(word) for word in words])
+
+
+def last_object(capture: Capture) -> dict[str, Any]:
+    value = json.loads(capture.readouterr().out.splitlines()[-1])
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[str]:
+    NETWORKS["short"] = SPEC
+    yield "short"
+    del NETWORKS["short"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw/, train.beton and val.beton of three classes."""
+    from imagenet_prep.cli.main import run as prep
+
+    folder = tmp_path_factory.mktemp("tools")
+    y, x = np.mgrid[0:80, 0:90]
+    for split, count in (("train", 6), ("val", 3)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            for index in range(count):
+                wave = 127 + 100 * np.sin(x / (2 + label) + y / (9 - index))
+                pixels = np.stack([wave, wave[::-1], 255 - wave], axis=-1).astype(np.uint8)
+                path = folder / "raw" / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    words = ["prepare", "--src", folder / "raw", "--dst", folder, "--jobs", "1", "--size", "240"]
+    assert prep([str(word) for word in words]) == 0
+    return folder
+
+
+def options(place: Path, out: Path) -> list[str | Path]:
+    return [
+        *("run", "--beton", place / "train.beton", "--out", out, "--network", "short"),
+        *("--epochs", "1", "--batch-size", "6", "--crop-size", "200", "--jobs", "1"),
+        *("--device", "cpu", "--precision", "float32", "--average", "0.5"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(place: Path, network: str) -> Path:
+    """The folder of a run of one epoch."""
+    assert run(*options(place, place / "run")) == 0
+    return place / "run"
+
+
+def test_eval_takes_ten_views_and_shows_classes_and_confusion(
+    folder: Path, place: Path, capsys: Capture
+) -> None:
+    words: list[str | Path] = [
+        "eval",
+        "--checkpoint",
+        folder / "best.pt",
+        "--beton",
+        place / "val.beton",
+    ]
+    assert run(*words, "--views", "10", "--json") == 0
+    value = last_object(capsys)
+    assert (value["views"], value["images"]) == (10, 9)
+    assert [row["images"] for row in value["classes"]] == [3, 3, 3]
+    assert np.array(value["confusion"]).sum() == 9
+    hits = np.trace(np.array(value["confusion"]))
+    assert value["top1_error"] == pytest.approx(100 * (1 - hits / 9))
+    assert run(*words, "--table") == 0
+    text = capsys.readouterr().out
+    assert "most often taken for" in text
+    assert "true class \\ predicted" in text
+    assert "2: cat" in text
+    grid = place / "eval.png"
+    assert run(*words, "--picture", grid) == 0
+    with Image.open(grid) as image:
+        assert image.size == (3 * 236 + 12, 3 * 268 + 12)
+    assert run(*words, "--views", "7") == 2
+
+
+def test_predict_draws_the_pictures(folder: Path, place: Path, capsys: Capture) -> None:
+    grid = place / "grid.png"
+    (place / "raw" / "broken.jpg").write_text("no picture")
+    pictures: list[str | Path] = [place / "raw" / "val" / "ant", place / "raw" / "broken.jpg"]
+    assert run("predict", "--checkpoint", folder / "best.pt", "--picture", grid, *pictures) == 0
+    said = capsys.readouterr()
+    assert "broken.jpg" in said.err
+    assert "of 3 are as their folders say" in said.out
+    with Image.open(grid) as image:
+        assert image.format == "PNG"
+        assert image.size[0] > 2 * 224
+
+
+def test_export_writes_a_network_and_what_it_wants(folder: Path, capsys: Capture) -> None:
+    words: list[str | Path] = ["export", "--checkpoint", folder / "best.pt"]
+    words += ["--format", "torch-export"]
+    assert run(*words, "--json") == 0
+    value = last_object(capsys)
+    assert Path(value["file"]) == folder / "best.pt2"
+    assert value["difference"] < 1e-3
+    assert json.loads(Path(value["description"]).read_text())["preparation"]["crop"]["size"] == 200
+    assert np.load(value["mean"]).shape == (240, 240, 3)
+    assert run("export", "--checkpoint", folder / "lost.pt") == 2
+    assert "no such checkpoint" in capsys.readouterr().err
+
+
+def test_doctor_shows_a_bar_for_each_stage_and_a_verdict(
+    place: Path, network: str, capsys: Capture
+) -> None:
+    words: list[str | Path] = ["doctor", "--beton", place / "train.beton", "--network", "short"]
+    words += ["--batch-size", "6", "--seconds", "0.05", "--jobs", "1", "--device", "cpu"]
+    assert run(*words) == 0
+    text = capsys.readouterr().out
+    for stage in ("disk", "loader", "step", "together"):
+        assert any(line.startswith(stage) and "█" in line for line in text.splitlines())
+    assert "limits this run" in text
+    assert run(*words, "--crop-size", "9999") == 2
+    assert "crop_size is 9999" in capsys.readouterr().err
+    assert run(*words, "--json") == 0
+    value = last_object(capsys)
+    assert value["limit"] in ("disk", "loader", "step")
+    assert len(value["stages"]) == 4
+
+
+def test_presets_are_listed_and_shown_with_everything(capsys: Capture) -> None:
+    assert run("presets") == 0
+    text = capsys.readouterr().out
+    names = ("paper", "original-2012", "tutorial-imagenet", "tiny-imagenet", "fashion-mnist")
+    for name in (*names, "cat-fish", "cats-dogs", "torchvision", "fast"):
+        assert f"\n{name} " in f"\n{text}"
+    assert run("presets", "original-2012") == 0
+    text = capsys.readouterr().out
+    assert "trainer run --beton train.beton --preset original-2012" in text
+    assert "40.66" in text
+    assert "Not run here" in text
+    assert "25, 51, 79" in text
+    assert run("presets", "original-2012", "--json") == 0
+    assert last_object(capsys)["settings"]["bias_rate"] == 2.0
+    assert run("presets", "alexnet") == 2
+    assert "there are small" in capsys.readouterr().err
+
+
+def test_resuming_another_recipe_asks_for_force(
+    folder: Path, place: Path, network: str, capsys: Capture
+) -> None:
+    other = [*options(place, folder), "--resume", "--preset", "demo", "--optimizer", "adam"]
+    assert run(*other) == 1
+    error = capsys.readouterr().err
+    assert "preset small there and demo here" in error
+    assert "optimizer adamw there and adam here" in error
+    assert "--force" in error
+    assert run(*options(place, place / "nowhere"), "--resume") == 2
+    assert "no run to resume" in capsys.readouterr().err
+    assert run(*options(place, folder), "--force") == 2
+    assert "--force is for --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--drops", "3,x"], "no list of epochs"),
+        (["--drops", "3,5"], "--drops does nothing with schedule linear"),
+        (["--momentum", "0.9"], "--momentum does nothing with optimizer adamw"),
+        (["--freeze-epoch", "3"], "--freeze"),
+        (["--epochs", "2", "--warmup-epochs", "3"], "longer than the run's 2"),
+        (["--resume", "--overwrite"], "exclude each other"),
+        (["--schedule", "plateau"], "plateau"),
+    ],
+)
+def test_wrong_combinations_get_one_sentence(
+    words: list[str], sentence: str, place: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    # Without a validation set beside it.
+    for suffix in (".beton", ".beton.json", ".stats.npz"):
+        (tmp_path / f"train{suffix}").write_bytes((place / f"train{suffix}").read_bytes())
+    out = tmp_path / "run"
+    assert run("run", "--beton", tmp_path / "train.beton", "--out", out, *words) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_help_of_run_has_headings_and_every_setting(capsys: Capture) -> None:
+    from trainer.config.run_config import RunConfig
+
+    assert run("run", "--help") == 0
+    text = capsys.readouterr().out
+    for heading in ("What and where:", "Learning:", "Schedule:", "Pictures:", "The machine:"):
+        assert heading in text
+    for name in RunConfig.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text, name
+
+
+_LONG_CALL = """
+import sys
+import numpy as np
+from trainer.interrupt import InterruptGuard, Stop
+
+guard, stop = InterruptGuard(lambda: None).start(), Stop()
+guard.stop_request = stop
+with stop.listening():
+    print("ready", flush=True)
+    for _ in range(1000):
+        np.linalg.svd(np.ones((2000, 2000)))
+print("finished")
+"""
+
+
+def test_a_second_ctrl_c_ends_even_a_long_call_at_once() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LONG_CALL], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    # Two of a kind may arrive as one; whoever wants to leave goes on pressing.
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    assert process.returncode == 130
+    assert process.stdout.read() == ""
+    process.stdout.close()

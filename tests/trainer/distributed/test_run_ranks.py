@@ -1,0 +1,358 @@
+"""Several processes over gloo against one, and against themselves when one of them is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from imagenet_prep.core.errors import ToolError
+from tests.kit.short_run import PLAIN, SPEC, train_short
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.data import find_data
+from trainer.device import Precision
+from trainer.distributed.world import World
+from trainer.inference.evaluate import Evaluation, evaluate_beton, evaluation_batches, evaluation_of
+from trainer.inference.judge import evaluate
+from trainer.network.alexnet import build
+from trainer.report.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from tests.trainer.conftest import Sample
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+EPOCHS = 3
+# Three ranks of three: 25 pictures are 9, 9 and 7 (3 + 2 + 2).
+RECIPE = (
+    f"run --network plain --epochs {EPOCHS} --batch-size 3 --lr 1e-3 --average 0.9 --crop-size 56 "
+    "--lighting 0.1 --warmup-epochs 0.5 --checkpoint-every 2 --device cpu --precision float32 "
+    "--jobs 1 --out run"
+).split()[1:]
+GONE = re.compile(r"trainer: rank \d of 3: another process has gone; look .* --resume\n")
+SILENT = re.compile(r"trainer: rank \d of 3: another process did not answer for 20 s .*--resume\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a job has left: ``rank_run`` says where."""
+
+    folder: Path
+    ranks: int
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "disk0" / "run"
+
+    @property
+    def last(self) -> Checkpoint:
+        return load_checkpoint(self.run / "last.pt")
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for row in read_metrics(self.run) if row["kind"] == "epoch"]
+
+    def said(self, rank: int, stream: str) -> str:
+        return (self.folder / f"{rank}.{stream}").read_text()
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(self.said(rank, "status")) for rank in range(self.ranks)]
+
+
+@pytest.fixture(scope="module")
+def beton(small_beton: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.beton with the same pictures as val.beton beside it."""
+    folder = tmp_path_factory.mktemp("betons")
+    for split in ("train", "val"):
+        for suffix in (".beton", ".beton.json", ".stats.npz"):
+            source = small_beton.path.with_name("train" + suffix)
+            (folder / (split + suffix)).write_bytes(source.read_bytes())
+    return folder / "train.beton"
+
+
+@pytest.fixture(scope="module")
+def jobs(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+    """All runs of this file, by name."""
+    folder = tmp_path_factory.mktemp("jobs")
+    wanted = [
+        ("three", 3, "", "", ""),
+        ("half", 3, "--gradients bfloat16", "", ""),
+        ("norms", 3, "--network short --lr-per 3", "", ""),
+        ("killed", 3, "", "SIGKILL,1,6", ""),
+        ("killed-again", 3, "--resume", "", "killed"),
+        ("asked", 3, "", "SIGTERM,2,4", ""),
+        ("asked-again", 1, "--resume --force --batch-size 9", "", "asked"),
+        ("silent", 3, "--timeout 20", "SIGSTOP,2,5", ""),
+        ("two", 2, "", "", ""),
+    ]
+    made = [
+        {
+            "folder": str(folder / name),
+            "ranks": ranks,
+            "words": [*RECIPE, "--beton", str(beton), *words.split()],
+            "strike": strike,
+            "after": after and str(folder / after),
+        }
+        for name, ranks, words, strike, after in wanted
+    ]
+    (folder / "jobs.json").write_text(json.dumps(made))
+    program([], str(folder / "jobs.json"))
+    return {name: Job(folder / name, ranks) for name, ranks, *_ in wanted}
+
+
+def program(before: list[str], *words: str, **environment: str) -> str:
+    """rank_run in a process of its own, which has to succeed -> its stdout."""
+    ended = subprocess.run(
+        [sys.executable, *before, "-m", "tests.kit.rank_run", *words],
+        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=800, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def assert_same_bits(ours: Checkpoint, theirs: Checkpoint) -> None:
+    """Weights, their average and the optimiser's memory."""
+    assert ours.average is not None
+    assert theirs.average is not None
+    for first, second in ((ours.model, theirs.model), (ours.average, theirs.average)):
+        assert [name for name in second if not torch.equal(first[name], second[name])] == []
+    assert ours.optimizer is not None
+    assert theirs.optimizer is not None
+    for number, state in theirs.optimizer["state"].items():
+        for name, value in state.items():
+            assert torch.equal(ours.optimizer["state"][number][name], value), (number, name)
+    assert ours.progress["step"] == theirs.progress["step"]
+    assert ours.progress["errors"] == theirs.progress["errors"]
+
+
+def world(rank: int, ranks: int) -> World:
+    made = World()
+    made.rank, made.ranks = rank, ranks
+    return made
+
+
+def test_weights_make_the_mean_of_ranks_the_mean_over_pictures() -> None:
+    # 25 pictures for two ranks of five: twice 5 + 5, then 3 + 2.
+    first, second = (list(world(rank, 2).weights(25, 5, 1)) for rank in range(2))
+    assert first == [1.0, 1.0, 1.2]
+    assert second == [1.0, 1.0, 0.8]
+    # A rank with one picture cannot normalise a batch: none takes that step.
+    assert [list(world(rank, 2).weights(13, 5, 2))[-1] for rank in range(2)] == [0.0, 0.0]
+    assert list(itertools.islice(world(0, 1).weights(25, 5, 2), 3)) == [1.0, 1.0, 1.0]
+
+
+def test_three_ranks_train_as_one_process_with_the_same_global_batch(
+    jobs: dict[str, Job], beton: Path, tmp_path: Path
+) -> None:
+    three = jobs["three"]
+    assert three.statuses == [0, 0, 0]
+    config = dataclasses.replace(PLAIN, batch_size=9, epochs=EPOCHS)
+    train_short(config, beton, tmp_path / "one")
+    theirs = load_checkpoint(tmp_path / "one" / "last.pt")
+    for name, tensor in theirs.model.items():
+        assert torch.allclose(three.last.model[name], tensor, rtol=1e-3, atol=5e-5), name
+    rows = [row for row in read_metrics(tmp_path / "one") if row["kind"] == "epoch"]
+    assert len(rows) == len(three.rows) == EPOCHS
+    for first, second in zip(three.rows, rows, strict=True):
+        for key in ("val_top1_error", "val_top5_error", "train_top5_error", "lr"):
+            assert first[key] == second[key], key
+        for key in ("val_loss", "train_loss"):
+            assert first[key] == pytest.approx(second[key], rel=1e-4), key
+    # One process goes on with what three have left only when it is forced to.
+    with pytest.raises(ToolError, match="3 processes there and 1 here"):
+        train_short(config, beton, three.run, resume=True)
+
+
+def test_ranks_together_say_of_every_picture_what_one_process_says(
+    beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, config = find_data(beton), dataclasses.replace(PLAIN, batch_size=4)
+    model = build(dataclasses.replace(SPEC, classes=len(data.classes)), 5)
+    precision = Precision(torch.device("cpu"), "float32")
+
+    def evaluated(ranks: int) -> Evaluation:
+        parts = []
+        for rank in range(ranks):
+            batches = evaluation_batches(
+                beton, data.stats, model.spec, config, rank=rank, ranks=ranks
+            )
+            with batches:
+                parts.append(evaluate(model, batches, precision, lambda _: None))
+        together = world(0, ranks)
+        monkeypatch.setattr(together, "gathered", lambda _: parts)
+        return evaluation_of(together.joined(parts[0]), len(data.classes))
+
+    alone = evaluated(1)
+    for ranks in (2, 3):
+        found = evaluated(ranks)
+        assert found.result.images == alone.result.images == 25
+        assert found.result.top1_error == alone.result.top1_error
+        assert found.result.top5_error == alone.result.top5_error
+        assert found.confusion.tolist() == alone.confusion.tolist()
+        assert found.judged.indices.tolist() == alone.judged.indices.tolist() == list(range(25))
+        assert found.result.loss == pytest.approx(alone.result.loss, rel=1e-6)
+
+
+def test_sums_over_ranks_are_exact_and_do_not_depend_on_how_pictures_are_shared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Counts that float32 cannot hold, and losses that it would round.
+    big = float(2**30 + 1)
+    parts = [torch.tensor([0.1, big, 1.0, 3.0]).double() for _ in range(3)]
+    together = world(1, 3)
+    monkeypatch.setattr(together, "gathered", lambda _: parts)
+    parts[0][1] = parts[1][1] = parts[2][1] = big
+    found = together.summed(parts[1])
+    assert found.dtype == torch.float64
+    assert found.tolist()[1:] == [3 * big, 3.0, 9.0]
+    assert found.tolist()[0] == sum(part.tolist()[0] for part in parts)
+
+
+def test_running_statistics_of_the_ranks_are_one_when_they_evaluate(
+    jobs: dict[str, Job], beton: Path
+) -> None:
+    norms = jobs["norms"]
+    alone, _ = evaluate_beton(
+        norms.run / "last.pt", beton, device="cpu", batch_size=None, precision="float32",
+        jobs=1, progress=lambda *_: None,
+    )  # fmt: skip
+    assert norms.rows[-1]["val_loss"] == pytest.approx(alone.result.loss, rel=1e-6)
+    assert norms.rows[-1]["val_top1_error"] == alone.result.top1_error
+
+
+def test_a_learning_rate_per_pictures_is_said_and_stored(jobs: dict[str, Job]) -> None:
+    norms = jobs["norms"]
+    line = norms.said(0, "out").splitlines()[0]
+    assert "to run; 3 processes, 9 pictures in a step; " in line
+    assert line.endswith("learning rate 0.001 per 3 pictures: 0.003 for 9")
+    stored = json.loads((norms.run / "config.json").read_text())
+    assert (stored["total_batch"], stored["ranks"]) == (9, 3)
+    assert stored["peak_lr"] == pytest.approx(0.003)
+    # The schedule falls linearly: the last step has a ninth of it left.
+    assert norms.rows[-1]["lr"] == pytest.approx(0.003 / 9)
+    assert jobs["three"].rows[-1]["lr"] == pytest.approx(0.001 / 9)
+
+
+def test_only_rank_0_writes_and_speaks(jobs: dict[str, Job]) -> None:
+    for name in ("three", "half", "killed", "asked"):
+        job = jobs[name]
+        assert (job.run / "last.pt").exists()
+        for rank in (1, 2):
+            assert list((job.folder / f"disk{rank}").iterdir()) == [], name
+            assert job.said(rank, "out") == "", name
+    assert [jobs["three"].said(rank, "err") for rank in range(3)] == ["", "", ""]
+
+
+def test_gradients_in_bfloat16_lead_almost_the_same_way(jobs: dict[str, Job]) -> None:
+    half, whole = jobs["half"], jobs["three"]
+    assert half.statuses == [0, 0, 0]
+    stored = json.loads((half.run / "config.json").read_text())
+    assert stored["run"]["gradients"] == "bfloat16"
+    begun = build(dataclasses.replace(SPEC, norm="lrn", dropout=0.0, classes=3), 0).state_dict()
+    apart = far = 0.0
+    for name, tensor in whole.last.model.items():
+        assert half.last.model[name].dtype == torch.float32
+        apart += float((half.last.model[name] - tensor).square().sum())
+        far += float((tensor - begun[name]).square().sum())
+    # Eight bits of each gradient: not the same weights, and near them on the way from the first.
+    assert 0 < apart < 0.05**2 * far
+
+
+@pytest.mark.parametrize("name", ["three", "half", "two"])
+def test_each_rank_s_time_is_shared_out_between_data_communication_and_steps(
+    jobs: dict[str, Job], name: str
+) -> None:
+    job = jobs[name]
+    names = {"wait_share", "communication_share", "step_share"}
+    least = []
+    for row in job.rows:
+        assert row["by_rank"].keys() == names
+        for key, shares in row["by_rank"].items():
+            assert len(shares) == job.ranks
+            assert all(0 <= share <= 1 for share in shares)
+            assert row[key] == pytest.approx(sum(shares) / job.ranks)
+        # What is left of rank 0's time is writing, of the others' preparing what is written.
+        totals = [sum(shares) for shares in zip(*row["by_rank"].values(), strict=True)]
+        assert all(0 < total <= 1 + 1e-9 for total in totals)
+        least.append(min(totals[1:]))
+        assert min(row["by_rank"]["communication_share"]) > 0
+    assert max(least) > 0.9  # in one epoch another program may hold a rank up
+    epochs = [line for line in job.said(0, "out").splitlines() if line.startswith("epoch")]
+    percents = r"\(\d+\.\d" + r" \d+\.\d" * (job.ranks - 1) + r"\)"
+    for line in epochs:
+        assert re.search(rf"% waiting for data {percents}, .* % in communication {percents}", line)
+    events = EventAccumulator(str(job.run))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert names <= tags
+    assert {f"{key}/rank{rank}" for key in names for rank in range(job.ranks)} <= tags
+
+
+def test_a_killed_rank_ends_the_others_with_a_sentence_and_the_run_goes_on_with_the_same_bits(
+    jobs: dict[str, Job],
+) -> None:
+    killed = jobs["killed"]
+    assert killed.statuses == [1, -9, 1]
+    assert GONE.fullmatch(killed.said(0, "err"))
+    assert GONE.fullmatch(killed.said(2, "err"))
+    assert killed.last.progress["epochs_done"] == 1  # struck in the second epoch's last step
+    again = jobs["killed-again"]
+    assert again.statuses == [0, 0, 0]
+    place = "trainer: run: continues in epoch 2 of 3, after step 5 of the run\n"
+    assert [again.said(rank, "err") for rank in range(3)] == [place, "", ""]
+    assert_same_bits(again.last, jobs["three"].last)
+
+
+def test_a_silent_rank_ends_the_others_within_the_timeout(jobs: dict[str, Job]) -> None:
+    silent = jobs["silent"]
+    assert silent.statuses == [1, 1, -9]
+    for rank in (0, 1):
+        assert SILENT.fullmatch(silent.said(rank, "err")) or GONE.fullmatch(
+            silent.said(rank, "err")
+        )
+    assert any(SILENT.fullmatch(silent.said(rank, "err")) for rank in (0, 1))
+    assert load_checkpoint(silent.run / "last.pt").progress["epochs_done"] == 1
+    assert not list(silent.run.glob(".*.tmp"))
+
+
+def test_a_wish_to_one_rank_ends_all_with_a_checkpoint_and_other_ranks_may_go_on(
+    jobs: dict[str, Job],
+) -> None:
+    asked = jobs["asked"]
+    assert asked.statuses == [143, 143, 143]
+    partial = asked.last.partial
+    assert partial is not None
+    assert (partial["step"], partial["loader"]["position"]) == (5, 18)
+    again = jobs["asked-again"]
+    assert again.statuses == [0]
+    # The two steps of three ranks count in the epoch that one process has ended.
+    second = again.rows[1]
+    assert round(second["train_top1_error"] * 25 / 100, 9).is_integer()
+    assert second["train_loss"] == pytest.approx(jobs["three"].rows[1]["train_loss"], rel=1e-3)
+
+
+def test_torchrun_restarts_a_run_that_lost_a_rank_and_it_ends_with_the_same_bits(
+    jobs: dict[str, Job], beton: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = [*RECIPE[:-1], str(run), "--beton", str(beton)]
+    before = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", "1"]
+    said = program([*before, "--nproc-per-node", "2"], *words, STRIKE="SIGKILL,1,8")
+    # Once for each start; the restart has found last.pt without --resume.
+    assert said.count("preset small, network plain") == 2
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("epoch")] == [
+        *("1/3", "2/3", "3/3")
+    ]
+    assert_same_bits(load_checkpoint(run / "last.pt"), jobs["two"].last)
+    assert [row["epoch"] for row in read_metrics(run) if row["kind"] == "epoch"] == [1, 2, 3]

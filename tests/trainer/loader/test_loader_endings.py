@@ -1,0 +1,235 @@
+"""How epochs end before their time: threads that are killed, Ctrl-C, files that are rewritten,
+consumers that leave. The consumer hears of it, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagenet_prep.core.errors import ToolError
+from tests.kit.loading import Damaged, Sample, kept, train
+from trainer.loader.loader import BetonLoader, eval_loader
+from trainer.loader.tables import inspect_beton
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def kill(thread: threading.Thread, error: type[BaseException]) -> None:
+    """Raises ``error`` in a running thread, wherever it is."""
+    identity = ctypes.c_ulong(thread.ident or 0)
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(error)) == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit, MemoryError, StopIteration])
+def test_a_thread_that_is_killed_is_reported_with_file_sample_and_source(
+    small_beton: Sample, error: type[BaseException]
+) -> None:
+    with train(small_beton, batch_size=1, batches_ahead=1) as batches:
+        taken = []
+        with pytest.raises(RuntimeError, match=f"was ended .* by {error.__name__}") as caught:
+            for batch in batches:
+                taken.append(int(batch.indices[0]))
+                if len(taken) == 3:
+                    live: Any = batches._live
+                    kill(live, error)
+        assert isinstance(caught.value.__cause__, error)
+        assert 3 <= len(taken) < 25
+        text = str(caught.value)
+        named = [i for i, key in enumerate(small_beton.manifest.keys) if f" {i}, {key}" in text]
+        assert str(small_beton.path) in text
+        assert named
+        assert not set(named) & set(taken[:3])
+        # The next epoch has a thread of its own.
+        assert len(kept(batches)) == 25
+
+
+def test_a_thread_that_says_nothing_is_reported_with_the_file(
+    small_beton: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.loader.iterator.Epoch.run", lambda self: None)
+    with train(small_beton) as batches, pytest.raises(RuntimeError, match="without a word") as told:
+        next(iter(batches))
+    assert str(small_beton.path) in str(told.value)
+
+
+def test_a_file_that_is_rewritten_in_place_in_the_middle_of_an_epoch_is_noticed(
+    damaged: Damaged,
+) -> None:
+    copy = damaged(lambda data: None)
+    start, end = inspect_beton(copy.path).extents[:, 0].min(), copy.path.stat().st_size
+    with train(copy, batch_size=1, batches_ahead=1) as batches:
+        found = 0
+        with pytest.raises(ToolError, match="changed while in use"):
+            for _ in batches:
+                found += 1
+                with copy.path.open("r+b") as file:
+                    file.seek(int(start))
+                    file.write(bytes(int(end - start)))
+        assert found < 25
+
+
+def test_a_file_that_is_deleted_in_the_middle_of_an_epoch_is_noticed(damaged: Damaged) -> None:
+    copy = damaged(lambda data: None)
+    batches = train(copy, batch_size=1, batches_ahead=1)
+    with batches, pytest.raises(ToolError, match="replaced or changed"):
+        for _ in batches:
+            copy.path.unlink(missing_ok=True)
+
+
+def flipped(sample: Sample, index: int, place: int) -> Any:
+    """Turns all bits of byte ``place`` of a sample."""
+    offset = int(inspect_beton(sample.path).extents[index, 0])
+
+    def change(data: bytearray) -> None:
+        data[offset + place] ^= 0xFF
+
+    return change
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_flipped_byte_in_a_jpegs_beginning_is_named(
+    small_beton: Sample, damaged: Damaged, place: int
+) -> None:
+    batches = eval_loader(
+        damaged(flipped(small_beton, 4, place)).path, small_beton.stats, crop_size=51, jobs=1
+    )
+    with batches, pytest.raises(ToolError, match="sample 4, ") as caught:
+        kept(batches)
+    assert small_beton.manifest.keys[4] in str(caught.value)
+
+
+def test_a_flipped_byte_that_the_decoder_takes_for_a_picture_is_found_by_its_digest(
+    small_beton: Sample, damaged: Damaged
+) -> None:
+    size = int(inspect_beton(small_beton.path).extents[4, 1])
+    places = range(size * 2 // 3, size)
+    for place in places:
+        copy = damaged(flipped(small_beton, 4, place))
+        with eval_loader(copy.path, copy.stats, crop_size=51, jobs=1) as batches:
+            try:
+                kept(batches)
+            except ToolError:
+                continue
+        break
+    else:
+        pytest.fail("every flipped byte was noticed: this test says nothing")
+    with pytest.raises(ToolError, match=r"page \d+ .*not what was written") as caught:
+        eval_loader(copy.path, copy.stats, crop_size=51, jobs=1, verify=True)
+    assert str(copy.path) in str(caught.value)
+
+
+def test_a_sound_file_passes_its_verification(small_beton: Sample) -> None:
+    digests = small_beton.manifest.pages
+    data = small_beton.path.read_bytes()
+    assert hashlib.sha256(data[: small_beton.manifest.page_size_bytes]).hexdigest() == digests[0]
+    with train(small_beton, verify=True) as batches:
+        assert len(kept(batches)) == 4
+
+
+def open_files() -> int:
+    """Descriptors of betons: other libraries open and close files of their own."""
+    names = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            names.append(str(entry.readlink()))
+    return sum(name.endswith(".beton") for name in names)
+
+
+def resident_bytes() -> int:
+    """The process's own memory, without what it shares with others."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_leaving_200_epochs_early_leaves_no_thread_no_file_and_no_memory(
+    full_beton: Sample,
+) -> None:
+    def leave(times: int) -> None:
+        for number in range(times):
+            for taken, _ in enumerate(batches):
+                if taken == number % 3:
+                    break
+
+    # Batches of 2 x 256 x 256 x 3 float32, 1.5 MB: an epoch's own ring would be 8 MB.
+    with train(full_beton, batch_size=2, crop_size=256) as batches:
+        leave(20)
+        gc.collect()
+        threads, files, memory = threading.active_count(), open_files(), resident_bytes()
+        leave(200)
+        gc.collect()
+        assert threading.active_count() == threads
+        assert open_files() == files
+        assert resident_bytes() - memory < 8 * 2**20
+
+
+def test_closing_closes_the_file_though_the_iterator_lives_on(small_beton: Sample) -> None:
+    batches = train(small_beton, batch_size=2)
+    before = open_files()
+    epoch = iter(batches)
+    next(epoch)
+    assert open_files() == before + 1
+    batches.close()
+    assert open_files() == before
+
+
+# Takes three batches, says so, and waits for one that its loader's thread does not finish.
+WAITS = """
+import sys
+from pathlib import Path
+from imagenet_prep.artifacts import load_stats
+from trainer.loader import train_loader
+
+beton, stats = Path(sys.argv[1]), load_stats(Path(sys.argv[2]))
+with train_loader(beton, stats, batch_size=1, crop_size=51, batches_ahead=1, jobs=1) as batches:
+    made = []
+    def check(indices):
+        made.append(indices)
+        if len(made) == 4:
+            batches._live.terminate_event.wait(60)
+    batches._check = check
+    for number, _ in enumerate(batches):
+        if number == 2:
+            print("waiting", flush=True)
+"""
+
+
+def test_ctrl_c_ends_a_consumer_that_waits_for_a_batch(small_beton: Sample) -> None:
+    stats = small_beton.path.parent / "stats.npz"
+    command = [sys.executable, "-c", WAITS, str(small_beton.path), str(stats)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"waiting\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGINT
+    assert b"KeyboardInterrupt" in errors
+
+
+def test_an_epoch_is_left_by_an_error_of_the_consumers_own(small_beton: Sample) -> None:
+    def fails(batches: BetonLoader) -> None:
+        for _ in batches:
+            raise ZeroDivisionError
+
+    with train(small_beton, batch_size=2) as batches:
+        with pytest.raises(ZeroDivisionError):
+            fails(batches)
+        gc.collect()
+        assert batches._live is None
+        assert len(kept(batches)) == 13

@@ -1,0 +1,324 @@
+"""Damaged, replaced and truncated files, threads that die, epochs that are left: no fault
+unnoticed, nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.dataset.names import manifest_beside
+from tests.kit.loading import TRAIN, Damaged, Sample, expected, kept, pixels, train
+from trainer.loader import engine
+from trainer.loader.loader import eval_loader, train_loader
+from trainer.loader.tables import inspect_beton
+from trainer.loader.views import epoch_order
+
+
+def test_a_sound_beton_is_described(small_beton: Sample) -> None:
+    info = inspect_beton(small_beton.path)
+    assert (info.samples, info.side_px, info.label_max) == (25, 64, 2)
+    assert info.labels.tolist() == small_beton.labels.tolist()
+    assert tuple(info.fields) == ("image", "label")
+
+
+def put(dtype: str, offset: int, value: int) -> Callable[[bytearray], None]:
+    def change(data: bytearray) -> None:
+        item = np.array(value, dtype).tobytes()
+        data[offset : offset + len(item)] = item
+
+    return change
+
+
+def table_too_long(data: bytearray) -> None:
+    put("<u8", int.from_bytes(data[16:24], "little") + 16, 2**64 - 1)(data)
+
+
+HEADER, FIELDS = 24, 2 * 1041
+FAULTS: dict[str, tuple[Callable[[bytearray], Any], str]] = {
+    "text": (lambda d: d.__setitem__(slice(None), b"a text file, not pictures\n" * 9), "begin"),
+    "empty": (lambda d: d.clear(), "header"),
+    "header": (lambda d: d.__delitem__(slice(30, None)), "list of fields"),
+    "half": (lambda d: d.__delitem__(slice(len(d) // 2, None)), "cut short"),
+    "tail": (lambda d: d.__delitem__(slice(-5, None)), "cut short"),
+    "version": (put("<u2", 0, 9), "begin"),
+    "samples": (put("<u8", 8, 2**60), "table of samples"),
+    "none": (put("<u8", 8, 0), "no samples"),
+    "table": (put("<u8", 16, 2**63), "cut short"),
+    "field": (put("<u1", HEADER, 77), "unknown"),
+    "offset": (put("<u8", HEADER + FIELDS + 5, 2**64 - 9), "place of sample 0"),
+    "size": (table_too_long, "not within the file"),
+    "width": (put("<u2", HEADER + FIELDS + 1, 63), "squares"),
+    "label": (put("<i8", HEADER + FIELDS + 16, -1), "negative label"),
+    "mode": (put("<u1", HEADER + FIELDS, 9), "place of sample 0"),
+    "raw": (put("<u1", HEADER + FIELDS, 1), "place of sample 0"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_that_is_not_a_whole_beton_gets_one_sentence(damaged: Damaged, name: str) -> None:
+    change, reason = FAULTS[name]
+    broken = damaged(change)
+    with pytest.raises(ToolError, match=reason) as caught:
+        train(broken)
+    text = str(caught.value)
+    assert text.startswith(str(broken.path))
+    assert "\n" not in text
+    assert "imagenet-prep build" in text
+
+
+def test_a_missing_file_a_folder_and_a_missing_manifest_get_their_sentences(
+    small_beton: Sample, damaged: Damaged, tmp_path: Path
+) -> None:
+    absent = dataclasses.replace(small_beton, path=tmp_path / "absent.beton")
+    with pytest.raises(UsageError, match="no such file"):
+        train(absent)
+    with pytest.raises(UsageError, match="is a folder"):
+        train(dataclasses.replace(small_beton, path=tmp_path))
+    copy = damaged(lambda data: None)
+    manifest_beside(copy.path).unlink()
+    with pytest.raises(ToolError, match="manifest"):
+        train(copy)
+
+
+def test_statistics_of_other_pictures_are_refused(small_beton: Sample, full_beton: Sample) -> None:
+    with pytest.raises(ToolError, match="256 px"):
+        train_loader(small_beton.path, full_beton.stats, **TRAIN)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"crop_size": 65}, "crop_size is 65"),
+    ({"out_size": 0}, "out_size is 0"),
+    ({"batch_size": 0}, "batch_size is 0"),
+    ({"scale": (0.0, 1.0)}, "scale is 0"),
+    ({"scale": (0.5, 1.5)}, "scale is 0.5 to 1.5"),
+    ({"ratio": (1.2, 1.5)}, "ratio is 1.2"),
+    ({"view": "sideways"}, "view is 'sideways'"),
+    ({"view": "ten"}, "training draws"),
+    ({"mean": "median"}, "mean is 'median'"),
+    ({"lighting_mode": "loud"}, "lighting_mode is 'loud'"),
+    ({"dtype": "int4"}, "dtype is 'int4'"),
+    ({"order": "random"}, "order is 'random'"),
+    ({"rank": 2, "ranks": 2}, "rank is 2"),
+    ({"ranks": 0}, "ranks is 0"),
+    ({"ranks": 26}, "cannot be shared"),
+    ({"batches_ahead": 0}, "batches_ahead is 0"),
+    ({"lighting": -1.0}, "lighting is -1"),
+    ({"jobs": 0}, "jobs is 0"),
+    ({"device": "abacus"}, "unknown"),
+    ({"device": "meta"}, "cpu and cuda only"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), WRONG)
+def test_wrong_usage_gets_one_sentence(
+    small_beton: Sample, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        train(small_beton, **changes)
+
+
+def test_cuda_without_a_device_is_wrong_usage(
+    small_beton: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no usable CUDA device"):
+        train(small_beton, device="cuda")
+
+
+def test_more_jobs_than_cores_are_as_many_as_there_are(small_beton: Sample) -> None:
+    with train(small_beton, jobs=10_000) as many, train(small_beton, jobs=None) as own:
+        np.testing.assert_array_equal(pixels(kept(many)), pixels(kept(own)))
+
+
+def half_of(sample: Sample, index: int) -> tuple[int, int]:
+    """(start, end) in the file of the second half of a sample's bytes."""
+    offset, size, *_ = inspect_beton(sample.path).extents[index].tolist()
+    return offset + size // 2, offset + size
+
+
+def zeroed(start: int, end: int) -> Callable[[bytearray], None]:
+    return lambda data: data.__setitem__(slice(start, end), bytes(end - start))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_damaged_sample_stops_the_epoch_with_its_key(
+    small_beton: Sample, damaged: Damaged, jobs: int
+) -> None:
+    broken = damaged(zeroed(*half_of(small_beton, 7)))
+    with train(broken, jobs=jobs) as batches:
+        order = epoch_order(3, 0, 25).tolist()
+        good = 0
+        with pytest.raises(ToolError) as caught:
+            for batch in batches:
+                good += 1
+                assert 7 not in batch.indices
+    assert good == order.index(7) // 8
+    text = str(caught.value)
+    assert str(broken.path) in text
+    assert "sample 7" in text
+    assert small_beton.manifest.keys[7] in text
+
+
+def test_a_page_of_zeros_stops_the_epoch_with_the_first_key_in_it(
+    small_beton: Sample, damaged: Damaged
+) -> None:
+    extents = inspect_beton(small_beton.path).extents
+    broken = damaged(zeroed(int(extents[:, 0].min()), int(extents[:, :2].sum(axis=1).max())))
+    batches = eval_loader(broken.path, broken.stats, crop_size=51, jobs=1)
+    with pytest.raises(ToolError, match="sample 0, ") as caught:
+        kept(batches)
+    assert small_beton.manifest.keys[0] in str(caught.value)
+
+
+def test_a_jpeg_of_another_size_is_not_taken_for_a_picture(
+    small_beton: Sample, damaged: Damaged
+) -> None:
+    offset, size, *_ = inspect_beton(small_beton.path).extents[3].tolist()
+
+    def change(data: bytearray) -> None:
+        frame = data.index(b"\xff\xc0", offset, offset + size)
+        data[frame + 6] = 48
+
+    with train(damaged(change)) as batches, pytest.raises(ToolError, match=r"sample 3, .*header"):
+        kept(batches)
+
+
+def test_a_file_that_was_replaced_between_epochs_is_noticed(damaged: Damaged) -> None:
+    copy = damaged(lambda data: None)
+    with train(copy) as batches:
+        kept(batches)
+        other = copy.path.with_suffix(".new")
+        other.write_bytes(copy.path.read_bytes())
+        other.replace(copy.path)
+        with pytest.raises(ToolError, match="was replaced"):
+            kept(batches)
+        copy.path.unlink()
+        with pytest.raises(ToolError, match="has gone"):
+            kept(batches)
+
+
+def test_an_exception_in_the_thread_is_raised_in_the_consumer(
+    small_beton: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with train(small_beton) as batches:
+        calls = iter([None, None])
+        monkeypatch.setattr(batches._decoder, "fault", lambda count: next(calls))
+        found = 0
+        # A generator turns StopIteration into RuntimeError; FFCV would take it for the end.
+        with pytest.raises(RuntimeError):
+            for _ in batches:
+                found += 1
+        assert found == 2
+        monkeypatch.undo()
+        batches.set_epoch(0)
+        assert len(kept(batches)) == 4
+
+
+@pytest.fixture
+def no_new_threads() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_interrupted_epoch_leaves_no_thread(small_beton: Sample, no_new_threads: None) -> None:
+    batches = train(small_beton, batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in batches:
+            raise KeyboardInterrupt
+    assert batches._live is None
+
+
+def test_closing_ends_the_epoch_under_way(small_beton: Sample, no_new_threads: None) -> None:
+    batches = train(small_beton, batch_size=2)
+    epoch = iter(batches)
+    next(epoch)
+    batches.close()
+    with pytest.raises(RuntimeError, match="ended"):
+        next(epoch)
+
+
+def test_another_epoch_ends_the_one_under_way(small_beton: Sample, no_new_threads: None) -> None:
+    with train(small_beton, batch_size=2) as batches:
+        first = iter(batches)
+        next(first)
+        assert len(kept(batches)) == 13
+        with pytest.raises(RuntimeError, match="ended"):
+            next(first)
+
+
+def test_the_callers_thread_counts_stay_as_they_were(small_beton: Sample) -> None:
+    before = torch.get_num_threads()
+    numba_before = engine.numba.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with train(small_beton, jobs=1) as batches:
+            for _ in batches:
+                assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 3
+        assert engine.numba.get_num_threads() == numba_before
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_wait_for_data_is_measured_per_epoch(small_beton: Sample) -> None:
+    batches = train(small_beton)
+    assert batches.wait_s == 0
+    kept(batches)
+    assert batches.wait_s > 0
+
+
+def test_a_stock_loader_in_the_same_process_does_no_harm(small_beton: Sample) -> None:
+    with engine.no_deprecations(), engine.same_threads():
+        stock = engine.ffcv.Loader(str(small_beton.path), 25, num_workers=1, drop_last=False)
+        images, _ = next(iter(stock))
+    np.testing.assert_array_equal(images, small_beton.pictures)
+    with train(small_beton, jobs=2) as batches:
+        np.testing.assert_allclose(
+            pixels(kept(batches)), expected(small_beton, batches, 0), atol=1e-3, rtol=0
+        )
+
+
+def test_a_file_that_is_cut_short_in_the_middle_of_an_epoch_is_an_error(
+    damaged: Damaged,
+) -> None:
+    copy = damaged(lambda data: None)
+    with train(copy, batch_size=1, batches_ahead=1) as batches:
+        found = 0
+        with pytest.raises(ToolError, match="replaced or changed") as caught:
+            for _ in batches:
+                found += 1
+                os.truncate(copy.path, 5000)
+        assert 0 < found < 25
+    assert str(copy.path) in str(caught.value)
+
+
+def test_a_file_that_ends_before_a_sample_says_so(
+    damaged: Damaged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the change itself escaped notice: the read that comes too short does not.
+    copy = damaged(lambda data: None)
+    with train(copy, batch_size=1, batches_ahead=1) as batches:
+        monkeypatch.setattr("trainer.loader.loader.stamp_of", lambda path: batches.info.stamps[0])
+        with pytest.raises(ToolError, match="the file ends before it"):
+            for _ in batches:
+                os.truncate(copy.path, 5000)
+
+
+def test_a_file_that_is_replaced_in_the_middle_of_an_epoch_is_noticed(damaged: Damaged) -> None:
+    copy = damaged(lambda data: None)
+    other = copy.path.with_suffix(".new")
+    batches = train(copy, batch_size=1, batches_ahead=1)
+    with pytest.raises(ToolError, match="was replaced"):
+        for _ in batches:
+            other.write_bytes(b"something else")
+            other.replace(copy.path)

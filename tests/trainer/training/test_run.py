@@ -1,0 +1,297 @@
+"""Whole runs on a small real beton: what they write, how they resume, what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from imagenet_prep.core.errors import ToolError, UsageError, quiet
+from imagenet_prep.dataset.names import stats_beside
+from imagenet_prep.dataset.statistics import load_stats, save_stats
+from trainer.checkpoint import load_checkpoint
+from trainer.config import presets
+from trainer.data import find_data
+from trainer.distributed.world import World
+from trainer.inference.evaluate import evaluate_beton
+from trainer.loader.loader import train_loader
+from trainer.report.metrics import read_metrics
+from trainer.training.run import train
+from trainer.training.state import Session
+
+if TYPE_CHECKING:
+    from tests.trainer.conftest import Sample
+
+TINY = dataclasses.replace(
+    presets.preset("small"),
+    network="tiny",
+    epochs=2,
+    batch_size=8,
+    crop_size=56,
+    warmup_epochs=0.0,
+    device="cpu",
+    precision="float32",
+    jobs=1,
+)
+
+
+def silent(_: dict[str, Any]) -> None:
+    """A report that nobody reads."""
+
+
+@pytest.fixture
+def workplace(small_beton: Sample, tiny_network: str, tmp_path: Path) -> Path:
+    """A folder with train.beton and val.beton (the same pictures) and all beside them."""
+    for split in ("train", "val"):
+        for suffix in (".beton", ".beton.json", ".stats.npz"):
+            source = small_beton.path.with_name("train" + suffix)
+            (tmp_path / (split + suffix)).write_bytes(source.read_bytes())
+    return tmp_path
+
+
+def test_a_run_writes_what_the_contract_lists(workplace: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    folder = workplace / "runs" / "one"
+    result = train(
+        TINY, workplace / "train.beton", folder, resume=False, report=rows.append, progress=quiet
+    )
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "last.pt",
+        "best.pt",
+        "report.html",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    keys = {"train_loss", "val_loss", "images_per_second", "wait_share"}
+    keys |= {f"{s}_{k}_error" for s in ("train", "val") for k in ("top1", "top5")}
+    assert all(keys <= set(row) for row in rows)
+    assert all(math.isfinite(row["train_loss"]) for row in rows)
+    assert result.best["val_top1_error"] == min(row["val_top1_error"] for row in rows)
+    logged = read_metrics(folder)
+    assert [row["epoch"] for row in logged if row["kind"] == "epoch"] == [1, 2]
+    assert any(row["kind"] == "step" for row in logged)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["run"]["preset"] == "small"
+    assert config["network"]["classes"] == 3
+
+
+def test_eval_repeats_the_best_epochs_figures(workplace: Path) -> None:
+    folder = workplace / "run"
+    result = train(
+        TINY, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet
+    )
+    evaluation, _ = evaluate_beton(
+        folder / "best.pt",
+        workplace / "val.beton",
+        device="cpu",
+        batch_size=None,
+        precision="float32",
+        jobs=1,
+        progress=quiet,
+    )
+    found = evaluation.result
+    assert found.top1_error == pytest.approx(result.best["val_top1_error"])
+    assert found.loss == pytest.approx(result.best["val_loss"], rel=1e-5)
+    assert found.images == 25
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(workplace: Path) -> None:
+    beton = workplace / "train.beton"
+    train(TINY, beton, workplace / "whole", resume=False, report=silent, progress=quiet)
+
+    def interrupt(row: dict[str, Any]) -> None:
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, beton, workplace / "parts", resume=False, report=interrupt, progress=quiet)
+    assert not list((workplace / "parts").glob(".*.tmp"))
+    train(TINY, beton, workplace / "parts", resume=True, report=silent, progress=quiet)
+    whole = load_checkpoint(workplace / "whole" / "last.pt")
+    parts = load_checkpoint(workplace / "parts" / "last.pt")
+    assert whole.average is not None
+    assert parts.average is not None
+    for key, tensor in whole.model.items():
+        assert torch.equal(tensor, parts.model[key]), key
+        assert torch.equal(whole.average[key], parts.average[key]), key
+    epochs = [r["epoch"] for r in read_metrics(workplace / "parts") if r["kind"] == "epoch"]
+    assert epochs == [1, 2]
+
+
+def test_resuming_with_other_settings_names_them(workplace: Path) -> None:
+    beton, folder = workplace / "train.beton", workplace / "run"
+    one = dataclasses.replace(TINY, epochs=1)
+    train(one, beton, folder, resume=False, report=silent, progress=quiet)
+    other = dataclasses.replace(one, lr=0.123)
+    with pytest.raises(ToolError, match=r"lr 0\.0\d+ there and 0\.123 here"):
+        train(other, beton, folder, resume=True, report=silent, progress=quiet)
+
+
+def test_a_run_without_validation_set_trains_and_keeps_the_last_epoch(workplace: Path) -> None:
+    (workplace / "val.beton").unlink()
+    rows: list[dict[str, Any]] = []
+    result = train(
+        TINY, workplace / "train.beton", workplace / "run", resume=False, report=rows.append,
+        progress=quiet,
+    )  # fmt: skip
+    assert all("val_loss" not in row for row in rows)
+    assert result.best["epoch"] == 2
+
+
+def test_statistics_of_another_size_are_refused(workplace: Path, full_beton: Sample) -> None:
+    save_stats(stats_beside(workplace / "train.beton"), full_beton.stats)
+    with pytest.raises(ToolError, match="256 px pictures beside a beton of 64 px"):
+        find_data(workplace / "train.beton")
+
+
+def test_statistics_of_other_pictures_are_refused(workplace: Path) -> None:
+    beside = stats_beside(workplace / "train.beton")
+    found = load_stats(beside)
+    save_stats(beside, dataclasses.replace(found, source=found.source[::-1]))
+    with pytest.raises(ToolError, match=r"are not the statistics that .* was built with"):
+        find_data(workplace / "train.beton")
+    with pytest.raises(ToolError, match=r"are not the statistics that .* was built with"):
+        train_loader(workplace / "train.beton", batch_size=4, crop_size=56)
+
+
+def test_a_missing_beton_and_a_folder_are_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        find_data(tmp_path / "train.beton")
+    with pytest.raises(UsageError, match="is a folder"):
+        find_data(tmp_path)
+
+
+def test_a_beton_cut_in_half_is_refused_at_once(workplace: Path) -> None:
+    beton = workplace / "train.beton"
+    beton.write_bytes(beton.read_bytes()[: beton.stat().st_size // 2])
+    with pytest.raises(ToolError, match="not the complete file"):
+        find_data(beton)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_step(workplace: Path) -> None:
+    wild = dataclasses.replace(TINY, optimizer="sgd", lr=1e30, clip_norm=0.0)
+    with pytest.raises(ToolError, match=r"stopped being a number in epoch \d, step \d.*--lr"):
+        train(
+            wild, workplace / "train.beton", workplace / "run", resume=False, report=silent,
+            progress=quiet,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"crop_size": 1000}, {"freeze": ("no-such-layer",)}])
+def test_a_run_that_cannot_begin_leaves_no_folder(workplace: Path, changes: dict[str, Any]) -> None:
+    config = dataclasses.replace(TINY, **changes)
+    folder = workplace / "runs" / "one"
+    with pytest.raises(UsageError, match=r"--crop-size|no-such-layer"):
+        train(
+            config, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet
+        )
+    assert not folder.exists()
+
+
+def test_a_checkpoint_of_other_settings_is_named_by_evaluation_and_resumption(
+    workplace: Path,
+) -> None:
+    config = dataclasses.replace(TINY, epochs=1)
+    beton, folder = workplace / "train.beton", workplace / "runs" / "one"
+    train(config, beton, folder, resume=False, report=silent, progress=quiet)
+    for name in ("best.pt", "last.pt"):
+        values = torch.load(folder / name, weights_only=True)
+        values["config"]["run"]["sharpness"] = 11
+        torch.save(values, folder / name)
+    with pytest.raises(ToolError, match=r"best\.pt.*sharpness") as refused:
+        evaluate_beton(
+            folder / "best.pt", beton, device="cpu", batch_size=None, precision="float32",
+            jobs=1, progress=quiet,
+        )  # fmt: skip
+    assert not isinstance(refused.value, UsageError)
+    with pytest.raises(ToolError, match=r"last\.pt.*sharpness"):
+        train(config, beton, folder, resume=True, report=silent, progress=quiet)
+
+
+def test_a_validation_set_may_come_between_two_sittings(workplace: Path) -> None:
+    folder = workplace / "run"
+    for path in workplace.glob("val.*"):
+        path.rename(workplace / f"later-{path.name}")
+    one = dataclasses.replace(TINY, epochs=1)
+    train(one, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet)
+    before = (folder / "report.html").read_text()
+    for path in workplace.glob("later-val.*"):
+        path.rename(workplace / path.name.removeprefix("later-"))
+    train(
+        TINY, workplace / "train.beton", folder,
+        resume=True, force=True, report=silent, progress=quiet,
+    )  # fmt: skip
+    rows = [row for row in read_metrics(folder) if row["kind"] == "epoch"]
+    assert ["val_loss" in row for row in rows] == [False, True]
+    assert load_checkpoint(folder / "last.pt").progress["best"]["epoch"] == 2
+    assert (folder / "report.html").read_text() != before
+
+
+def test_the_report_of_a_run_without_validation_is_written_again(workplace: Path) -> None:
+    for path in workplace.glob("val.*"):
+        path.unlink()
+    folder = workplace / "run"
+    reports = []
+    for epochs in (1, 2):
+        config = dataclasses.replace(TINY, epochs=epochs)
+        train(
+            config, workplace / "train.beton", folder,
+            resume=epochs > 1, force=True, report=silent, progress=quiet,
+        )  # fmt: skip
+        reports.append((folder / "report.html").read_text())
+    assert reports[0] != reports[1]
+
+
+def test_recorded_steps_are_steps_and_not_batches(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.training.run.STEPS_PER_RECORD", 1)
+    config = dataclasses.replace(TINY, accumulate=2, batch_size=5, epochs=3)
+    train(
+        config, workplace / "train.beton", workplace / "run",
+        resume=False, report=silent, progress=quiet,
+    )  # fmt: skip
+    steps = [row["step"] for row in read_metrics(workplace / "run") if row["kind"] == "step"]
+    assert len(steps) > 6
+    assert steps == list(range(len(steps)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"network": "small", "crop_size": 56, "batch_size": 1}, "cannot train on one picture"),
+        ({"freeze": ("features", "classifier")}, "no layer is left that learns"),
+    ],
+)
+def test_settings_with_which_nothing_would_learn_are_refused(
+    workplace: Path, changes: dict[str, Any], said: str
+) -> None:
+    config = dataclasses.replace(TINY, **changes)
+    with pytest.raises(UsageError, match=said):
+        train(
+            config, workplace / "train.beton", workplace / "run",
+            resume=False, report=silent, progress=quiet,
+        )  # fmt: skip
+    assert not (workplace / "run").exists()
+
+
+def test_more_processes_than_devices_are_one_sentence(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    world = World()
+    world.local_rank = 2
+    with pytest.raises(UsageError, match="has 2 CUDA devices for more processes; give torchrun"):
+        Session(
+            dataclasses.replace(TINY, device="cuda"), find_data(workplace / "train.beton"), world
+        )

@@ -1,0 +1,53 @@
+"""Learning-rate factors against tables computed by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainer.training.schedule import epochs_without_gain, learning_rate_factor, plateau_drops
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 1.0), (25, 0.75), (50, 0.5), (99, 0.01)])
+def test_linear_falls_to_zero(step: int, factor: float) -> None:
+    assert learning_rate_factor("linear", step, 100) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 1.0), (50, 0.5), (100, 0.0)])
+def test_cosine_passes_one_half_in_the_middle(step: int, factor: float) -> None:
+    assert learning_rate_factor("cosine", step, 100) == pytest.approx(factor, abs=1e-12)
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(0, 1.0), (29, 1.0), (30, 0.1), (60, 0.01)])
+def test_step_divides_by_ten(epoch: int, factor: float) -> None:
+    assert learning_rate_factor("step", 7, 100, epoch=epoch) == pytest.approx(factor)
+
+
+def test_warm_up_rises_linearly_and_ends() -> None:
+    factors = [learning_rate_factor("constant", step, 100, warmup_steps=4) for step in range(6)]
+    assert factors == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_unknown_schedule_is_an_error() -> None:
+    with pytest.raises(ValueError, match="zigzag"):
+        learning_rate_factor("zigzag", 0, 1)
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(24, 1.0), (25, 0.1), (51, 0.01), (79, 1e-3)])
+def test_drops_divide_at_the_epochs_of_the_2012_code(epoch: int, factor: float) -> None:
+    found = learning_rate_factor("drops", 7, 100, epoch=epoch, drops=(25, 51, 79))
+    assert found == pytest.approx(factor)
+
+
+def test_a_plateau_divides_after_patience_and_three_times_at_most() -> None:
+    errors = [50.0, 40.0, 41.0, 40.0, 39.0, 39.5, 39.5]
+    assert plateau_drops(errors[:3], patience=2) == 0
+    assert plateau_drops(errors[:4], patience=2) == 1
+    assert plateau_drops(errors[:6], patience=2) == 1
+    assert plateau_drops(errors, patience=2) == 2
+    assert plateau_drops([10.0] * 50, patience=2) == 3
+    assert learning_rate_factor("plateau", 0, 1, plateau=2) == pytest.approx(0.01)
+
+
+def test_epochs_without_gain_counts_from_the_least_error() -> None:
+    assert epochs_without_gain([]) == 0
+    assert epochs_without_gain([3.0, 2.0, 2.5, 2.0]) == 2

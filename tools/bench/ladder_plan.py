@@ -1,0 +1,140 @@
+"""The speed ladder's plan and arithmetic: its rungs, who runs beside whom, seconds for ImageNet.
+
+Pure: nothing here trains, reads a file or looks at a clock.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tools.bench.harness import Lap
+
+IMAGENET_SAMPLES = 1_281_167
+# Entrants of a race at once: each holds a network, its gradients and momentum (0.7 GB).
+AT_ONCE = 3
+NAIVE, COMPILED, TRAINER = "naive loop", "compiled", "trainer run"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder: all of the one before it, and ``change``.
+
+    ``feed`` is where batches come from (``ladder_rungs.FEEDS``), ``network`` what is trained
+    (the fields of ``ladder_rungs.Network``). ``batches`` are those of a lap on a GPU: enough
+    for some seconds of work.
+    """
+
+    name: str
+    change: str
+    feed: str
+    batches: int
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+
+def rungs(precision: str) -> tuple[Rung, ...]:
+    """The ladder from the bottom; ``precision`` is the fastest that the machine has in
+    hardware, as ``trainer.device.choose_precision`` says. Where that is float32 there is a rung
+    of channels-last alone."""
+    lrn = {"our_lrn": True}
+    last: dict[str, Any] = {**lrn, "channels_last": True, "precision": precision}
+    half = precision != "float32"
+    return (
+        Rung(NAIVE, "PIL from original sizes, no workers, eager float32, library's LRN",
+             "originals", 4),
+        Rung("cropped once", "crops of 256 px on the disk, made beforehand", "crops", 8),
+        Rung("workers", "a loading process per core, pinned memory on a GPU", "workers", 32),
+        Rung("beton", "one file, FFCV's own pipeline", "ffcv", 128),
+        Rung("our pipeline", "trainer.loader: crop, mirror, colour noise, mean", "ours", 128),
+        Rung("our LRN", "exact and fused", "ours", 128, lrn),
+        Rung("half precision, channels-last" if half else "channels-last",
+             f"{precision}, channels last" if half else "channels last alone, in float32",
+             "ours", 128, last),
+        Rung(COMPILED, "torch.compile", "ours", 128, {**last, "compiled": True}),
+        Rung(TRAINER, "the trainer's own step as it comes", "trainer", 128),
+    )  # fmt: skip
+
+
+def groups(ladder: Sequence[Rung], at_once: int = AT_ONCE) -> list[list[Rung]]:
+    """The ladder in parts that run in turns; neighbours share a rung, so that every two that
+    follow one another are measured side by side."""
+    if at_once < 2:
+        raise ValueError("two rungs at least are compared")
+    step = at_once - 1
+    return [list(ladder[at : at + at_once]) for at in range(0, max(1, len(ladder) - 1), step)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A rung's figure: pictures per second (the median lap), the seconds of an epoch of
+    ImageNet at that rate with the least and the most of any lap, the pictures and laps that
+    it rests on, and how many times as fast as the first rung it is."""
+
+    name: str
+    change: str
+    pictures_per_second: float
+    seconds: float
+    least_s: float
+    most_s: float
+    pictures: int
+    laps: int
+    times: float
+
+
+def measure(ladder: Iterable[Rung], laps: Mapping[str, Sequence[Lap]]) -> list[Measured]:
+    """Every rung that ran -> its figure, from the bottom."""
+    found: list[Measured] = []
+    first: float | None = None
+    for rung in ladder:
+        of = laps.get(rung.name)
+        if not of:
+            continue
+        rates = sorted(lap.count / lap.wall_s for lap in of)
+        rate = statistics.median(rates)
+        first = rate if first is None else first
+        found.append(
+            Measured(
+                rung.name,
+                rung.change,
+                rate,
+                IMAGENET_SAMPLES / rate,
+                IMAGENET_SAMPLES / rates[-1],
+                IMAGENET_SAMPLES / rates[0],
+                sum(lap.count for lap in of),
+                len(of),
+                rate / first,
+            )
+        )
+    return found
+
+
+def duration(seconds: float) -> str:
+    """``158400`` -> ``44 h``; minutes below two hours, seconds below two minutes."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.3g} h"
+
+
+def lines(found: Sequence[Measured]) -> list[str]:
+    """The ladder as aligned text."""
+    head = ("rung", "s for ImageNet", "", "pictures/s", "times", "pictures measured", "change")
+    rows = [
+        (
+            one.name, f"{one.seconds:,.0f}", duration(one.seconds),
+            f"{one.pictures_per_second:,.4g}", f"{one.times:.2f}", f"{one.pictures:,}", one.change,
+        )
+        for one in found
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    left = {0, 6}
+    return [
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]

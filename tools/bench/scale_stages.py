@@ -1,0 +1,228 @@
+"""The bookkeeping of very large sets, stage by stage, over entries that are made up.
+
+Each of PROCESSES is run in a process of its own by ``bench_scale`` and gives its stages one
+after the other; the memory of a stage is the peak of its process until its end. What is made
+up: the listing of a bucket with class folders (names, sizes and times as a server would tell
+them), what came of each picture, and the size of each crop. What is not: everything that this
+project does with these. No file is looked at and no picture is opened, so what a disk or a
+server needs is not in these figures; making things up is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.bench import plan as bench_plan
+
+CLASSES = 21_841  # of ImageNet-21k
+SHARD_SAMPLES = 200_000  # 4 GB of crops of 20 KB
+RANKS, BATCH = 64, 256
+_CROP_BYTES, _SETTINGS_PX = 20_444, 256
+
+
+Measured = Iterator[tuple[str, dict[str, Any]]]
+"""(stage, what ``measured`` says of it), one after the other."""
+
+
+class Start:
+    """When a stage began, by the clock and in processor seconds."""
+
+    def __init__(self) -> None:
+        self.wall_s, self.cpu_s = time.perf_counter(), time.process_time()
+
+
+def measured(start: Start, count: int, held: int) -> dict[str, Any]:
+    """Seconds since ``start``, those of the processor, peak memory in GB; ``count``, the entries
+    that were worked on, and ``held``, those that lay in memory."""
+    cpu_s = time.process_time() - start.cpu_s
+    return {**bench_plan.measured(start.wall_s, count), "cpu_s": cpu_s, "held": held}
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many entries, in so many parts of which one is measured, in a folder of their own."""
+
+    count: int
+    parts: int
+    folder: Path
+
+    @property
+    def part(self) -> Any:
+        """The part that is measured; None where there is one alone."""
+        from imagenet_prep.dataset.journal import Part
+
+        return Part(1, self.parts) if self.parts > 1 else None
+
+    @property
+    def journal(self) -> Path:
+        """Where its journal is."""
+        from imagenet_prep.dataset.journal import journal_name
+
+        return self.folder / journal_name(self.part)
+
+
+def _found(count: int) -> Iterator[Any]:
+    """``count`` pictures in class folders, as a layout finds them, in the order of listing."""
+    from imagenet_prep.sources.types import Found
+    from imagenet_prep.storage.byte_range import Place
+
+    classes = min(CLASSES, max(1, count // 50))
+    for label in range(classes):
+        name = f"n{label:08d}"
+        for index in range(len(range(label, count, classes))):
+            inside = f"{name}/{name}_{index:07d}.JPEG"
+            # Sizes and times without a pattern that could be packed too well.
+            chance = (label * 1_000_003 + index) * 2_654_435_761 % (1 << 32)
+            seen = f"{60_000 + chance % 100_000} {1_600_000_000_000_000_000 + chance * 1_000_003}"
+            place = Place(f"s3://bucket/train/{inside}", seen=seen)
+            yield Found(f"train/{inside}", "train", name, inside, place)
+
+
+def _collection(count: int) -> Any:
+    from imagenet_prep.sources.collection import collect
+    from imagenet_prep.sources.types import Finding, without_collector
+
+    with without_collector():
+        return collect(Path("bucket"), Finding(_found(count), {}))
+
+
+def _settings() -> Any:
+    from imagenet_prep.dataset.crop_settings import CropSettings
+
+    return CropSettings()
+
+
+def _plan(folder: Path, collection: Any, part: Any) -> Any:
+    """A plan in a folder whose crops all are as the journal says."""
+    from imagenet_prep.crop import plan as crop_plan
+
+    crop_plan._Crops.bytes = lambda *_: _CROP_BYTES  # type: ignore[method-assign]
+    return crop_plan.plan_crops(folder, collection, _settings().text(), part)
+
+
+def first_run(case: Case) -> Measured:
+    """All of a first run but the pictures: what there is, what is to do, what became of it."""
+    from imagenet_prep.crop.run import _entry, _Made
+    from imagenet_prep.dataset.journal import End, line_of
+    from imagenet_prep.workers.processes import Ok
+
+    start = Start()
+    collection = _collection(case.count)
+    yield "listing: labels, order, crop names", measured(start, len(collection.sources), case.count)
+    start = Start()
+    plan = _plan(case.folder, collection, case.part)
+    yield "plan of a first run", measured(start, plan.total, case.count)
+    settings, sum_ = _settings().text(), 0
+    start = Start()
+    with case.journal.open("wb") as file:
+        for planned in plan.todo:
+            made = _Made(500, 375, "RGB", _CROP_BYTES, "")
+            line, check = line_of(_entry(planned, Ok(planned.source.key, made), settings))
+            file.write(line)
+            file.flush()
+            sum_ += check
+        file.write(End(plan.total, sum_, plan.of if case.part else None).line())
+    size = case.journal.stat().st_size
+    yield "journal, written", {**measured(start, plan.total, case.count), "bytes": size}
+
+
+def read(case: Case) -> Measured:
+    """The journal as the stages after ``crop`` read it: every line checked, good crops listed."""
+    from imagenet_prep.dataset.journal import Crops
+    from imagenet_prep.dataset.names import JOURNAL_NAME
+
+    merged = case.folder / JOURNAL_NAME
+    if case.part is not None:  # one part alone is not what they take
+        os.link(case.journal, merged)
+    start = Start()
+    crops = Crops(case.folder)
+    listed = sum(1 for _ in crops.rows("train", there=False))
+    if case.part is not None:
+        merged.unlink()
+    yield "journal, read", measured(start, listed, listed)
+
+
+def second_run(case: Case) -> Measured:
+    """The plan of a run over what is done: all lines beside all sources."""
+    collection = _collection(case.count)
+    start = Start()
+    plan = _plan(case.folder, collection, case.part)
+    if len(plan.todo):
+        raise RuntimeError("the second run finds something to do")
+    yield "plan of a second run", measured(start, plan.total, case.count)
+
+
+def resume(case: Case) -> Measured:
+    """The plan of a run after one that was killed at half: half of the lines, one cut in two."""
+    os.truncate(case.journal, case.journal.stat().st_size // 2)
+    collection = _collection(case.count)
+    start = Start()
+    plan = _plan(case.folder, collection, case.part)
+    if not 0.4 < plan.kept / plan.total < 0.6:
+        raise RuntimeError("half of the journal is not half of the sources")
+    yield "resume at half", measured(start, plan.total, case.count)
+
+
+def manifests(case: Case) -> Measured:
+    """The manifests of a set of shards, written and read, all in memory at the end."""
+    from imagenet_prep.dataset.manifest import Manifest, load_manifest, save_manifest
+    from imagenet_prep.dataset.names import manifest_beside
+
+    start = Start()
+    kept, size = [], 0
+    for shard, first in enumerate(range(0, case.count, SHARD_SAMPLES)):
+        samples = min(SHARD_SAMPLES, case.count - first)
+        beton = case.folder / f"train-{shard:05d}.beton"
+        beton.write_bytes(b"")
+        pages = tuple(f"{page:064x}" for page in range(samples * _CROP_BYTES // (8 << 20) + 1))
+        keys = tuple(
+            f"train/n{at % CLASSES:08d}/n{at % CLASSES:08d}_{at // CLASSES:07d}.JPEG"
+            for at in range(first, first + samples)
+        )
+        save_manifest(
+            beton,
+            Manifest(
+                samples, "train", _SETTINGS_PX, ("a",), {}, {"jpeg": samples}, 8 << 20, 0,
+                "0" * 64, pages, "0" * 64, "0" * 64, {}, {}, keys,
+            ),
+        )  # fmt: skip
+        kept.append(load_manifest(beton))
+        size += manifest_beside(beton).stat().st_size
+        beton.unlink()
+        manifest_beside(beton).unlink()
+    done = measured(start, sum(each.samples for each in kept), case.count)
+    yield "manifests of all shards", {**done, "bytes": size}
+
+
+def order(case: Case) -> Measured:
+    """An epoch's order: the permutation, one rank's batches, and the same from its middle on."""
+    import numpy as np
+
+    from trainer.loader.order import rank_batches, sample_order, step_ends
+
+    start = Start()
+    batch = max(1, min(BATCH, case.count // (4 * RANKS)))
+    pages = np.zeros(case.count, np.int64)
+    found = sample_order("shuffle", 0, 3, pages, 64)
+    ends = step_ends(case.count, batch, RANKS)
+    batches = rank_batches(found, batch, RANKS - 1, RANKS)
+    half = ends[len(ends) // 2 - 1]
+    rest = rank_batches(found[half:], batch, RANKS - 1, RANKS)
+    if ends[-1] != case.count or not np.array_equal(rest[-1], batches[-1]):
+        raise RuntimeError("the epoch does not go on where it was")
+    yield "order of an epoch, and resumed", measured(start, case.count, case.count)
+
+
+PROCESSES = {
+    "first run": first_run,
+    "journal": read,
+    "second run": second_run,
+    "resume": resume,
+    "manifests": manifests,
+    "order": order,
+}

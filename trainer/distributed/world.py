@@ -1,0 +1,211 @@
+"""The processes that train together under ``torchrun``; one process is a world of one."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+
+from imagenet_prep.core.errors import ToolError, UsageError
+from trainer.distributed.gradients import Exchange
+from trainer.distributed.rendezvous import meet
+from trainer.inference.judge import Judged
+from trainer.loader.order import rank_batches
+
+TIMEOUT_S = 300.0
+"""How long a rank waits for another one. More than a cut link takes to come back, than ranks
+differ in compiling, and than one of them takes to write a large checkpoint; a rank that is
+killed is noticed at once, whatever this is."""
+
+_TRANSPORT = re.compile(r"gloo|NCCL|pair closure|TCPStore|socket|connection", re.IGNORECASE)
+_SILENCE = re.compile(r"timed? ?out", re.IGNORECASE)
+
+
+class World:
+    """``rank`` of ``ranks`` processes; rank 0 writes and speaks."""
+
+    def __init__(self) -> None:
+        self.rank, self.ranks, self.local_rank = 0, 1, 0
+        self.timeout_s = TIMEOUT_S
+        self._broken = False
+        self._group: Any = None  # of what processes tell each other, through gloo
+        self._exchange: Exchange | None = None
+        self._waited_s = 0.0
+
+    @staticmethod
+    def join(timeout_s: float = TIMEOUT_S) -> World:
+        """The world that torchrun's environment variables describe.
+
+        In a step a rank waits for another one for ``timeout_s``. ToolError when the others do
+        not come.
+        """
+        world = World()
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return world
+        if not torch.distributed.is_available():
+            raise UsageError("this torch has no distributed training; run without torchrun")
+        world.rank, world.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        world.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        world.timeout_s = timeout_s
+        if world.ranks > 1:
+            # Hosts start apart from each other, however short the steps' patience is.
+            patience_s = max(timeout_s, TIMEOUT_S)
+            with world.answering(patience_s):
+                world._connect(patience_s)
+        return world
+
+    def _connect(self, patience_s: float) -> None:
+        cuda = torch.cuda.is_available()
+        found, _, _ = next(rendezvous("env://", timeout=datetime.timedelta(seconds=patience_s)))
+        patience = datetime.timedelta(seconds=self.timeout_s)
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=meet(found, self.rank, self.ranks, patience_s),
+            rank=self.rank,
+            world_size=self.ranks,
+            # NCCL ends a process that waits in vain by an abort. It is the more patient one:
+            # the ranks talk through gloo in each step, and that raises.
+            timeout=2 * patience if cuda else patience,
+        )
+        if cuda:
+            self._group = torch.distributed.new_group(backend="gloo", timeout=patience)
+
+    def leave(self) -> None:
+        """Ends the connections, if they are whole: a broken one might wait."""
+        if torch.distributed.is_initialized() and not self._broken:
+            torch.distributed.destroy_process_group()
+
+    @contextlib.contextmanager
+    def answering(self, patience_s: float | None = None) -> Iterator[None]:
+        """What the transports raise when another process has gone, or is silent for
+        ``patience_s`` (None: the world's) -> ToolError."""
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            lost = isinstance(error, torch.distributed.DistError) or _TRANSPORT.search(text)
+            if self.ranks == 1 or not lost:
+                raise
+            self._broken = True
+            what = "has gone"
+            if _SILENCE.search(text):
+                what = f"did not answer for {patience_s or self.timeout_s:g} s (--timeout)"
+            raise ToolError(
+                f"rank {self.rank} of {self.ranks}: another process {what}; look for its own "
+                "last words, and continue from last.pt with --resume"
+            ) from error
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - started
+
+    def communication_s(self) -> float:
+        """Seconds that this rank has spent waiting for others, as ``exchange`` defines it, and
+        in what the ranks tell each other; on CUDA this waits for the device."""
+        return self._waited_s + (0.0 if self._exchange is None else self._exchange.seconds())
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def jobs(self, wanted: int | None) -> int | None:
+        """Decoding threads of this process: its share of the machine unless said otherwise."""
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if wanted is not None or self.ranks == 1 or not hasattr(os, "sched_getaffinity"):
+            return wanted
+        return max(1, len(os.sched_getaffinity(0)) // beside)
+
+    def learner(self, model: nn.Module, device: torch.device, gradients: str) -> nn.Module:
+        """``model`` itself, or wrapped so that its gradients are averaged over the ranks.
+
+        ``gradients`` is the type in which they travel: float32 or bfloat16.
+        """
+        if self.ranks == 1:
+            return model
+        cuda = device.type == "cuda"
+        learner = nn.parallel.DistributedDataParallel(
+            model, device_ids=[device] if cuda else None, gradient_as_bucket_view=True
+        )
+        if self._exchange is None:
+            self._exchange = Exchange(self.ranks, getattr(torch, gradients), cuda=cuda)
+        self._exchange.attach(learner)
+        return learner
+
+    def agree(self, model: nn.Module) -> None:
+        """Gives every rank the running statistics of rank 0."""
+        if self.ranks > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def weights(self, samples: int, batch_size: int, least_batch: int) -> Iterable[float]:
+        """What is left of an epoch, in samples of all ranks -> the weight of each of this
+        rank's batches: with it the mean of the ranks' gradients is the mean over the pictures.
+
+        0 where a rank has fewer than ``least_batch``: none of them takes such a step.
+        """
+        if self.ranks == 1:
+            return itertools.repeat(1.0)
+        order = np.arange(samples, dtype=np.uint64)
+        parts = [
+            [len(batch) for batch in rank_batches(order, batch_size, rank, self.ranks)]
+            for rank in range(self.ranks)
+        ]
+        return [
+            0.0 if min(sizes) < least_batch else sizes[self.rank] * self.ranks / sum(sizes)
+            for sizes in zip(*parts, strict=True)
+        ]
+
+    def largest(self, value: int) -> int:
+        """The largest of the ranks' values; waits for all ranks, not for the device."""
+        if self.ranks == 1:
+            return value
+        found = torch.tensor([value])
+        with self._waiting():
+            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self._group)
+        return int(found)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The ranks' values in the order of ranks."""
+        if self.ranks == 1:
+            return [value]
+        found: list[Any] = [None] * self.ranks
+        with self._waiting():
+            torch.distributed.all_gather_object(found, value, group=self._group)
+        return found
+
+    def from_main(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; what the others give is left alone."""
+        if self.ranks == 1:
+            return value
+        found = [value]
+        with self._waiting():
+            torch.distributed.broadcast_object_list(found, 0, group=self._group)
+        return found[0]
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum of the ranks' tensors, in float64 and in the order of ranks: the same bits
+        on every rank, and exact for counts."""
+        parts = self.gathered(values.cpu())
+        return torch.stack([part.double() for part in parts]).cumsum(0)[-1]
+
+    def joined(self, judged: Judged) -> Judged:
+        """The pictures of all ranks, in the order of the beton, the same on every rank."""
+        parts = self.gathered(judged)
+        names = [field.name for field in fields(Judged)]
+        columns = [torch.cat([getattr(part, name) for part in parts]) for name in names]
+        order = columns[0].argsort(stable=True)
+        return Judged(*(column[order] for column in columns))

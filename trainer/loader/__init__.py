@@ -1,0 +1,1 @@
+"""Betons to batches: the loader."""

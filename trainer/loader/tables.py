@@ -1,0 +1,206 @@
+"""A data set's own tables, read and checked: FFCV trusts them, and would read foreign memory.
+
+Those of several files become one, as if the samples of all lay in one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.dataset.manifest import Manifest
+from trainer.loader.engine import ffcv
+
+REBUILD = "build it again with imagenet-prep build"
+
+
+@dataclass(frozen=True, eq=False)
+class BetonInfo:
+    """What a set's own tables say, checked: ``samples`` square pictures of ``side_px``.
+
+    fields: their handlers of FFCV's by name, in file order; metadata (samples,): FFCV's rows;
+    extents int64 (samples, 4): offset and size in bytes, FFCV's mode (0 JPEG, 1 raw), and
+    number of the file; labels int64 (samples,), none negative; stamps: size, time and identity
+    of each file; first_pages (files + 1,): the pages of each, counted through all files.
+    """
+
+    samples: int
+    side_px: int
+    label_max: int
+    fields: Mapping[str, Any]
+    page_size_bytes: int
+    metadata: NDArray[np.void]
+    extents: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    stamps: tuple[tuple[int, ...], ...]
+    first_pages: NDArray[np.int64]
+
+    def pages(self) -> NDArray[np.int64]:
+        """(samples,) the page that each sample lies on, counted through all files."""
+        # The header has a page of its own: data pages begin at whole ones.
+        within = self.extents[:, 0] // self.page_size_bytes
+        return within + self.first_pages[self.extents[:, 3]]
+
+
+def inspect_betons(paths: Sequence[Path]) -> BetonInfo:
+    """The tables of all files of a set, in the order of their samples; see ``inspect_beton``.
+
+    ToolError also when their fields, pictures or pages are of different kinds.
+    """
+    infos = [inspect_beton(path) for path in paths]
+    first = infos[0]
+    for path, info in zip(paths, infos, strict=True):
+        if _kind(info) != _kind(first):
+            raise ToolError(
+                f"{path}: has other fields, pictures or pages than {paths[0]}; {REBUILD}"
+            )
+    if len(infos) == 1:
+        return first
+    extents = np.concatenate([info.extents for info in infos])
+    extents[:, 3] = np.repeat(np.arange(len(infos)), [info.samples for info in infos])
+    pages = [int(info.first_pages[-1]) for info in infos]
+    return BetonInfo(
+        samples=len(extents),
+        side_px=first.side_px,
+        label_max=max(info.label_max for info in infos),
+        fields=first.fields,
+        page_size_bytes=first.page_size_bytes,
+        metadata=np.concatenate([info.metadata for info in infos]),
+        extents=extents,
+        labels=np.concatenate([info.labels for info in infos]),
+        stamps=tuple(itertools.chain.from_iterable(info.stamps for info in infos)),
+        first_pages=np.cumsum([0, *pages]),
+    )
+
+
+def _kind(info: BetonInfo) -> tuple[object, ...]:
+    return tuple(info.fields), info.metadata.dtype, info.side_px, info.page_size_bytes
+
+
+def inspect_beton(path: Path) -> BetonInfo:
+    """Reads and checks a beton's header and tables, not its pictures.
+
+    ToolError (one sentence) when the file is missing, is something else, is cut short,
+    points outside itself, or has pictures that are not squares of one size. FFCV checks
+    none of that: it would read foreign memory.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name the .beton file in it")
+    try:
+        with path.open("rb") as file:
+            stamp = stamp_of(path)
+            metadata, fields, table, page = _read_tables(file, stamp[0])
+        return _checked(metadata, fields, table, stamp, page)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; {REBUILD}, or name the right one") from None
+    except OSError as error:
+        raise ToolError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from None
+    except ValueError as error:
+        raise ToolError(f"{path}: not a usable beton ({error}); {REBUILD}") from None
+
+
+def verify_pages(path: Path, manifest: Manifest) -> None:
+    """Reads the whole file; ToolError naming the first page that its manifest has otherwise."""
+    size = manifest.page_size_bytes
+    with path.open("rb") as file:
+        for index, expected in enumerate(manifest.pages):
+            if hashlib.sha256(file.read(size)).hexdigest() != expected:
+                raise ToolError(
+                    f"{path}: page {index} (from byte {index * size}) is not what was written; "
+                    f"{REBUILD}"
+                )
+
+
+def stamp_of(path: Path | int) -> tuple[int, ...]:
+    """By what a change of a file (a path, or an open descriptor) shows."""
+    status = os.stat(path)  # noqa: PTH116 - takes descriptors
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _read(file: Any, dtype: np.dtype[Any], count: int, total: int, what: str) -> NDArray[Any]:
+    """``count`` items of ``dtype`` from the file's position; ValueError if they are not there."""
+    if count < 0 or count * dtype.itemsize > total - file.tell():
+        raise ValueError(f"the file ends within its {what}")
+    return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
+
+
+def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], dict[str, Any], NDArray[Any], int]:
+    """-> (metadata of the samples, fields by name, allocation table, bytes of a page)."""
+    header = _read(file, ffcv.HeaderType, 1, total, "header")[0]
+    fields, samples, page = (
+        int(header[name]) for name in ("num_fields", "num_samples", "page_size")
+    )
+    if header["version"] != ffcv.CURRENT_VERSION or not 0 < fields < 100 or page & (page - 1):
+        raise ValueError("it does not begin as FFCV's files do")
+    if samples < 1 or page < 1:
+        raise ValueError("it has no samples")
+    described = _read(file, ffcv.FieldDescType, fields, total, "list of fields")
+    try:
+        handlers = ffcv.get_handlers(described)
+        names = [bytes(row["name"]).split(b"\0")[0].decode("ascii") for row in described]
+        named = dict(zip(names, handlers, strict=True))
+        kinds = {name: type(handler) for name, handler in named.items()}
+    except (KeyError, UnicodeDecodeError):
+        raise ValueError("its fields are unknown to FFCV") from None
+    if kinds.get("image") is not ffcv.RGBImageField or kinds.get("label") is not ffcv.IntField:
+        raise ValueError("it lacks the fields image (RGB pictures) and label (whole numbers)")
+    if None in handlers:
+        raise ValueError("it has a field of a type of its own")
+    metadata = _read(file, ffcv.get_metadata_type(handlers), samples, total, "table of samples")
+    start = int(header["alloc_table_ptr"])
+    length, rest = divmod(total - start, ffcv.ALLOC_TABLE_TYPE.itemsize)
+    if start < file.tell() or length < samples or rest:
+        raise ValueError("it was cut short: the table at its end is not whole")
+    file.seek(start)
+    table = _read(file, ffcv.ALLOC_TABLE_TYPE, length, total, "last table")
+    return metadata, named, table, page
+
+
+def _checked(
+    metadata: NDArray[Any],
+    fields: Mapping[str, Any],
+    table: NDArray[Any],
+    stamp: tuple[int, ...],
+    page_size: int,
+) -> BetonInfo:
+    names = list(fields)
+    images = metadata[f"f{names.index('image')}"]
+    labels = metadata[f"f{names.index('label')}"].astype(np.int64)
+    side = int(images["height"][0])
+    if side < 1 or (images["height"] != side).any() or (images["width"] != side).any():
+        raise ValueError("its pictures are not squares of one size")
+    if int(labels.min()) < 0:
+        raise ValueError(f"sample {int(labels.argmin())} has a negative label")
+    table = table[np.argsort(table["ptr"], kind="stable")]
+    offsets = images["data_ptr"]
+    place = np.minimum(np.searchsorted(table["ptr"], offsets), len(table) - 1)
+    sizes, total = table["size"][place], np.uint64(stamp[0])
+    # Compared so that no sum of two large numbers can wrap around.
+    lost = (table["ptr"][place] != offsets) | (sizes > total) | (offsets > total - sizes)
+    lost |= (images["mode"] == 1) & (sizes != 3 * side * side)
+    lost |= (images["mode"] > 1) | (sizes < 1)
+    if lost.any():
+        raise ValueError(f"the place of sample {int(lost.argmax())} is not within the file")
+    columns = (offsets, sizes, images["mode"], np.zeros(len(images)))
+    extents = np.stack([column.astype(np.int64) for column in columns], axis=1)
+    return BetonInfo(
+        samples=len(images),
+        side_px=side,
+        label_max=int(labels.max()),
+        fields=fields,
+        page_size_bytes=page_size,
+        metadata=metadata,
+        extents=extents,
+        labels=labels,
+        stamps=(stamp,),
+        first_pages=np.array([0, -(-stamp[0] // page_size)]),
+    )

@@ -1,0 +1,1 @@
+"""The AlexNet family and its layers."""

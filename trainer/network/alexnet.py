@@ -1,0 +1,362 @@
+"""The AlexNet family from one description: NetworkSpec -> nn.Module, and its layer table.
+
+Inputs are (B, C, S, S) in 0-255 levels minus the mean. A state dict has torchvision's
+names (``features.N``, ``classifier.N``), so torchvision's own weights fit `torchvision`.
+Parameter counts are those of Krizhevsky, Sutskever, Hinton 2012 and of the variants.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from imagenet_prep.core.errors import UsageError
+from trainer.network.lrn import LocalResponseNorm, SpatialResponseNorm
+
+
+class NetworkError(UsageError):
+    """A description whose shapes do not work out."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One member of the family.
+
+    ``widths`` are the filters of the five convolutions, ``groups`` their groups;
+    ``stem_padding`` pads the 11×11 stride-4 convolution; ``orders`` is what follows the
+    first and the second convolution, in order: ``relu``, ``norm``, ``spatial`` (a second
+    normalisation over 5×5 neighbours in the same map), ``pool``. ``norm`` is ``lrn`` (where
+    ``orders`` has it), ``batch`` (after every layer but the last, before its ReLU) or
+    ``none``; LRN constants follow the paper (α multiplies the plain sum). Dropout
+    comes before both hidden dense layers, as torchvision has it, or ``dropout_after`` them, as
+    the paper and its author's code do. ``init`` is
+    ``normal`` (``weight_std`` and ``biases`` of the five convolutions and three dense
+    layers), ``torch`` (PyTorch's own, as torchvision trained) or ``he`` (He-normal, zero
+    biases, a last layer of zeros); ``input_scale`` multiplies the input, so that a
+    He-initialised network sees about unit variance. With ``channels`` 1 colour pictures are
+    averaged over their channels first, which leaves grey ones as they are.
+    """
+
+    classes: int = 1000
+    channels: int = 3
+    input_size: int = 227
+    widths: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
+    groups: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1)
+    hidden: tuple[int, int] = (4096, 4096)
+    stem_padding: int = 0
+    pooled: int = 6
+    norm: str = "lrn"
+    orders: tuple[str, str] = ("relu norm pool", "relu norm pool")
+    lrn_size: int = 5
+    lrn_alpha: float = 1e-4
+    lrn_beta: float = 0.75
+    lrn_k: float = 2.0
+    dropout: float = 0.5
+    dropout_after: bool = False
+    init: str = "normal"
+    weight_std: tuple[float, ...] = (0.01,) * 8
+    biases: tuple[float, ...] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+    input_scale: float = 1.0
+
+
+_COMPACT = NetworkSpec(
+    input_size=131,
+    widths=(64, 192, 384, 256, 256),
+    hidden=(1024, 1024),
+    pooled=3,
+    norm="batch",
+    init="he",
+    input_scale=1 / 64,
+)
+
+NETWORKS: dict[str, NetworkSpec] = {
+    # One tower, the network of most reimplementations: 62,378,344 parameters.
+    "paper": NetworkSpec(dropout_after=True),
+    # The paper's two towers as grouped convolutions: 60,965,224.
+    "paper-two-tower": NetworkSpec(groups=(1, 2, 1, 2, 2), dropout_after=True),
+    # What the 2012 code (layers-145) runs: LRN on the first convolution's sums, ReLU last;
+    # α divided by the size; a spatial normalisation in layer 2; 0.03 in conv3 to conv5.
+    "original-2012": NetworkSpec(
+        groups=(1, 2, 1, 2, 2),
+        orders=("norm pool relu", "relu norm spatial pool"),
+        dropout_after=True,
+        lrn_alpha=1e-4 / 5,
+        weight_std=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
+    ),
+    # BVLC's reference: k = 1, α divided by the size, biases 0.1, dense layers from 0.005.
+    "caffe": NetworkSpec(
+        groups=(1, 2, 1, 2, 2),
+        lrn_alpha=1e-4 / 5,
+        lrn_k=1.0,
+        dropout_after=True,
+        weight_std=(0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01),
+        biases=(0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0),
+    ),
+    # Krizhevsky 2014 (arXiv 1404.5997), as his cuda-convnet2 describes it for one GPU: LRN
+    # before the first ReLU.
+    "one-weird-trick": NetworkSpec(
+        widths=(64, 192, 384, 256, 256),
+        orders=("norm pool relu", "relu norm pool"),
+        lrn_alpha=1e-4 / 5,
+        weight_std=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
+        dropout_after=True,
+    ),
+    # "One weird trick" widths without LRN; loads torchvision's weights: 61,100,840.
+    "torchvision": NetworkSpec(
+        input_size=224, widths=(64, 192, 384, 256, 256), stem_padding=2, norm="none", init="torch"
+    ),
+    # Four tutorials' own. PyTorch's first weights and LRN's alpha 1e-3 divided by its size.
+    "tutorial-tiny-imagenet": NetworkSpec(lrn_alpha=1e-3 / 5, init="torch"),
+    # Dense biases that begin at zero.
+    "tutorial-imagenet": NetworkSpec(
+        dropout_after=True, biases=(0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
+    ),
+    # Small grey pictures enlarged to 224: 6400 values before the dense layers; levels of 0-1.
+    "tutorial-fashion-mnist": NetworkSpec(
+        input_size=224,
+        pooled=5,
+        norm="none",
+        init="torch",
+        dropout_after=True,
+        input_scale=1 / 255,
+    ),
+    # The paper's network without LRN.
+    "tutorial-cats-dogs": NetworkSpec(norm="none", init="torch", dropout_after=True),
+    # For thousands of pictures rather than millions: the paper's layers with batch
+    # normalisation in LRN's place, on pictures of 131 px (a third of the arithmetic).
+    "small": NetworkSpec(input_size=131, pooled=3, norm="batch", init="he", input_scale=1 / 64),
+    # `small` with torchvision's widths and dense layers of 1024: 57 % of the arithmetic, a
+    # fifth of the weights.
+    "compact": _COMPACT,
+    # `compact` for pictures that were small from the start, of about 64 px.
+    "thumbnail": replace(_COMPACT, input_size=67, pooled=1),
+    # For pictures of about 28 px, four to a filter's step: the arithmetic of `thumbnail` with
+    # half the filters, at four times as many places: 1,167,850 with one channel, ten classes.
+    # Less dropout: so few weights have nothing to spare.
+    "miniature": replace(
+        _COMPACT,
+        input_size=115,
+        pooled=2,
+        widths=(32, 96, 160, 160, 128),
+        hidden=(512, 512),
+        dropout=0.25,
+    ),
+}
+
+
+def network_spec(name: str, *, classes: int, channels: int = 3) -> NetworkSpec:
+    """The named description for that many classes and input channels."""
+    if name not in NETWORKS:
+        raise NetworkError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
+    if classes < 1 or channels < 1:
+        raise NetworkError(f"{classes} classes and {channels} channels; both must be at least 1")
+    return replace(NETWORKS[name], classes=classes, channels=channels)
+
+
+def feature_sides(spec: NetworkSpec) -> list[tuple[str, int]]:
+    """(layer, side of its output in pixels) through the feature layers.
+
+    NetworkError with the layer and the arithmetic where a kernel does not fit.
+    """
+    sides: list[tuple[str, int]] = []
+    side = spec.input_size
+    for layer, kernel, stride, padding in (
+        ("conv1", 11, 4, spec.stem_padding),
+        ("pool1", 3, 2, 0),
+        ("conv2", 5, 1, 2),
+        ("pool2", 3, 2, 0),
+        ("conv3", 3, 1, 1),
+        ("conv4", 3, 1, 1),
+        ("conv5", 3, 1, 1),
+        ("pool5", 3, 2, 0),
+    ):
+        room = side + 2 * padding - kernel
+        if room < 0:
+            raise NetworkError(
+                f"{layer}: its {kernel}×{kernel} kernel does not fit its input of {side} + "
+                f"2×{padding} px (input_size {spec.input_size}); use larger pictures"
+            )
+        side = room // stride + 1
+        sides.append((layer, side))
+    return sides
+
+
+class _Scale(nn.Module):
+    """x -> x · factor; without parameters."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class _Grey(nn.Module):
+    """(B, C, S, S) -> (B, 1, S, S), the mean of the channels; without parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True) if x.shape[1] > 1 else x
+
+
+class AlexNet(nn.Module):
+    """(B, 3, S, S) levels minus the mean -> (B, classes) logits."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        side = feature_sides(spec)[-1][1]
+        self.spec = spec
+        self.grey = _Grey() if spec.channels == 1 else nn.Identity()
+        self.scale = _Scale(spec.input_scale) if spec.input_scale != 1.0 else nn.Identity()
+        self.features = nn.Sequential(*_feature_layers(spec))
+        same = side == spec.pooled
+        self.avgpool = nn.Identity() if same else nn.AdaptiveAvgPool2d(spec.pooled)
+        self.classifier = nn.Sequential(*_classifier_layers(spec))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        x = self.avgpool(self.features(self.scale(self.grey(x))))
+        # Channels first before flattening: the weights' order is torchvision's.
+        logits: Tensor = self.classifier(x.flatten(1))
+        return logits
+
+
+def _feature_layers(spec: NetworkSpec) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    inputs = spec.channels
+    kernels = ((11, 4, spec.stem_padding), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
+    for index, (kernel, stride, padding) in enumerate(kernels):
+        width, groups = spec.widths[index], spec.groups[index]
+        layers.append(nn.Conv2d(inputs, width, kernel, stride, padding, groups=groups))
+        if spec.norm == "batch":
+            layers.append(nn.BatchNorm2d(width))
+        order = (*spec.orders, "relu", "relu", "relu pool")[index]
+        layers += [layer for word in order.split() for layer in _following(word, width, spec)]
+        inputs = width
+    return layers
+
+
+def _following(word: str, width: int, spec: NetworkSpec) -> list[nn.Module]:
+    """What a word of ``spec.orders`` stands for after a convolution of ``width`` filters."""
+    if word == "relu":
+        return [nn.ReLU(inplace=True)]
+    if word == "pool":
+        return [nn.MaxPool2d(3, 2)]
+    if word not in ("norm", "spatial"):
+        raise NetworkError(f"orders: {word!r} is not one of relu, norm, spatial and pool")
+    if spec.norm != "lrn":
+        return []
+    if word == "spatial":
+        return [SpatialResponseNorm(width, alpha=0.001 / 25, k=spec.lrn_k)]
+    return [LocalResponseNorm(width, spec.lrn_size, spec.lrn_alpha, spec.lrn_beta, spec.lrn_k)]
+
+
+def _classifier_layers(spec: NetworkSpec) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    inputs = spec.widths[4] * spec.pooled**2
+    for width in spec.hidden:
+        before = nn.Identity() if spec.dropout_after else nn.Dropout(spec.dropout)
+        layers += [before, nn.Linear(inputs, width)]
+        if spec.norm == "batch":
+            layers.append(nn.BatchNorm1d(width))
+        relu = nn.ReLU(inplace=True)
+        after = spec.dropout_after  # in one place with the ReLU: weights keep torchvision's names
+        layers.append(nn.Sequential(relu, nn.Dropout(spec.dropout)) if after else relu)
+        inputs = width
+    layers.append(nn.Linear(inputs, spec.classes))
+    return layers
+
+
+def build(spec: NetworkSpec, seed: int) -> AlexNet:
+    """The network with weights that are a function of ``spec`` and ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AlexNet(spec)
+        _initialise(model, spec)
+    return model
+
+
+def _initialise(model: AlexNet, spec: NetworkSpec) -> None:
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for index, layer in enumerate(layers):
+        assert layer.bias is not None
+        last = index == len(layers) - 1
+        if spec.init == "torch":
+            continue  # as its constructor left it
+        if spec.init == "normal":
+            nn.init.normal_(layer.weight, std=spec.weight_std[index])
+            nn.init.constant_(layer.bias, spec.biases[index])
+        elif spec.init == "he":
+            nn.init.zeros_(layer.bias)
+            if last:
+                nn.init.zeros_(layer.weight)
+            else:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        else:
+            raise NetworkError(
+                f"no initialisation is called {spec.init!r}; there are normal, torch and he"
+            )
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the layer table: output shape without the batch, parameters, MACs."""
+
+    layer: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The layer table with totals; memory in bytes, activations for one picture."""
+
+    rows: tuple[LayerRow, ...]
+    parameters: int
+    multiply_adds: int
+    weight_bytes: int
+    activation_bytes: int
+
+    def training_bytes(self, batch_size: int, *, moments: int = 2) -> int:
+        """Weights, gradients and ``moments`` optimiser buffers, plus twice the activations
+        of a batch (values kept for the backward pass and their gradients)."""
+        return self.weight_bytes * (2 + moments) + 2 * batch_size * self.activation_bytes
+
+
+def summarise(spec: NetworkSpec) -> Summary:
+    """The layer table of ``spec``, from shapes alone (no weights are allocated)."""
+    with torch.device("meta"):
+        model = AlexNet(spec)
+    rows: OrderedDict[str, LayerRow] = OrderedDict()
+    names = {module: name for name, module in model.named_modules()}
+
+    def note(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        parameters = sum(p.numel() for p in module.parameters())
+        shape = tuple(output.shape[1:])
+        macs = 0
+        if isinstance(module, nn.Conv2d):
+            macs = module.weight.numel() * shape[1] * shape[2]
+        elif isinstance(module, nn.Linear):
+            macs = module.weight.numel()
+        name, kind = names[module], type(module).__name__
+        rows[name] = LayerRow(name, kind, shape, parameters, macs)
+
+    leaves = [m for m in model.modules() if not list(m.children())]
+    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+    model.eval()
+    model(torch.empty(1, spec.channels, spec.input_size, spec.input_size, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    table = tuple(row for row in rows.values() if row.kind != "Identity")
+    parameters = sum(p.numel() for p in model.parameters())
+    # In-place ReLU and dropout in evaluation make no new array.
+    kept = [row for row in table if row.kind not in ("ReLU", "Dropout")]
+    activation = sum(torch.Size(row.output).numel() for row in kept) * 4
+    return Summary(
+        table, parameters, sum(row.multiply_adds for row in table), parameters * 4, activation
+    )

@@ -1,0 +1,1 @@
+"""Metrics, environment and the report of a run."""

@@ -1,0 +1,309 @@
+"""One epoch of a run: steps, checkpoints inside it, wishes to stop, evaluation, its row."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from imagenet_prep.core.errors import Progress, ToolError
+from trainer.hashing import words
+from trainer.inference.evaluate import Evaluation, counter, evaluation_of
+from trainer.inference.judge import BatchLike, evaluate
+from trainer.interrupt import Stop, StoppedError
+from trainer.loader.loader import BetonLoader, train_loader
+from trainer.loader.order import step_ends
+from trainer.training.notices import LossWatch, loss_sentence
+from trainer.training.schedule import learning_rate_factor, plateau_drops
+from trainer.training.state import Session
+from trainer.training.step import Stepper, StepSettings, Sums, train_epoch
+
+# The number of the draws of dropout; those of samples and pages are in draws and order.
+_DROPOUT = 11
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What an epoch uses besides the session: loaders, folder, and whom to tell."""
+
+    batches: BetonLoader
+    validation: BetonLoader | None
+    folder: Path
+    progress: Progress
+    stop: Stop
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """An epoch's row for the record, its training losses and its evaluation."""
+
+    row: dict[str, Any]
+    losses: tuple[float, ...]
+    first_step: int
+    evaluation: Evaluation | None
+
+
+class EpochRun:
+    """One epoch; made at its beginning, or where a checkpoint inside it was taken."""
+
+    def __init__(self, session: Session, tools: Tools) -> None:
+        self.session, self.tools = session, tools
+        config, batches = session.config, tools.batches
+        self.epoch = session.epochs_done
+        self.steps = math.ceil(len(batches) / config.accumulate)
+        self.sums = Sums(session.device, len(session.data.classes))
+        self.saving_s = 0.0
+        batches.set_epoch(self.epoch)
+        self.rest: Iterable[BatchLike] = batches
+        self.left = batches.samples
+        left = self._take_up()
+        batches.lighting = 0.0 if 0 < config.lighting_epochs <= self.epoch else config.lighting
+        session.freeze()
+        self.drops = plateau_drops(session.errors, patience=config.plateau_patience)
+        # Counted from the epoch's end: a forced change of the batch size moves its beginning.
+        steps_left = math.ceil(left / config.accumulate)
+        session.step = (self.epoch + 1) * self.steps - steps_left
+        self.begun_at, self.images_before = session.step, self.sums.images
+        self.watch = LossWatch(session.device)
+
+    def _take_up(self) -> int:
+        """Goes to where the stored epoch stands -> the batches that are left of it."""
+        batches, partial = self.tools.batches, self.session.partial
+        self.session.partial = None
+        if partial is None or not _same_order(partial["loader"], batches):
+            return len(batches)
+        stored, world = partial["sums"], self.session.world
+        if len(stored) == world.ranks:
+            self.sums.load_state_dict(stored[world.rank])
+        elif world.main:  # forced to go on with another number of processes
+            self.sums.load_state_dict(*stored)
+        left = batches.samples - int(partial["loader"]["position"])
+        self.left = left
+        if left == 0:  # stopped before the evaluation
+            self.rest = []
+            return 0
+        batches.load_state_dict(partial["loader"])
+        reading = batches.reading
+        return len(step_ends(left, reading.batch_size, reading.ranks))
+
+    def rate(self, step: int) -> float:
+        """The learning rate at ``step`` of the run, biases apart."""
+        config = self.session.config
+        return self.session.peak_rate * learning_rate_factor(
+            config.schedule,
+            step,
+            config.epochs * self.steps,
+            warmup_steps=round(config.warmup_epochs * self.steps),
+            epoch=step // self.steps,
+            drop_epochs=config.drop_epochs,
+            drops=config.drops,
+            plateau=self.drops,
+        )
+
+    def __call__(self) -> EpochResult:
+        """Trains and evaluates; StoppedError when asked to, ToolError for a loss that is none."""
+        session, batches = self.session, self.tools.batches
+        config = session.config
+        name = f"epoch {self.epoch + 1}/{config.epochs}"
+        stepper = Stepper(
+            session.model,
+            session.optimizer,
+            session.average,
+            session.precision,
+            config.clip_norm,
+            self.rate,
+            session.step,
+        )
+        self._seed()
+        least = 2 if session.spec.norm == "batch" else 1
+        settings = StepSettings(
+            len(session.data.classes), config.label_smoothing, least, config.accumulate
+        )
+        learner = session.world.learner(session.learner, session.device, config.gradients)
+        started, talked_s = time.perf_counter(), session.world.communication_s()
+        result = train_epoch(
+            learner,
+            self.rest,
+            stepper,
+            session.precision,
+            settings,
+            session.device,
+            self._counter(name, batches.samples, self.sums.images),
+            sums=self.sums,
+            weights=session.world.weights(self.left, config.batch_size, least),
+            after_step=self._after_step,
+        )
+        talked_s = session.world.communication_s() - talked_s
+        seconds = time.perf_counter() - started
+        self._check(result.step_losses)
+        shares = self._shares(seconds, talked_s)
+        found = self._evaluate()
+        session.step = (self.epoch + 1) * self.steps
+        session.epochs_done += 1
+        row = self._row(seconds, shares, found)
+        per_batch = self.epoch * self.steps
+        return EpochResult(row, result.step_losses, per_batch, found)
+
+    def _seed(self) -> None:
+        """Dropout of a step is a function of seed, step and rank: no state to store."""
+        session = self.session
+        rank = np.array([session.world.rank])
+        torch.manual_seed(int(words(session.config.seed, session.step, rank, _DROPOUT)[0] >> 1))
+
+    def _after_step(self) -> None:
+        session, config = self.session, self.session.config
+        session.step += 1
+        if self.watch.broken(self.sums.values[0]):
+            self._check(self.sums.result().step_losses)
+        asked = session.world.largest(self.tools.stop.status)
+        done = session.step - self.epoch * self.steps
+        if asked or (config.checkpoint_every and done % config.checkpoint_every == 0):
+            self._save()
+        if asked:
+            self._stop(asked)
+        self._seed()
+
+    def _save(self) -> None:
+        """last.pt of this moment, unless the weights are no numbers any more."""
+        world = self.session.world
+        started, talked_s = time.perf_counter(), world.communication_s()
+        self._check(self.sums.result().step_losses)
+        partial = {
+            "step": self.session.step,
+            "loader": self.tools.batches.state_dict() | self._where(),
+            "sums": world.gathered(self.sums.state_dict()),
+        }
+        self.session.save(self.tools.folder / "last.pt", whole=True, partial=partial)
+        talked_s = world.communication_s() - talked_s
+        self.saving_s += time.perf_counter() - started - talked_s
+
+    def _where(self) -> dict[str, int]:
+        """The epoch, and its end as the position where all of it was trained on before."""
+        end = {} if self.rest else {"position": self.tools.batches.samples}
+        return {"epoch": self.epoch, **end}
+
+    def _stop(self, status: int) -> None:
+        raise StoppedError(
+            f"{self.tools.folder}: interrupted after step {self.session.step}, in epoch "
+            f"{self.epoch + 1}; the same command with --resume --out {self.tools.folder} continues",
+            status,
+        )
+
+    def _check(self, losses: tuple[float, ...]) -> None:
+        session = self.session
+        sentence = loss_sentence(losses, self.epoch, session.config.lr, session.precision.name)
+        if sentence is not None:
+            raise ToolError(f"{self.tools.folder}: {sentence}")
+
+    def _evaluate(self) -> Evaluation | None:
+        session, validation = self.session, self.tools.validation
+        if validation is None:
+            return None
+        shown = self._counter("validation", validation.samples)
+        # Each rank has running statistics of its own pictures since the last step.
+        session.world.agree(session.evaluated)
+
+        def advance(count: int) -> None:
+            shown(count)
+            # A rank that stopped alone would leave the others waiting.
+            if session.world.ranks == 1 and self.tools.stop.status:
+                self._save()
+                self._stop(self.tools.stop.status)
+
+        judged = evaluate(session.evaluated, validation, session.precision, advance)
+        found = evaluation_of(session.world.joined(judged), len(session.data.classes))
+        session.errors.append(found.result.top1_error)
+        return found
+
+    def _counter(self, what: str, total: int, done: int = 0) -> Callable[[int], None]:
+        """A count of this rank's pictures -> progress in those of all ranks, who do as many."""
+        ranks = self.session.world.ranks
+        shown = counter(self.tools.progress, what, total, min(total, ranks * done))
+        return lambda count: shown(ranks * count)
+
+    def _shares(self, seconds: float, talked_s: float) -> dict[str, list[float]]:
+        """Where this sitting's time went, by rank, in shares of it: waiting for data, exposed
+        communication (see ``exchange``), steps; what is left was writing checkpoints."""
+        waited_s = self.tools.batches.wait_s if self.rest else 0.0
+        in_steps_s = seconds - waited_s - talked_s - self.saving_s
+        parts = {"wait_share": waited_s, "communication_share": talked_s, "step_share": in_steps_s}
+        mine = {name: min(1.0, max(0.0, part / seconds)) for name, part in parts.items()}
+        every = self.session.world.gathered(mine)
+        return {name: [of_rank[name] for of_rank in every] for name in mine}
+
+    def _row(
+        self, seconds: float, shares: dict[str, list[float]], found: Evaluation | None
+    ) -> dict[str, Any]:
+        """The epoch's figures of all ranks; shares and speed are those of this sitting."""
+        session = self.session
+        here = torch.tensor([self.sums.images - self.images_before])
+        *counts, trained = session.world.summed(torch.cat((self.sums.counts(), here))).unbind()
+        result = Sums.of(torch.stack(counts))
+        row: dict[str, Any] = {
+            "epoch": session.epochs_done,
+            "train_loss": result.loss,
+            "train_top1_error": result.top1_error,
+            "train_top5_error": result.top5_error,
+            "lr": self.rate(session.step - 1),
+            "seconds": seconds,
+            "images_per_second": float(trained) / seconds,
+        }
+        ranks = session.world.ranks
+        row |= {
+            name: sum(every) / ranks
+            for name, every in shares.items()
+            if ranks > 1 or name != "communication_share"
+        }
+        if ranks > 1:
+            row["by_rank"] = shares
+        if found is not None:
+            row |= {
+                "val_loss": found.result.loss,
+                "val_top1_error": found.result.top1_error,
+                "val_top5_error": found.result.top5_error,
+            }
+        return row
+
+
+def _same_order(state: dict[str, Any], batches: BetonLoader) -> bool:
+    """Whether a stored position is one in this loader's epoch."""
+    ours = batches.state_dict()
+    return all(state[name] == ours[name] for name in ours if name not in ("epoch", "position"))
+
+
+def best_so_far(session: Session, row: dict[str, Any]) -> bool:
+    """Whether ``row`` has the least validation error yet (without a set: always)."""
+    key = "val_top1_error"
+    best = session.best
+    return key not in row or best is None or key not in best or row[key] <= best[key]
+
+
+def training_batches(session: Session) -> BetonLoader:
+    """The training pictures of a run, as its recipe wants them."""
+    config = session.config
+    return train_loader(
+        session.data.train,
+        session.data.stats,
+        batch_size=config.batch_size,
+        crop_size=config.crop_size,
+        out_size=session.spec.input_size,
+        view="resized" if config.scale_min < 1 else "random",
+        scale=(config.scale_min, 1.0),
+        seed=config.seed,
+        lighting=config.lighting,
+        lighting_mode=config.lighting_mode,
+        mirror=config.mirror,
+        mean=config.mean,
+        scaled=config.scaled,
+        order=config.order,
+        rank=session.world.rank,
+        ranks=session.world.ranks,
+        jobs=session.world.jobs(config.jobs),
+        device=session.device.type,
+    )
