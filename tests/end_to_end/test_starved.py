@@ -131,7 +131,7 @@ def test_too_few_open_files_are_one_sentence(
     }[stage]
     # From inside: with four open files Python itself does not get as far as our code.
     script = (
-        "import resource, sys; from imagenet_prep import cli; "
+        "import resource, sys; from imagenet_prep.cli import main as cli; "
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files})); "
         f"sys.exit(cli.run({command[3:]!r}))"
     )
@@ -180,7 +180,8 @@ def _while_it_crops(many: Path, tmp_path: Path, change: str) -> Ended:
     script = f"""
 import sys
 from pathlib import Path
-from imagenet_prep import cli, crop_stage
+from imagenet_prep.cli import main as cli
+from imagenet_prep.crop import run as crop_stage
 raw, victim = Path({str(raw)!r}), Path({str(victim)!r})
 real = crop_stage._crop_one
 def changing(task):

@@ -92,8 +92,8 @@ class Running:
 
 MAPS = """
 import contextlib, math, operator, os, sys
-from imagenet_prep.artifacts import ToolError
-from imagenet_prep.cluster import open_workers
+from imagenet_prep.core.errors import ToolError
+from imagenet_prep.workers.cluster import open_workers
 def main():
     with open_workers(sys.argv[2], sys.argv[4], None, reads=[]) as workers:
         print(workers.count)

@@ -44,7 +44,7 @@ def run_system_deps(path: Path) -> subprocess.CompletedProcess[str]:
     """tools/setup/system_deps.sh with nothing but ``path`` on PATH."""
     bash = shutil.which("bash") or pytest.fail("bash is missing")
     return subprocess.run(
-        [bash, str(REPOSITORY / "tools" / "system_deps.sh")],
+        [bash, str(REPOSITORY / "tools" / "setup" / "system_deps.sh")],
         env={"PATH": str(path)},
         capture_output=True,
         text=True,

@@ -1,6 +1,6 @@
 """One side of a race: the process in which a contender runs. See ``tools/bench/harness.py``.
 
-Started as ``python -m tools.contender module:function``. The first line on stdin holds the
+Started as ``python -m tools.bench.contender module:function``. The first line on stdin holds the
 function's arguments (a JSON object); the function imports and prepares all that it needs
 and gives a :class:`Contender`. Then each line ``lap`` makes it run once and ``reset``
 clear up, both answered by one JSON object in a line. What libraries print goes to stderr.
@@ -62,7 +62,7 @@ def prepare(name: str, arguments: Facts) -> Contender | str:
     """``module:function`` of tools -> its contender, or what is not installed for it."""
     module, _, function = name.partition(":")
     try:
-        made = getattr(importlib.import_module(f"tools.{module}"), function)(**arguments)
+        made = getattr(importlib.import_module(f"tools.bench.{module}"), function)(**arguments)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "tools", "imagenet_prep", "trainer"):

@@ -47,7 +47,7 @@ def apart(process: str, size: int, folder: Path) -> dict[str, dict[str, Any]]:
     held and perhaps bytes."""
     code = (
         "import json, sys; from pathlib import Path; "
-        "from tools.scale_stages import PROCESSES, Case; "
+        "from tools.bench.scale_stages import PROCESSES, Case; "
         "name, size, parts, folder = sys.argv[1:]; "
         "print(json.dumps(dict(PROCESSES[name](Case(int(size), int(parts), Path(folder))))))"
     )

@@ -1,6 +1,6 @@
 """The records of the recipes -> README's tables of them, in Markdown.
 
-    python tools/recipe_table.py [tools/records/recipe-*.jsonl ...]
+    python tools/recipes/table.py [tools/records/recipe-*.jsonl ...]
 
 Of each side the last whole run counts: one that was made with other settings than the recipe's
 is shown only where there is no other, with its options beside it.

@@ -71,7 +71,7 @@ class Preparation:
 
     def described(self, mean_file: str | None, fit: str = "shortest") -> dict[str, Any]:
         """The same in words and numbers, for another program; ``mean_file`` beside it, ``fit``
-        as in ``imagenet_prep.crop_settings``."""
+        as in ``imagenet_prep.dataset.crop_settings``."""
         at = self.window()
         if self.kind in ("image", "centre"):
             mean: dict[str, Any] = {"kind": "image", "file": mean_file, "shape": "H W C"}

@@ -168,7 +168,8 @@ def test_shards_that_cannot_be_are_one_sentence_and_status_2(
 
 KILLED = """
 import os, signal, sys
-from imagenet_prep import artifacts, beton, cli
+from imagenet_prep.beton import build as beton
+from imagenet_prep.cli import main as cli
 
 moment, words = sys.argv[1], sys.argv[2:]
 written = []
@@ -182,7 +183,7 @@ def dies(*given, **named):
 if moment == "filling":
     beton.fill = dies
 else:
-    real, artifacts.save_manifest = artifacts.save_manifest, dies
+    real, beton.save_manifest = beton.save_manifest, dies
 cli.run(words)
 """
 

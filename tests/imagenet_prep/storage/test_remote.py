@@ -84,7 +84,7 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
 def test_a_missing_package_is_one_sentence_that_names_the_extra(missing: str, url: str) -> None:
     pytest.importorskip("fsspec")
     code = (
-        "import sys; sys.modules[sys.argv[1]] = None; from imagenet_prep import cli; "
+        "import sys; sys.modules[sys.argv[1]] = None; from imagenet_prep.cli import main as cli; "
         "sys.exit(cli.run(['crop', '--src', sys.argv[2], '--dst', 'never-made']))"
     )
     done = subprocess.run(

@@ -84,7 +84,9 @@ def test_a_worker_whose_disk_comes_later_is_fit_then(tmp_path: Path) -> None:
 
 _HASTY = """
 import sys
-from imagenet_prep import cli, cluster_dask, cluster_ray
+from imagenet_prep.cli import main as cli
+from imagenet_prep.workers import dask as cluster_dask
+from imagenet_prep.workers import ray as cluster_ray
 cluster_dask._CONNECT_S = cluster_ray._JOIN_S = 2
 if __name__ == "__main__":
     cli.main()

@@ -123,7 +123,7 @@ def test_outcomes_are_values() -> None:
 
 
 LEFTOVERS = """
-from imagenet_prep.parallel import map_unordered
+from imagenet_prep.workers.processes import map_unordered
 
 assert sorted(map_unordered(abs, range(32), jobs=2)) == list(range(32))
 

@@ -188,7 +188,7 @@ def test_closing_closes_the_file_though_the_iterator_lives_on(small_beton: Sampl
 WAITS = """
 import sys
 from pathlib import Path
-from imagenet_prep.artifacts import load_stats
+from imagenet_prep.dataset.statistics import load_stats
 from trainer.loader import train_loader
 
 beton, stats = Path(sys.argv[1]), load_stats(Path(sys.argv[2]))

@@ -15,7 +15,7 @@ DIGEST = """
 import hashlib, os, sys
 from pathlib import Path
 os.sched_getaffinity = lambda process: {0, 1, 2, 3}
-from imagenet_prep.artifacts import load_stats
+from imagenet_prep.dataset.statistics import load_stats
 from trainer.loader import train_loader
 
 beton, stats = Path(sys.argv[1]), load_stats(Path(sys.argv[2]))

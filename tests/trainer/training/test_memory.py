@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 FAULTS = """
 import resource, sys
 import torch
-from trainer.memory import keep_freed_memory
+from trainer.training.memory import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
