@@ -87,7 +87,7 @@ def make_loader(name: str, info: BetonInfo, batch_size: int, jobs: int, **option
     return loader
 
 
-class Epoch(ffcv.EpochIterator):  # type: ignore[misc]
+class Epoch(ffcv.EpochIterator):  # type: ignore[misc, name-defined]
     """FFCV's thread that fills the ring of batches, with an end for every case.
 
     ``take`` gives (sample indices, results) of the next batch, None at the end, or raises
