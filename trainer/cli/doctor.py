@@ -10,13 +10,10 @@ import click
 
 from imagenet_prep.core.console import Bar
 from trainer.cli.options import (
-    AT_LEAST_ONE,
     PATH,
     BetonCommand,
-    device_option,
-    jobs_option,
+    config_options,
     json_option,
-    precision_option,
     print_json,
     table,
 )
@@ -36,9 +33,7 @@ _FAR = 10
     help="The training set, e.g. train.beton or 'train-*.beton'.",
 )
 @click.option("--preset", default="small", show_default=True, help="The recipe; see `presets`.")
-@click.option("--network", help="Another network than the preset's; see `summary`.")
-@click.option("--batch-size", type=AT_LEAST_ONE, help="Pictures at once.")
-@click.option("--crop-size", type=AT_LEAST_ONE, help="Side of the crops in pixels.")
+@config_options("network", "batch_size", "crop_size", default=None)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -46,9 +41,7 @@ _FAR = 10
     show_default=True,
     help="How long to measure each stage.",
 )
-@device_option()
-@precision_option()
-@jobs_option()
+@config_options("device", "precision", "jobs")
 @json_option
 def doctor(beton: Path, preset: str, seconds: float, as_json: bool, **options: Any) -> None:
     """Measures what limits a run: disk, loader and step alone, and loader and step together.

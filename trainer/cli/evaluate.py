@@ -11,15 +11,12 @@ import click
 from imagenet_prep.core.console import Bar
 from trainer import TRIVIAL_TOP5
 from trainer.cli.options import (
-    AT_LEAST_ONE,
     FILE,
     PATH,
     BetonCommand,
     checkpoint_option,
-    device_option,
-    jobs_option,
+    config_options,
     json_option,
-    precision_option,
     print_json,
     table,
 )
@@ -48,10 +45,8 @@ _LARGEST_MATRIX = 20
 )
 @click.option("--table", "as_table", is_flag=True, help="Errors by class and confusion matrix.")
 @click.option("--picture", type=FILE, help="Also draw pictures, right and wrong ones (PNG).")
-@click.option("--batch-size", type=AT_LEAST_ONE, help="Views at once.")
-@device_option()
-@precision_option()
-@jobs_option()
+@config_options("batch_size", default=None, help="Views in a batch.")
+@config_options("device", "precision", "jobs")
 @json_option
 def evaluate(
     checkpoint: Path,

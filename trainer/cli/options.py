@@ -13,11 +13,11 @@ import click
 from imagenet_prep.core.errors import UsageError
 from imagenet_prep.dataset.shards import shard_pattern
 from trainer import FAREWELL
+from trainer.config.run_config import SETTINGS, Setting
 from trainer.interrupt import InterruptGuard, Stop
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 AT_LEAST_ONE = click.IntRange(min=1)
-CHANNELS = click.Choice([1, 3])
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -65,38 +65,73 @@ class GroupedCommand(BetonCommand):
                     formatter.write_dl(records)
 
 
-def device_option(heading: str = "Other options") -> Decorator:
-    return click.option(
-        "--device",
-        cls=Option,
-        heading=heading,
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-        help="Where to compute; auto takes CUDA where there is a device.",
-    )
+def config_options(*names: str, **changes: Any) -> Decorator:
+    """Adds the options of these settings of RunConfig, with their defaults shown.
+
+    ``changes`` replace arguments of ``click.option``, such as ``default``.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            declared = SETTINGS[name]
+            shown = declared.default is not None
+            details = {"default": declared.default, "show_default": shown} | changes
+            command = _option(declared, **details)(command)
+        return command
+
+    return add
 
 
-def precision_option(heading: str = "Other options") -> Decorator:
-    return click.option(
-        "--precision",
-        cls=Option,
-        heading=heading,
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        default="auto",
-        show_default=True,
-        help="auto takes half precision only where the hardware has it.",
-    )
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds an option for each setting of RunConfig that has a heading; None: the preset's."""
+    for declared in reversed(SETTINGS.values()):
+        if declared.heading:
+            details = {"cls": Option, "heading": declared.heading, "default": None}
+            command = _option(declared, **details)(command)
+    return command
 
 
-def jobs_option(heading: str = "Other options") -> Decorator:
-    return click.option(
-        "--jobs",
-        cls=Option,
-        heading=heading,
-        type=AT_LEAST_ONE,
-        help="Decoding threads.  [default: the CPUs of this process]",
-    )
+def _option(declared: Setting, **details: Any) -> Decorator:
+    """A click option for one setting."""
+    flags = "/".join(filter(None, (declared.flag, declared.negative)))
+    if declared.metavar:
+        details["metavar"] = declared.metavar
+    if declared.type == "tuple[str, ...]":
+        details |= {"multiple": True, "callback": lambda _c, _p, value: value or None}
+    details = {"help": declared.help} | details
+    return click.option(flags, type=_click_type(declared), **details)
+
+
+def _click_type(declared: Setting) -> Any:
+    if declared.choices:
+        return click.Choice(declared.choices)
+    if declared.type == "tuple[int, ...]":
+        return _IntegersType()
+    kind = {"bool": bool, "int": int, "int | None": int, "float": float}.get(declared.type, str)
+    if kind not in (int, float):
+        return kind
+    bounds: dict[str, Any] = {
+        "min": declared.low if declared.above is None else declared.above,
+        "max": declared.high if declared.below is None else declared.below,
+        "min_open": declared.above is not None,
+        "max_open": declared.below is not None,
+    }
+    return click.IntRange(**bounds) if kind is int else click.FloatRange(**bounds)
+
+
+class _IntegersType(click.ParamType[Any]):
+    """``25,51,79`` -> (25, 51, 79)."""
+
+    name = "integers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """The integers; a usage error for anything else."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            return self.fail(f"{value!r} is not a list of integers such as 25,51,79", param, ctx)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -15,9 +15,8 @@ from trainer.cli.options import (
     FILE,
     PATH,
     checkpoint_option,
-    device_option,
+    config_options,
     json_option,
-    precision_option,
     print_json,
 )
 
@@ -32,8 +31,7 @@ _MOST_DRAWN = 100
 @click.option("--top", type=AT_LEAST_ONE, default=5, show_default=True, help="Classes to show.")
 @click.option("--picture", type=FILE, help="Also draw the pictures with their classes (PNG).")
 @click.argument("pictures", type=PATH, nargs=-1, required=True)
-@device_option()
-@precision_option()
+@config_options("device", "precision")
 @json_option
 def predict(
     checkpoint: Path,

@@ -1,4 +1,4 @@
-"""The doorway of training: ``trainer run``."""
+"""``trainer run``: options in, training, lines and JSON out."""
 
 from __future__ import annotations
 
@@ -12,26 +12,13 @@ from imagenet_prep.core.console import Bar, say
 from imagenet_prep.core.errors import UsageError
 from trainer import TRIVIAL_TOP5
 from trainer.cli.options import (
-    AT_LEAST_ONE,
-    CHANNELS,
     PATH,
     GroupedCommand,
     Option,
-    device_option,
     doorkeeper,
-    jobs_option,
     json_option,
-    precision_option,
     print_json,
-)
-from trainer.config.run_config import (
-    COMPILES,
-    GRADIENTS,
-    LIGHTING_MODES,
-    MEANS,
-    OPTIMIZERS,
-    ORDERS,
-    SCHEDULES,
+    run_options,
 )
 from trainer.distributed import torchrun as launch
 from trainer.interrupt import Stop
@@ -43,10 +30,6 @@ if TYPE_CHECKING:
     from trainer.config.run_config import RunConfig
     from trainer.training.run import RunResult
 
-COUNT = click.IntRange(min=0)
-AT_LEAST_ZERO = click.FloatRange(min=0)
-ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
-SHARE = click.FloatRange(min=0, max=1, max_open=True)
 _SHARES = {
     "wait_share": "waiting for data",
     "communication_share": "in communication",
@@ -54,112 +37,36 @@ _SHARES = {
 }
 
 
-def epochs(value: str) -> tuple[int, ...]:
-    """``25,51,79`` -> (25, 51, 79); a usage error for anything else."""
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no list of epochs such as 25,51,79") from None
-
-
-def _choice(*names: str) -> click.Choice[str]:
-    return click.Choice(names)
-
-
-# (heading, option, type, help): settings of RunConfig; what is not given is the preset's.
-_SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
-    ("The recipe", "--network", str, "Another network than the preset's; see `summary`."),
-    ("The recipe", "--channels", CHANNELS, "3, or 1 for a network that sees grey."),
-    ("The recipe", "--epochs", AT_LEAST_ONE, "Passes over the training set."),
-    ("The recipe", "--batch-size", AT_LEAST_ONE, "Pictures at once."),
-    ("The recipe", "--accumulate", AT_LEAST_ONE, "Batches that make one step."),
-    ("The recipe", "--seed", click.IntRange(0, 2**31 - 1), "Of everything random."),
-    ("Learning", "--optimizer", _choice(*OPTIMIZERS), "lars is for batches of thousands."),
-    ("Learning", "--lr", ABOVE_ZERO, "Peak learning rate, for levels of 0-255."),
-    ("Learning", "--lr-per", COUNT, "Pictures of a step that --lr is for: it scales with those of "
-     "all processes; 0: it does not."),
-    ("Learning", "--momentum", SHARE, "Of sgd and lars."),
-    ("Learning", "--trust", ABOVE_ZERO, "Of lars: the length of a step in lengths of the weights."),
-    ("Learning", "--weight-decay", AT_LEAST_ZERO, "Of weights."),
-    ("Learning", "--bias-rate", ABOVE_ZERO, "How many times as fast biases learn (2012: 2)."),
-    ("Learning", "--decay-biases/--no-decay-biases", bool, "Whether biases decay too."),
-    ("Learning", "--label-smoothing", SHARE, "Share of the target for the other classes."),
-    ("Learning", "--clip-norm", AT_LEAST_ZERO, "Longest gradient; 0: not clipped."),
-    ("Learning", "--average", SHARE, "Decay of the weights' running average; 0: none."),
-    ("Schedule", "--schedule", _choice(*SCHEDULES), "How the learning rate falls."),
-    ("Schedule", "--warmup-epochs", AT_LEAST_ZERO, "Epochs of linear rise."),
-    ("Schedule", "--drop-epochs", AT_LEAST_ONE, "With step: epochs between divisions by ten."),
-    ("Schedule", "--drops", epochs, "With drops: the epochs, e.g. 25,51,79."),
-    ("Schedule", "--plateau-patience", AT_LEAST_ONE, "With plateau: epochs without gain."),
-    ("Schedule", "--freeze-epoch", COUNT, "Epoch from which --freeze holds."),
-    ("Schedule", "--patience", COUNT, "Ends after that many epochs without gain; 0: never."),
-    ("Pictures", "--crop-size", AT_LEAST_ONE, "Side of the crops in pixels."),
-    ("Pictures", "--scale-min", click.FloatRange(0, 1, min_open=True), "Least share of a "
-     "picture's area in a crop; 1: crops of --crop-size anywhere."),
-    ("Pictures", "--mirror/--no-mirror", bool, "Turns every other picture from left to right."),
-    ("Pictures", "--lighting", AT_LEAST_ZERO, "Colour noise, in units of the set's own."),
-    ("Pictures", "--lighting-mode", _choice(*LIGHTING_MODES), "What the noise is a multiple of."),
-    ("Pictures", "--lighting-epochs", COUNT, "Epoch from which it is off; 0: never."),
-    ("Pictures", "--mean", _choice(*MEANS), "What is subtracted: the mean image, or less of it."),
-    ("Pictures", "--scaled/--not-scaled", bool, "Divides by the channels' standard deviations."),
-    ("Pictures", "--order", _choice(*ORDERS), "pages: for betons beyond memory."),
-    ("Several processes", "--gradients", _choice(*GRADIENTS), "As what they are exchanged."),
-    ("The machine", "--compile", _choice(*COMPILES), "Trains compiled code; auto: on CUDA."),
-)  # fmt: skip
-
-
-def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds an option for each setting, in order."""
-    freeze = click.option(
-        "--freeze", cls=Option, heading="Schedule", multiple=True, metavar="LAYER",
-        help="A layer that stops learning, e.g. features.0; may be repeated.",
-    )  # fmt: skip
-    options = [
-        click.option(name, cls=Option, heading=heading, type=kind, default=None, help=text)
-        for heading, name, kind, text in _SETTINGS
-    ]
-    for option in reversed([*options, freeze]):
-        command = option(command)
-    return command
+def _option(name: str, heading: str, text: str, **details: Any) -> Callable[[Any], Any]:
+    return click.option(name, cls=Option, heading=heading, help=text, **details)
 
 
 @click.command(cls=GroupedCommand)
-@click.option(
-    "--beton", cls=Option, heading="What and where", type=PATH, required=True,
-    help="The training set, e.g. train.beton, or shards in quotes: 'train-*.beton'.",
+@_option(
+    "--beton", "Input and output", "Training set: a beton file, or a quoted pattern of shards.",
+    type=PATH, required=True,
 )  # fmt: skip
-@click.option(
-    "--preset", cls=Option, heading="What and where", default="small", show_default=True,
-    help="The recipe; see `presets`.",
+@_option(
+    "--preset", "Input and output", "Preset; `trainer presets` lists them.",
+    default="small", show_default=True,
 )  # fmt: skip
-@click.option(
-    "--out", cls=Option, heading="What and where", type=PATH,
-    help="The run's folder.  [default: runs/<preset>, numbered if taken]",
+@_option(
+    "--out", "Input and output", "Folder of the run.  [default: a free name runs/<preset>-N]",
+    type=PATH,
 )  # fmt: skip
-@click.option(
-    "--overwrite", cls=Option, heading="What and where", is_flag=True,
-    help="Begin again in --out although a run is there.",
+@_option("--overwrite", "Input and output", "Replacement of the run in --out.", is_flag=True)
+@_option(
+    "--resume", "Interruptions", "Continuation of the run in --out (default: runs/<preset>).",
+    is_flag=True,
 )  # fmt: skip
-@click.option(
-    "--checkpoint-every", cls=Option, heading="Interruptions", type=COUNT, metavar="STEPS",
-    help="Also write last.pt inside an epoch, after every so many steps.",
+@_option(
+    "--force", "Interruptions", "With --resume: other settings or images.", is_flag=True,
 )  # fmt: skip
-@click.option(
-    "--resume", cls=Option, heading="Interruptions", is_flag=True,
-    help="Continue the run in --out (or runs/<preset>), inside an epoch too.",
+@run_options
+@_option(
+    "--timeout", "Several processes", "Longest wait for another process.  [default: 300]",
+    type=click.FloatRange(0, min_open=True), metavar="SECONDS",
 )  # fmt: skip
-@click.option(
-    "--force", cls=Option, heading="Interruptions", is_flag=True,
-    help="Resume although settings or pictures differ.",
-)  # fmt: skip
-@_settings
-@click.option(
-    "--timeout", cls=Option, heading="Several processes", type=ABOVE_ZERO, metavar="SECONDS",
-    help="How long one waits for another before the run ends.  [default: 300]",
-)  # fmt: skip
-@device_option("The machine")
-@precision_option("The machine")
-@jobs_option("The machine")
 @json_option
 def run(
     beton: Path,
@@ -169,21 +76,20 @@ def run(
     force: bool,
     overwrite: bool,
     as_json: bool,
-    freeze: tuple[str, ...],
     timeout: float | None,
     **options: Any,
 ) -> None:
-    """Trains a network and writes checkpoints, metrics and a report.
+    """Trains a network; writes checkpoints, metrics and a report.
 
-    val.beton or its shards, and train.stats.npz, beside --beton are found by themselves. What
-    is not given is as the preset has it. Ctrl-C and SIGTERM end after the step, with a
-    checkpoint; a second one ends at once.
+    val.beton (or its shards) and the statistics beside --beton are used. Options that are not
+    given take the preset's value. Ctrl-C and SIGTERM end the run after its step, with a
+    checkpoint; a second signal ends it at once.
 
     \b
-    On several GPUs, with --batch-size for each of them:
+    Several GPUs (--batch-size is per GPU):
       torchrun --nproc-per-node 4 -m trainer run --beton train.beton --out runs/one
 
-    With --max-restarts 3 before -m, a run that has lost a process goes on from last.pt.
+    With torchrun --max-restarts 3, a run that lost a process continues from last.pt.
 
     \b
     Example: trainer run --beton train.beton --preset small --epochs 12
@@ -191,15 +97,15 @@ def run(
     from trainer.config import presets
     from trainer.config.run_config import with_options
 
-    config = with_options(presets.preset(preset), options | {"freeze": freeze or None})
+    config = with_options(presets.preset(preset), options)
     _check_launch(options["gradients"], timeout, out)
     if force and not resume:
-        raise UsageError("--force is for --resume; add that, or leave it out")
-    if launch.speaks():
+        raise UsageError("run.force_without_resume", "--force needs --resume; add it")
+    if launch.is_main():
         again = out is not None and launch.continues(out)
         resume, overwrite = resume or again, overwrite and not again
         folder = _run_folder(config, out, resume=resume, overwrite=overwrite)
-    else:  # who neither writes nor reads there
+    else:  # other ranks neither read nor write there
         folder = out or Path("runs") / config.preset
     _train(config, beton, folder, resume=resume, force=force, as_json=as_json, timeout=timeout)
 
@@ -229,7 +135,7 @@ def _train(
 ) -> None:
     """Trains with a bar, a line per epoch and an ear for signals; prints what came of it."""
     stop = Stop()
-    doorkeeper.watch(folder if launch.speaks() else None, stop)
+    doorkeeper.watch(folder if launch.is_main() else None, stop)
     with stop.listening():
         from imagenet_prep.core.errors import quiet
         from trainer.distributed.world import TIMEOUT_S, World

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainer.cli.options import AT_LEAST_ONE, CHANNELS, json_option, print_json
+from trainer.cli.options import AT_LEAST_ONE, config_options, json_option, print_json
 
 if TYPE_CHECKING:
     from trainer.config.preset import Preset
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 @click.command(short_help="The layers of a network, with shapes and sizes.")
 @click.option("--network", default="paper", show_default=True, help="A member of the family.")
 @click.option("--classes", type=AT_LEAST_ONE, default=1000, show_default=True)
-@click.option("--channels", type=CHANNELS, default=3, show_default=True)
-@click.option("--batch-size", type=AT_LEAST_ONE, default=128, show_default=True)
+@config_options("channels")
+@config_options("batch_size", default=128)
 @json_option
 def summary(network: str, classes: int, channels: int, batch_size: int, as_json: bool) -> None:
     """The layer table of a network: output shape, parameters, multiply-adds; memory.

@@ -1,190 +1,275 @@
-"""RunConfig: every choice of a run as one frozen value, and its validation."""
+"""RunConfig: every setting of a run as one frozen value.
+
+A setting is declared once, as a field: its type, default, help, heading, range and choices. The
+command line's option, ``config.json``, validation and the comparison on ``--resume`` follow from
+it. A new setting needs its field here and the code that uses it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from imagenet_prep.core.errors import UsageError
 
-SCHEDULES = ("constant", "linear", "cosine", "step", "drops", "plateau")
-OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-DEVICES = ("auto", "cpu", "cuda")
-COMPILES = ("auto", "on", "off")
-MEANS = ("image", "centre", "channel", "none")
-LIGHTING_MODES = ("deviation", "variance", "image", "off")
-ORDERS = ("shuffle", "pages", "sequential")
-GRADIENTS = ("float32", "bfloat16")
+RECIPE, LEARNING, SCHEDULE = "The recipe", "Learning", "Schedule"
+IMAGES, INTERRUPTIONS = "Images", "Interruptions"
+PROCESSES, MACHINE = "Several processes", "The machine"
 
 
 class ConfigError(UsageError):
-    """A setting that cannot be."""
+    """A setting with an invalid value."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field of RunConfig says besides its type and default.
+
+    ``low``/``above`` and ``high``/``below`` are inclusive/exclusive bounds. ``needs`` names
+    another setting and the values with which this one has an effect (none: any true value).
+    ``free``: may differ between a run and its continuation, because it changes no result.
+    Without a ``heading`` the setting has no option of its own under ``trainer run``.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    heading: str = ""
+    choices: tuple[Any, ...] = ()
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
+    below: float | None = None
+    needs: tuple[str, tuple[Any, ...]] | None = None
+    free: bool = False
+    negative: str = ""
+    metavar: str = ""
+
+    @property
+    def flag(self) -> str:
+        """``drop_epochs`` -> ``--drop-epochs``."""
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any) -> None:
+        """ConfigError unless ``value`` is within the choices and bounds."""
+        if self.choices and value not in self.choices:
+            allowed = ", ".join(map(str, self.choices))
+            raise ConfigError(
+                "config.choice", f"{self.flag}: invalid value {value!r}; choose from {allowed}"
+            )
+        if value is None:
+            return
+        for bound, words, holds in (
+            (self.low, "at least", operator.ge),
+            (self.above, "above", operator.gt),
+            (self.high, "at most", operator.le),
+            (self.below, "below", operator.lt),
+        ):
+            if bound is not None and not holds(value, bound):
+                raise ConfigError("config.range", f"{self.flag} {value}: must be {words} {bound:g}")
+
+
+def setting(default: Any, heading: str, help: str, **details: Any) -> Any:
+    """A field of RunConfig; ``details`` are those of :class:`Setting`."""
+    return field(default=default, metadata={"heading": heading, "help": help, **details})
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides the result of a run.
+    """Everything that decides the result of a run, and how it is computed."""
 
-    Learning: ``lr`` is the peak learning rate for pixels of 0-255 levels, for a step of
-    ``lr_per`` pictures (0: of however many): see ``schedule.peak_rate``; ``warmup_epochs`` rise
-    to it linearly; ``trust`` is LARS's coefficient; ``schedule`` is one of SCHEDULES: ``step``
-    divides by ten every ``drop_epochs``, ``drops`` at the epochs in ``drops``, ``plateau`` when
-    the validation error has not fallen for ``plateau_patience`` epochs, three times at most.
-    Biases learn ``bias_rate`` times as fast and do not decay unless ``decay_biases``.
-    ``accumulate`` batches make one step. ``clip_norm`` 0 switches clipping off; ``average`` is
-    the decay of the running average of the weights that is evaluated and kept (0: the weights
-    themselves). ``freeze`` names layers (``features.0``) that stop learning from epoch
-    ``freeze_epoch`` on; ``patience`` above 0 ends the run when the validation error has not
-    fallen for that many epochs.
+    preset: str = setting("small", "", "Preset that the settings started from.")
+    network: str = setting("small", RECIPE, "Network; `trainer summary` lists them.")
+    channels: int = setting(3, RECIPE, "Colour channels: 3, or 1 for greyscale.", choices=(1, 3))
+    epochs: int = setting(24, RECIPE, "Number of passes over the training set.", low=1)
+    batch_size: int = setting(64, RECIPE, "Images in a batch, on each process.", low=1)
+    accumulate: int = setting(1, RECIPE, "Batches in an optimiser step.", low=1)
+    seed: int = setting(0, RECIPE, "Random seed.", low=0, high=2**31 - 1)
+    optimizer: str = setting(
+        "adamw", LEARNING, "Optimiser.", choices=("sgd", "adam", "adamw", "lars")
+    )
+    lr: float = setting(3e-4, LEARNING, "Peak learning rate, for pixels of 0-255.", above=0)
+    lr_per: int = setting(
+        0, LEARNING, "Images in a step that --lr is for (linear scaling); 0: no scaling.", low=0
+    )
+    momentum: float = setting(
+        0.9, LEARNING, "Momentum.", low=0, below=1, needs=("optimizer", ("sgd", "lars"))
+    )
+    trust: float = setting(
+        1e-3, LEARNING, "LARS trust coefficient.", above=0, needs=("optimizer", ("lars",))
+    )
+    weight_decay: float = setting(0.05, LEARNING, "Weight decay.", low=0)
+    bias_rate: float = setting(1.0, LEARNING, "Learning rate of biases, as a factor.", above=0)
+    decay_biases: bool = setting(
+        False, LEARNING, "Weight decay of biases.", negative="--no-decay-biases"
+    )
+    label_smoothing: float = setting(
+        0.1, LEARNING, "Target probability shared by the other classes.", low=0, below=1
+    )
+    clip_norm: float = setting(1.0, LEARNING, "Maximum gradient norm; 0: no clipping.", low=0)
+    average: float = setting(
+        0.0, LEARNING, "Decay of the running average of weights; 0: no average.", low=0, below=1
+    )
+    schedule: str = setting(
+        "linear",
+        SCHEDULE,
+        "Learning-rate schedule.",
+        choices=("constant", "linear", "cosine", "step", "drops", "plateau"),
+    )
+    warmup_epochs: float = setting(2.0, SCHEDULE, "Epochs of linear warm-up.", low=0)
+    drop_epochs: int = setting(
+        30, SCHEDULE, "Epochs between divisions by ten.", low=1, needs=("schedule", ("step",))
+    )
+    drops: tuple[int, ...] = setting(
+        (), SCHEDULE, "Epochs of divisions by ten, e.g. 25,51,79.", needs=("schedule", ("drops",))
+    )
+    plateau_patience: int = setting(
+        5,
+        SCHEDULE,
+        "Epochs without a lower validation error before a division by ten (three at most).",
+        low=1,
+        needs=("schedule", ("plateau",)),
+    )
+    freeze: tuple[str, ...] = setting(
+        (), SCHEDULE, "Layer that does not learn, e.g. features.0; repeatable.", metavar="LAYER"
+    )
+    freeze_epoch: int = setting(
+        0, SCHEDULE, "First epoch (from 0) in which --freeze applies.", low=0, needs=("freeze", ())
+    )
+    patience: int = setting(
+        0, SCHEDULE, "Epochs without a lower validation error before the end; 0: no limit.", low=0
+    )
+    crop_size: int = setting(227, IMAGES, "Side of the random crops in pixels.", low=1)
+    scale_min: float = setting(
+        1.0,
+        IMAGES,
+        "Smallest crop as a fraction of the image area; 1: crops of --crop-size.",
+        above=0,
+        high=1,
+    )
+    mirror: bool = setting(True, IMAGES, "Random horizontal flips.", negative="--no-mirror")
+    lighting: float = setting(
+        0.1, IMAGES, "Colour noise, in standard deviations of the set's colours.", low=0
+    )
+    lighting_mode: str = setting(
+        "deviation",
+        IMAGES,
+        "Unit of the colour noise.",
+        choices=("deviation", "variance", "image", "off"),
+    )
+    lighting_epochs: int = setting(
+        0, IMAGES, "Epochs with colour noise; 0: all.", low=0, needs=("lighting", ())
+    )
+    mean: str = setting(
+        "image",
+        IMAGES,
+        "Mean to subtract: the mean image, its centre, one value a channel, or none.",
+        choices=("image", "centre", "channel", "none"),
+    )
+    scaled: bool = setting(
+        False, IMAGES, "Division by the channels' standard deviations.", negative="--not-scaled"
+    )
+    order: str = setting(
+        "shuffle",
+        IMAGES,
+        "Order of samples; pages: for beton files larger than memory.",
+        choices=("shuffle", "pages", "sequential"),
+    )
+    checkpoint_every: int = setting(
+        0,
+        INTERRUPTIONS,
+        "Steps between checkpoints inside an epoch; 0: none.",
+        low=0,
+        metavar="STEPS",
+        free=True,
+    )
+    gradients: str = setting(
+        "float32", PROCESSES, "Type of exchanged gradients.", choices=("float32", "bfloat16")
+    )
+    device: str = setting(
+        "auto",
+        MACHINE,
+        "Device; auto: CUDA if present.",
+        choices=("auto", "cpu", "cuda"),
+        free=True,
+    )
+    precision: str = setting(
+        "auto",
+        MACHINE,
+        "Number format; auto: half precision if the hardware supports it.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        free=True,
+    )
+    compile: str = setting(
+        "auto",
+        MACHINE,
+        "Compiled network; auto: on CUDA.",
+        choices=("auto", "on", "off"),
+        free=True,
+    )
+    jobs: int | None = setting(
+        None, MACHINE, "Decoding threads; by default one per CPU.", low=1, free=True
+    )
 
-    Pictures: ``channels`` is 3, or 1 for a network that sees them in grey. ``crop_size`` is the
-    random crop's side in pixels; ``scale_min`` below 1 draws instead crops of that share of the
-    picture's area or more, with sides in ratio 3:4 to 4:3, as other models' recipes do; crops
-    are resampled to the network's input size where that differs. ``lighting`` is the standard
-    deviation of the colour noise in units of the data set's own along each direction
-    (``lighting_mode``: see ``draws.Views``); it is off from epoch ``lighting_epochs`` on (0:
-    never off). ``mean`` is what is subtracted: the mean image, its centre, its average per
-    channel or nothing; with ``scaled`` the difference is divided by the channels' standard
-    deviations. ``order`` is how an epoch goes through the beton.
 
-    ``compile`` trains through a compiled network (``auto``: on CUDA). ``gradients`` is the type
-    in which several processes exchange them.
-
-    ``checkpoint_every`` steps make a checkpoint inside an epoch (0: at its end only).
-    """
-
-    preset: str = "small"
-    network: str = "small"
-    channels: int = 3
-    epochs: int = 24
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    lr: float = 3e-4
-    lr_per: int = 0
-    momentum: float = 0.9
-    trust: float = 1e-3
-    weight_decay: float = 0.05
-    schedule: str = "linear"
-    warmup_epochs: float = 2.0
-    drop_epochs: int = 30
-    drops: tuple[int, ...] = ()
-    plateau_patience: int = 5
-    bias_rate: float = 1.0
-    decay_biases: bool = False
-    accumulate: int = 1
-    freeze: tuple[str, ...] = ()
-    freeze_epoch: int = 0
-    patience: int = 0
-    label_smoothing: float = 0.1
-    clip_norm: float = 1.0
-    average: float = 0.0
-    crop_size: int = 227
-    scale_min: float = 1.0
-    mirror: bool = True
-    lighting: float = 0.1
-    lighting_mode: str = "deviation"
-    lighting_epochs: int = 0
-    mean: str = "image"
-    scaled: bool = False
-    order: str = "shuffle"
-    checkpoint_every: int = 0
-    seed: int = 0
-    gradients: str = "float32"
-    device: str = "auto"
-    precision: str = "auto"
-    compile: str = "auto"
-    jobs: int | None = None
-
-
-_ONLY_WITH: dict[str, tuple[str, tuple[Any, ...], str]] = {
-    "drop_epochs": ("schedule", ("step",), "--schedule step"),
-    "drops": ("schedule", ("drops",), "--schedule drops"),
-    "plateau_patience": ("schedule", ("plateau",), "--schedule plateau"),
-    "momentum": ("optimizer", ("sgd", "lars"), "--optimizer sgd or lars"),
-    "trust": ("optimizer", ("lars",), "--optimizer lars"),
+SETTINGS: dict[str, Setting] = {
+    item.name: Setting(item.name, str(item.type), item.default, **item.metadata)
+    for item in fields(RunConfig)
 }
-"""Setting -> (the setting it depends on, the values with which it does something, in words)."""
+"""Name of a setting -> its declaration, in the order of the help."""
 
 
 def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
     """``config`` with every option that is not None, validated.
 
-    A run with other ``epochs`` warms up for a quarter of them at most, unless that is said
-    too. ConfigError also for an option that would change nothing beside the others.
+    With other ``epochs`` and no ``warmup_epochs`` the warm-up is a quarter of the epochs at
+    most. ConfigError for an invalid value, and for an option that has no effect.
     """
     given = {name: value for name, value in options.items() if value is not None}
     config = replace(config, **given)
     if "epochs" in given and "warmup_epochs" not in given:
         config = replace(config, warmup_epochs=min(config.warmup_epochs, config.epochs / 4))
     validate(config)
-    for name, (other, values, words) in _ONLY_WITH.items():
-        if name in given and getattr(config, other) not in values:
+    for name in given:
+        needs = SETTINGS[name].needs
+        if needs is None:
+            continue
+        other, values = SETTINGS[needs[0]], needs[1]
+        value = getattr(config, other.name)
+        if value not in values if values else not value:
+            add = f"{other.flag} {' or '.join(map(str, values))}".rstrip()
             raise ConfigError(
-                f"--{name.replace('_', '-')} does nothing with {other} {getattr(config, other)}; "
-                f"add {words}, or leave it out"
+                "config.no_effect",
+                f"{SETTINGS[name].flag} has no effect without {add}; add that, or remove it",
             )
-    if "freeze_epoch" in given and not config.freeze:
-        raise ConfigError("--freeze-epoch does nothing without --freeze LAYER; add one")
-    if "lighting_epochs" in given and config.lighting == 0:
-        raise ConfigError("--lighting-epochs does nothing with lighting 0; add --lighting 0.1")
     return config
 
 
 def validate(config: RunConfig) -> None:
-    """ConfigError naming the first setting that cannot be."""
-    positive = (
-        *("epochs", "batch_size", "lr", "crop_size", "scale_min", "drop_epochs"),
-        *("plateau_patience", "accumulate", "bias_rate", "trust"),
-    )
-    for name in positive:
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be above 0")
-    for name in (
-        *("weight_decay", "warmup_epochs", "clip_norm", "lighting"),
-        *("lighting_epochs", "freeze_epoch", "patience", "checkpoint_every", "lr_per"),
-    ):
-        if not getattr(config, name) >= 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 0")
-    for name in ("momentum", "average", "label_smoothing"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be from 0 to below 1")
-    _check_together(config)
-    if config.channels not in (1, 3):
-        raise ConfigError(f"channels is {config.channels}; it is 1 (grey) or 3 (colour)")
-    if config.scale_min > 1:
-        raise ConfigError(f"scale_min is {config.scale_min}; it is a share, at most 1")
-    for name, allowed in (
-        ("optimizer", OPTIMIZERS),
-        ("schedule", SCHEDULES),
-        ("precision", PRECISIONS),
-        ("device", DEVICES),
-        ("compile", COMPILES),
-        ("mean", MEANS),
-        ("lighting_mode", LIGHTING_MODES),
-        ("order", ORDERS),
-        ("gradients", GRADIENTS),
-    ):
-        if getattr(config, name) not in allowed:
-            raise ConfigError(
-                f"{name} is {getattr(config, name)!r}; it is one of {', '.join(allowed)}"
-            )
-
-
-def _check_together(config: RunConfig) -> None:
-    """ConfigError where two settings exclude each other."""
+    """ConfigError that names the first invalid setting."""
+    for name, declared in SETTINGS.items():
+        declared.check(getattr(config, name))
     if config.warmup_epochs > config.epochs:
         raise ConfigError(
-            f"the warm-up of {config.warmup_epochs:g} epochs is longer than the run's "
-            f"{config.epochs}; use a shorter --warmup-epochs"
+            "config.warmup_too_long",
+            f"--warmup-epochs {config.warmup_epochs:g} is longer than the run of "
+            f"{config.epochs} epochs; use fewer",
         )
     if config.schedule == "drops" and not config.drops:
-        raise ConfigError("schedule drops needs the epochs; add for example --drops 25,51,79")
+        raise ConfigError(
+            "config.no_drops", "--schedule drops needs epochs; add for example --drops 25,51,79"
+        )
     if list(config.drops) != sorted(config.drops) or min(config.drops, default=1) < 1:
-        raise ConfigError(f"drops is {config.drops}; epochs above 0, in order")
+        raise ConfigError(
+            "config.drops", f"--drops: {config.drops} are not ascending epochs from 1 on"
+        )
     if config.scaled and config.mean == "none":
-        raise ConfigError("scaled pictures need a mean to be around; use --mean channel or image")
+        raise ConfigError(
+            "config.scaled_without_mean", "--scaled needs a mean; use --mean channel or image"
+        )
 
 
 def as_dict(config: RunConfig) -> dict[str, Any]:
@@ -192,19 +277,30 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
     return asdict(config)
 
 
-def from_dict(values: Mapping[str, Any], *, older: bool = False) -> RunConfig:
-    """A config from :func:`as_dict`; ConfigError for unknown or missing names.
-
-    With ``older`` what is missing is as it is by default: to use a network, not to go on.
-    """
-    names = {field.name for field in fields(RunConfig)}
-    if older:
-        values = {**as_dict(RunConfig()), **values}
-    strange = set(values) ^ names
-    if strange:
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """A config from :func:`as_dict`, also of an older version: missing settings take their
+    default. ConfigError for unknown ones."""
+    unknown = sorted(set(values) - set(SETTINGS))
+    if unknown:
         raise ConfigError(
-            "the stored configuration has other settings than this version: "
-            + ", ".join(sorted(strange))
+            "config.unknown_setting",
+            f"the stored configuration has settings unknown to this version: {', '.join(unknown)}",
         )
-    lists = {name: tuple(values[name]) for name in ("drops", "freeze")}
-    return RunConfig(**{**values, **lists})
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return RunConfig(**known)
+
+
+def differences(stored: RunConfig, here: RunConfig) -> Iterator[str]:
+    """The settings that decide the result and differ, in words."""
+    for name, declared in SETTINGS.items():
+        theirs, ours = getattr(stored, name), getattr(here, name)
+        if theirs != ours and not declared.free:
+            yield f"{name} {_shown(theirs)} there and {_shown(ours)} here"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value)

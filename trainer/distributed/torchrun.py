@@ -17,8 +17,8 @@ def several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def speaks() -> bool:
-    """Whether this process is the one that writes and speaks."""
+def is_main() -> bool:
+    """Whether this process is rank 0, which writes and prints."""
     return os.environ.get("RANK", "0") == "0"
 
 

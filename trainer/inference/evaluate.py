@@ -132,7 +132,7 @@ def model_of(checkpoint: Checkpoint, device: torch.device) -> tuple[AlexNet, con
         for name in ("widths", "groups", "hidden", "orders", "weight_std", "biases"):
             values[name] = tuple(values[name])
         spec = NetworkSpec(**values)
-        config = configs.from_dict(checkpoint.config["run"], older=True)
+        config = configs.from_dict(checkpoint.config["run"])
         model = AlexNet(spec)
         model.load_state_dict(checkpoint.average or checkpoint.model)
     except (KeyError, TypeError, ValueError, RuntimeError, configs.ConfigError) as error:

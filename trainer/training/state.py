@@ -23,9 +23,6 @@ from trainer.training.optim import make_optimizer
 from trainer.training.schedule import peak_rate
 from trainer.training.step import Average
 
-# Settings that may differ between a run and its continuation: they change no result.
-FREE_ON_RESUME = {"jobs", "device", "precision", "compile", "checkpoint_every"}
-
 
 class Session:
     """The state of a run between steps: model, average, optimiser, place in the schedule."""
@@ -198,12 +195,7 @@ class Session:
     def _differences(self, checkpoint: Checkpoint) -> list[str]:
         """What the checkpoint's run did in another way than this one, in words."""
         stored, here = checkpoint.config, self.stored_config()
-        theirs, ours = configs.as_dict(configs.from_dict(stored["run"])), here["run"]
-        differ = [
-            f"{name} {_shown(theirs[name])} there and {_shown(ours[name])} here"
-            for name in ours
-            if ours[name] != theirs[name] and name not in FREE_ON_RESUME
-        ]
+        differ = list(configs.differences(configs.from_dict(stored["run"]), self.config))
         if checkpoint.stats_source != self.data.stats.source:
             differ.append(f"it was trained on other pictures than {self.data.train}")
         elif stored["beton"] != here["beton"]:
@@ -234,9 +226,3 @@ class Session:
             # The recipe is the configuration's, whatever the file says.
             for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
                 group.update({k: v for k, v in ours.items() if k != "params"})
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "none"
-    return str(value)
