@@ -110,10 +110,10 @@ def evaluate(
 def _draw(beton: Path, found: Evaluation, classes: Classes, picture: Path) -> None:
     """Some of the pictures with their true and their likeliest class, as a PNG."""
     from imagenet_prep.core.files import publish
-    from trainer.report.gallery import grid_of, grid_picture
+    from trainer.report.gallery import grid_png, spread_examples
 
     with publish(picture) as temporary:
-        temporary.write_bytes(grid_picture(grid_of(beton, found.judged, classes)))
+        temporary.write_bytes(grid_png(spread_examples(beton, found.judged, classes)))
 
 
 def _class_lines(found: Evaluation, classes: Classes) -> list[str]:

@@ -106,7 +106,7 @@ def _show_share(found: list[Prediction]) -> None:
 def _draw(found: list[Prediction], picture: Path) -> None:
     """The first pictures with their three likeliest classes, as a PNG at ``picture``."""
     from imagenet_prep.core.files import publish
-    from trainer.report.gallery import Tile, grid_picture
+    from trainer.report.gallery import Tile, grid_png
 
     tiles = []
     for one in found:
@@ -122,4 +122,4 @@ def _draw(found: list[Prediction], picture: Path) -> None:
         say(f"trainer: {picture}: shows the first {len(tiles)} of {good} pictures")
     if tiles:
         with publish(picture) as temporary:
-            temporary.write_bytes(grid_picture(tiles))
+            temporary.write_bytes(grid_png(tiles))

@@ -1,263 +1,185 @@
-"""Rows of a run -> curves by epoch, as SVG elements for a page.
+"""Rows of a run -> curves by epoch, as coordinates for the SVG elements of ``report.html``.
 
-The colours are CSS variables that the page defines (``--train``, ``--val``, ``--muted``,
-``--line``), so that the curves follow the reader's light or dark theme. The same rows
-give the same bytes: no dates, no random identifiers.
+``report.html.jinja`` draws them. Colours and dashes are CSS classes, so that the charts follow
+the light or dark theme. The same rows give the same coordinates.
 """
 
 from __future__ import annotations
 
-import io
+import csv
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+WIDTH, HEIGHT = 560, 300
+LEFT, RIGHT, TOP, BOTTOM = 72, WIDTH - 12, 10, HEIGHT - 40
+_PANEL_GAP = 18
+_MARKED_EPOCHS = 12
+_MOST_TICKS = 6
 
-_FEW_EPOCHS = 12
+Row = Mapping[str, Any]
+Scale = Callable[[float], float]
+Ticks = list[tuple[float, str]]
 
-# Stand-in colours for matplotlib, each replaced by a CSS value in the finished SVG.
-_INK, _MUTED, _GRID, _TRAIN, _VAL = "#010203", "#010204", "#010205", "#010206", "#010207"
-_CSS_OF = {
-    _INK: "currentColor",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--line)",
-    _TRAIN: "var(--train)",
-    _VAL: "var(--val)",
+_ERRORS = {
+    "train_top1_error": ("training, top-1", "train"),
+    "train_top5_error": ("training, top-5", "train dashed"),
+    "val_top1_error": ("validation, top-1", "val"),
+    "val_top5_error": ("validation, top-5", "val dashed"),
 }
-
-_LOOK: dict[Any, Any] = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "svg.fonttype": "path",
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _GRID,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "grid.color": _GRID,
-    "legend.labelcolor": _INK,
+_LOSSES = {"train_loss": ("training", "train"), "val_loss": ("validation", "val")}
+_CHARTS: dict[str, list[tuple[str, float, dict[str, tuple[str, str]]]]] = {
+    "Loss": [("cross-entropy (nats)", 1, _LOSSES)],
+    "Error": [("error (%)", 1, _ERRORS)],
+    "Learning rate": [("learning rate", 1, {"lr": ("rate", "train")})],
+    "Speed and waiting": [
+        ("images/s", 1, {"images_per_second": ("images/s", "train")}),
+        ("wait for data (%)", 100, {"wait_share": ("wait", "train")}),
+    ],
 }
-
-
-@dataclass(frozen=True)
-class _Line:
-    key: str
-    label: str
-    colour: str
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class _Panel:
-    unit: str
-    lines: tuple[_Line, ...]
-    times: float = 1.0
-    best: str | None = None
-    may_be_logarithmic: bool = False
-
-
-_CHARTS: dict[str, tuple[_Panel, ...]] = {
-    "Loss": (
-        _Panel(
-            "cross-entropy (nats)",
-            (
-                _Line("train_loss", "training", _TRAIN),
-                _Line("val_loss", "validation", _VAL),
-            ),
-        ),
-    ),
-    "Error": (
-        _Panel(
-            "error (%)",
-            (
-                _Line("train_top1_error", "training, top-1", _TRAIN),
-                _Line("train_top5_error", "training, top-5", _TRAIN, dashed=True),
-                _Line("val_top1_error", "validation, top-1", _VAL),
-                _Line("val_top5_error", "validation, top-5", _VAL, dashed=True),
-            ),
-            best="val_top1_error",
-        ),
-    ),
-    "Learning rate": (
-        _Panel("learning rate", (_Line("lr", "rate", _TRAIN),), may_be_logarithmic=True),
-    ),
-    "Speed and waiting": (
-        _Panel("images/s", (_Line("images_per_second", "images/s", _TRAIN),)),
-        _Panel("wait for data (%)", (_Line("wait_share", "wait", _TRAIN),), times=100.0),
-    ),
-}
-
-
-def number(row: Mapping[str, Any], key: str) -> float:
-    """The value of ``key``, NaN where there is none."""
-    value = row.get(key)
-    return math.nan if value is None else float(value)
-
-
-def finite(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """The finite values of ``key``, in the order of ``rows``."""
-    return [value for row in rows if math.isfinite(value := number(row, key))]
+"""Title -> panels, one above the other: unit, factor, and column -> label and CSS classes."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Another run to compare with, drawn faintly: its name, and column -> value by epoch."""
+    """Another run to compare with, drawn in grey: its name, and column -> value by epoch."""
 
     name: str
     values: Mapping[str, Sequence[float]]
 
 
-def chart_cards(
-    rows: Sequence[Mapping[str, Any]],
-    best: Mapping[str, Any] | None,
-    reference: Reference | None = None,
-) -> str:
-    """One card per chart: loss, error, learning rate, speed and waiting.
+def published_reference() -> Reference:
+    """The epoch log of a published ImageNet training: losses in nats, errors in percent.
 
-    ``rows`` has one dict per epoch, as ``report.write_report`` describes them, at least
-    one; ``best`` is the row whose error is marked. Of ``reference`` the epochs up to the
-    last one of ``rows`` are drawn.
+    One tower, batch 256, SGD 0.01, divided by ten every 30 epochs, 100 epochs in all.
     """
-    return "".join(
-        _chart(title, panels, rows, best, reference) for title, panels in _CHARTS.items()
-    )
+    with Path(__file__).with_name("published_curve.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = [name for name in rows[0] if name != "epoch"]
+    values = {name: [float(row[name]) for row in rows] for name in columns}
+    return Reference("danipari/alexnet, 2025", values)
 
 
-def _chart(
-    title: str,
-    panels: Sequence[_Panel],
-    rows: Sequence[Mapping[str, Any]],
-    best: Mapping[str, Any] | None,
+def number(row: Row, key: str) -> float:
+    """The value of ``key``, NaN where there is none."""
+    value = row.get(key)
+    return math.nan if value is None else float(value)
+
+
+def finite(rows: Sequence[Row], key: str) -> list[float]:
+    """The finite values of ``key``, in the order of ``rows``."""
+    return [value for row in rows if math.isfinite(value := number(row, key))]
+
+
+def charts(
+    rows: Sequence[Row], best: Row | None, reference: Reference | None = None
+) -> list[dict[str, Any]]:
+    """One chart each for loss, error, learning rate, speed and waiting.
+
+    ``rows`` has one dict per epoch, at least one (see ``write_report``); ``best`` is the row
+    whose validation error is marked. ``reference`` is drawn up to the last epoch of ``rows``.
+    A chart has title, ticks of the epochs, and panels: unit, top and bottom (px), ticks,
+    curves (label, style, path, points) and the point of the best epoch.
+    """
+    first, last = number(rows[0], "epoch"), number(rows[-1], "epoch")
+    half = max((last - first) / 2 * 1.03, 0.5)
+    x = _scale((first + last) / 2 - half, (first + last) / 2 + half, LEFT, RIGHT)
+    ticks = [(x(tick), f"{tick:g}") for tick in _multiples(first, last) if tick.is_integer()]
+    found = []
+    for title, plans in _CHARTS.items():
+        height = (BOTTOM - TOP - _PANEL_GAP * (len(plans) - 1)) / len(plans)
+        panels = []
+        for index, (unit, factor, columns) in enumerate(plans):
+            top = TOP + index * (height + _PANEL_GAP)
+            lines = _lines(columns, factor, rows, reference)
+            y, marks = _vertical(lines, top + height, top, "rate" in unit)
+            panel = {"unit": unit, "top": top, "bottom": top + height, "ticks": marks}
+            panel["curves"] = [_curve(line, x, y, len(rows)) for line in lines]
+            marked = best is not None and "val_top1_error" in columns
+            error = finite([best], "val_top1_error") if marked and best is not None else []
+            panel["best"] = (x(number(best or {}, "epoch")), y(error[0])) if error else None
+            panels.append(panel)
+        found.append({"title": title, "panels": panels, "ticks": ticks})
+    return found
+
+
+@dataclass(frozen=True)
+class _Line:
+    label: str
+    style: str
+    points: list[tuple[float, float]]
+
+
+def _lines(
+    columns: Mapping[str, tuple[str, str]],
+    factor: float,
+    rows: Sequence[Row],
     reference: Reference | None,
-) -> str:
-    """One card with the curves of ``panels``, one above the other over the same epochs."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    identity = re.sub(r"\W+", "-", title.lower())
-    buffer = io.StringIO()
-    with mpl.rc_context({**_LOOK, "svg.hashsalt": identity}):
-        figure = Figure(figsize=(5.6, 3.3), layout="constrained")
-        stacked = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, panel in zip(stacked, panels, strict=True):
-            compared = [] if reference is None else _refer(axes, panel, rows, reference)
-            _draw(axes, panel, rows, best, compared)
-        stacked[-1].set_xlabel("epoch")
-        if len(stacked[0].get_lines()) > 1:
-            # Above the axes: inside them it would lie on the curves of a run that stays put.
-            figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8)
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return (
-        f'<section class="card plot"><h2>{escape(title)}</h2>'
-        f"{_inline(buffer.getvalue(), identity, f'{title} by epoch')}</section>"
-    )
-
-
-def _draw(
-    axes: Axes,
-    panel: _Panel,
-    rows: Sequence[Mapping[str, Any]],
-    best: Mapping[str, Any] | None,
-    compared: Sequence[float],
-) -> None:
-    """Draws the lines of ``panel`` that have values; marks the best epoch where asked.
-
-    ``compared`` are values that are drawn already and have to fit on the axes.
-    """
+) -> list[_Line]:
+    """What a panel shows, in its own units: the reference first, under the run's curves."""
     epochs = [number(row, "epoch") for row in rows]
-    drawn = [line for line in panel.lines if finite(rows, line.key)]
-    for line in drawn:
-        axes.plot(
-            epochs,
-            [number(row, line.key) * panel.times for row in rows],
-            label=line.label,
-            color=line.colour,
-            linewidth=1.6,
-            linestyle=(0, (4, 2)) if line.dashed else "-",
-            marker="o" if len(rows) <= _FEW_EPOCHS else None,
-            markersize=3.5,
-            markerfacecolor="none" if line.dashed else line.colour,
-        )
-    if panel.best is not None and best is not None and finite([best], panel.best):
-        point = ([number(best, "epoch")], [number(best, panel.best)])
-        look: dict[str, Any] = {"color": _VAL, "markersize": 8, "markerfacecolor": "none"}
-        axes.plot(*point, "o", label="best epoch", **look)
-    values = [value * panel.times for line in drawn for value in finite(rows, line.key)]
-    values += compared
-    _scale(axes, panel, epochs, values)
+    lines = []
+    for key, (label, style) in columns.items() if reference is not None else ():
+        values = list(reference.values.get(key, ()))[: int(epochs[-1])] if reference else []
+        points = [(float(epoch), value) for epoch, value in enumerate(values, 1)]
+        if reference is not None and points:
+            lines.append(_Line(f"{label}: {reference.name}", f"reference {style}", points))
+    for key, (label, style) in columns.items():
+        if finite(rows, key):
+            measured = [number(row, key) * factor for row in rows]
+            lines.append(_Line(label, style, list(zip(epochs, measured, strict=True))))
+    return lines
 
 
-def _reference_dashes(line: _Line) -> tuple[int, tuple[float, ...]]:
-    """How a line of the reference is drawn: all of them are grey."""
-    if line.dashed:
-        return (0, (4, 2))
-    return (0, (1, 1.5)) if line.colour == _VAL else (0, (4, 1.5, 1, 1.5))
+def _curve(line: _Line, x: Scale, y: Scale, epochs: int) -> dict[str, Any]:
+    """A line in pixels: its SVG path, interrupted where a value is missing, and markers."""
+    path, command = "", "M"
+    placed = [(x(epoch), y(value)) for epoch, value in line.points]
+    for across, down in placed:
+        missing = math.isnan(down)
+        path += "" if missing else f"{command}{across:g} {down:g}"
+        command = "M" if missing else "L"
+    marked = epochs <= _MARKED_EPOCHS and not line.style.startswith("reference")
+    points = [point for point in placed if marked and not math.isnan(point[1])]
+    return {"label": line.label, "style": line.style, "path": path, "points": points}
 
 
-def _refer(
-    axes: Axes, panel: _Panel, rows: Sequence[Mapping[str, Any]], reference: Reference
-) -> list[float]:
-    """Draws what ``reference`` has of ``panel`` -> the values that were drawn."""
-    last = int(number(rows[-1], "epoch"))
-    drawn: list[float] = []
-    for line in panel.lines:
-        values = list(reference.values.get(line.key, ()))[:last]
-        if values:
-            axes.plot(
-                range(1, len(values) + 1),
-                values,
-                label=f"{line.label}: {reference.name}",
-                color=_MUTED,
-                linewidth=0.9,
-                linestyle=_reference_dashes(line),
-                alpha=0.8,
-            )
-            drawn += values
-    return drawn
+def _vertical(
+    lines: Sequence[_Line], bottom: float, top: float, may_be_logarithmic: bool
+) -> tuple[Scale, Ticks]:
+    """The scale of an axis and its ticks: from zero, except for rates that fall by factors."""
+    values = [value for line in lines for _, value in line.points if math.isfinite(value)]
+    if may_be_logarithmic and _falls_in_steps(values):
+        low, high = math.log10(min(values)), math.log10(max(values))
+        room = 0.06 * (high - low)
+        scale = _scale(low - room, high + room, bottom, top)
+        powers = range(math.ceil(low - room), math.floor(high + room) + 1)
+        ticks = [(scale(power), f"{10.0**power:g}") for power in powers]
+        return lambda value: scale(math.log10(value) if value > 0 else math.nan), ticks
+    limit = 1.08 * max(values, default=0.0) or 1.0
+    linear = _scale(0.0, limit, bottom, top)
+    return linear, [(linear(tick), f"{tick:,.6g}") for tick in _multiples(0.0, limit)]
 
 
-def _scale(axes: Axes, panel: _Panel, epochs: Sequence[float], values: Sequence[float]) -> None:
-    """Limits, ticks and grid: from zero upwards, except where rates fall by factors."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    if panel.may_be_logarithmic and _steps(values):
-        axes.set_yscale("log")
-    else:
-        highest = max(values, default=0.0)
-        axes.set_ylim(bottom=0, top=1.08 * highest if highest > 0 else 1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    middle = (epochs[0] + epochs[-1]) / 2
-    half = max((epochs[-1] - epochs[0]) / 2 * 1.03, 0.5)
-    axes.set_xlim(middle - half, middle + half)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_ylabel(panel.unit)
-    axes.grid(True, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(which="both", length=0)
+def _scale(low: float, high: float, start: float, end: float) -> Scale:
+    """The function that takes ``low`` to ``start`` and ``high`` to ``end`` (0.1 px); NaN stays."""
+    return lambda value: round(start + (value - low) / (high - low) * (end - start), 1)
 
 
-def _steps(values: Sequence[float]) -> bool:
+def _multiples(low: float, high: float) -> list[float]:
+    """At most seven values between the two: multiples of 1, 2 or 5 times a power of ten."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / _MOST_TICKS
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def _falls_in_steps(values: Sequence[float]) -> bool:
     """True where values fall in few large steps, which only a logarithmic axis shows."""
     few = len(set(values)) <= max(2, len(values) // 4)
     return len(values) > 1 and few and min(values) > 0 and max(values) / min(values) >= 8
-
-
-def _inline(svg: str, identity: str, label: str) -> str:
-    """matplotlib's SVG document -> an element for a page: own ids, theme colours, no links."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
-    svg = re.sub(r'\bid="', f'id="{identity}-', svg)
-    svg = svg.replace("url(#", f"url(#{identity}-").replace('href="#', f'href="#{identity}-')
-    for colour, css in _CSS_OF.items():
-        svg = svg.replace(colour, css)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

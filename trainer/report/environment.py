@@ -1,4 +1,4 @@
-"""What a run ran on: machine, versions, commit."""
+"""The environment of a run: processor, GPU, versions, commit."""
 
 from __future__ import annotations
 
@@ -9,30 +9,27 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 _GIT_TIMEOUT_S = 10
 
 
 def environment_stamp() -> dict[str, Any]:
-    """Where and with what a run happens, as JSON values; nothing that names a person or host.
+    """The environment of a run as JSON values, without names of persons and hosts.
 
-    Versions come from the installed packages' metadata (None: not installed). Flags
-    of the processor are those that torch reports.
+    Versions come from the metadata of installed packages (None: not installed). Flags of the
+    processor are those that torch reports.
     """
     import torch
 
-    packages = ("torch", "torchvision", "ffcv", "numpy", "numba", "pillow-simd", "pillow")
-    versions = {name: _version(name) for name in ("imagenet-alexnet", *packages)}
-    simd = versions["pillow-simd"] is not None
-    if versions["pillow-simd" if not simd else "pillow"] is None:
-        del versions["pillow-simd" if not simd else "pillow"]
+    simd = _version("pillow-simd") is not None
+    packages = ("torch", "torchvision", "ffcv", "numpy", "numba")
+    names = ("imagenet-alexnet", *packages, "pillow-simd" if simd else "pillow")
     return {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in names},
+        },
         "pillow_simd": simd,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": {
@@ -55,17 +52,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
-    """The processor's name as the system knows it; its architecture where it has none."""
+def _found(path: str, pattern: str) -> str | None:
+    """The first group of ``pattern`` in a text file; None without the file or a match."""
     with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-        if found:
-            return found.group(1).strip()
-    return platform.processor() or platform.machine()
+        found = re.search(pattern, Path(path).read_text(), re.M)
+        return found.group(1).strip() if found else None
+    return None
+
+
+def _cpu_model() -> str:
+    model = _found("/proc/cpuinfo", r"^model name\s*:\s*(.+)$")
+    return model or platform.processor() or platform.machine()
 
 
 def _cpu_flags() -> dict[str, bool]:
-    """What torch says that the processor has of the units which matter to training."""
+    """The processor's units that matter to training, as torch reports them."""
     import torch
 
     names = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
@@ -84,40 +85,31 @@ def _cuda_device() -> dict[str, Any] | None:
 
     if not torch.cuda.is_available():
         return None
-    driver = None
-    with contextlib.suppress(OSError):
-        text = Path("/proc/driver/nvidia/version").read_text()
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
-        driver = found.group(0) if found else None
     return {
         "device": torch.cuda.get_device_name(),
         "count": torch.cuda.device_count(),
         "capability": ".".join(str(part) for part in torch.cuda.get_device_capability()),
         "runtime": torch.version.cuda,
-        "driver": driver,
+        "driver": _found("/proc/driver/nvidia/version", r"\b(\d{3,}\.\d+(?:\.\d+)?)\b"),
     }
 
 
 def _commit(checkout: Path) -> str | None:
     """The commit of ``checkout``, with ``+`` if files differ from it; None without git.
 
-    A package installed into somebody else's repository must not report theirs, so the
-    folder itself has to be the root of one.
+    The folder itself must be the root of a repository: a package installed inside another
+    repository must not report that one's commit.
     """
     if not (checkout / ".git").exists():
         return None
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=checkout,
-            env=clean,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT_S,
-            check=True,
-        ).stdout.strip()
+        command = ["git", "-C", str(checkout), *arguments]
+        done = subprocess.run(
+            command, env=clean, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=True
+        )
+        return done.stdout.strip()
 
     try:
         commit = git("rev-parse", "--verify", "HEAD")

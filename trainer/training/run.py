@@ -27,9 +27,8 @@ from trainer.distributed.world import World
 from trainer.inference.evaluate import Evaluation, evaluation_batches
 from trainer.interrupt import Stop
 from trainer.loader.loader import BetonLoader
-from trainer.report import published_curve as published
-from trainer.report.charts import Reference
-from trainer.report.gallery import Example, best_and_worst, examples
+from trainer.report.charts import published_reference
+from trainer.report.gallery import Tile, best_and_worst, examples
 from trainer.report.html import REPORT_NAME, write_report
 from trainer.report.image_grid import kernel_grid
 from trainer.report.metrics import RunRecorder, read_metrics
@@ -228,8 +227,8 @@ def _write_report(
 ) -> None:
     """report.html from the epochs' rows and the last evaluation."""
     classes, validation = session.data.classes, session.data.validation
-    best: list[Example] = []
-    worst: list[Example] = []
+    best: list[Tile] = []
+    worst: list[Tile] = []
     if found is not None and validation is not None:
         best, worst = (
             examples(validation, found.judged, rows_of, classes)
@@ -245,7 +244,7 @@ def _write_report(
         confusion=None if found is None else found.confusion,
         best=best,
         worst=worst,
-        reference=Reference(published.SOURCE, published.CURVE) if len(classes) == 1000 else None,
+        reference=published_reference() if len(classes) == 1000 else None,
     )
 
 

@@ -22,7 +22,7 @@ from tests.trainer.conftest import CLASSES
 from trainer.loader import tables as beton_tables
 from trainer.loader.loader import Batch, BetonLoader, eval_loader, train_loader
 from trainer.loader.tables import inspect_beton, inspect_betons
-from trainer.report.gallery import read_pictures
+from trainer.report.gallery import read_images
 
 
 def build(sample: Sample, folder: Path, *, split: str = "train", **packing: Any) -> Betons:
@@ -183,8 +183,8 @@ def test_pictures_of_a_set_are_read_from_their_files(
     small_beton: Sample, sharded: Callable[..., Betons]
 ) -> None:
     places = [24, 0, 13]
-    found = read_pictures(sharded(5, "raw"), places)
-    expected = read_pictures(small_beton.path, places)
+    found = read_images(sharded(5, "raw"), places)
+    expected = read_images(small_beton.path, places)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 

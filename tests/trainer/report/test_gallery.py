@@ -1,4 +1,4 @@
-"""Pictures out of a beton, the best and the worst predictions, and the grid of predictions."""
+"""Images of a beton, the best and the worst predictions, and the grid of predictions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trainer.report.gallery import (
     Tile,
     best_and_worst,
     examples,
-    grid_of,
-    grid_picture,
-    read_pictures,
+    grid_png,
+    read_images,
+    spread_examples,
 )
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def judged() -> Judged:
-    """Four pictures: two right (the second surer), two wrong (the last one worse)."""
+    """Four images: two correct (the second more probable), two wrong (the last one worse)."""
     truth = torch.tensor([0.6, 0.9, 0.2, 0.1])
     return Judged(
         indices=torch.tensor([3, 1, 4, 0]),
@@ -37,15 +37,15 @@ def judged() -> Judged:
     )
 
 
-def test_pictures_of_a_beton_are_its_samples(small_beton: Sample) -> None:
-    for index, pixels in zip([5, 0], read_pictures(small_beton.path, [5, 0]), strict=True):
+def test_images_of_a_beton_are_its_samples(small_beton: Sample) -> None:
+    for index, pixels in zip([5, 0], read_images(small_beton.path, [5, 0]), strict=True):
         difference = np.abs(pixels.astype(int) - small_beton.pictures[index])
-        # Another decoder than the loader's: roundings differ, pictures do not.
+        # The fixture keeps the pixels from before JPEG compression.
         assert pixels.shape == (64, 64, 3)
         assert difference.mean() < 2
 
 
-def test_the_surest_and_the_worst_come_first() -> None:
+def test_the_most_and_the_least_probable_come_first() -> None:
     assert best_and_worst(judged(), 5) == ([1, 0], [3, 2])
     assert best_and_worst(judged(), 1) == ([1], [3])
 
@@ -54,48 +54,49 @@ def test_examples_carry_names_and_pixels(small_beton: Sample) -> None:
     from tests.trainer.conftest import CLASSES
 
     found = examples(small_beton.path, judged(), [3, 1], CLASSES)
-    assert [(one.truth, one.predicted, one.right) for one in found] == [
-        ("ant", "cat", False), ("bee", "bee", True),
-    ]  # fmt: skip
-    expected = read_pictures(small_beton.path, [0])[0]
+    assert [(tile.lines, tile.right) for tile in found] == [
+        (("✗ ant", "80% cat"), False),
+        (("✓ bee", "90% bee"), True),
+    ]
+    expected = read_images(small_beton.path, [0])[0]
     assert np.array_equal(found[0].pixels, expected)
 
 
-def test_a_grid_has_a_cell_for_each_picture_and_cuts_long_names() -> None:
+def test_a_grid_has_a_cell_for_each_image_and_cuts_long_names() -> None:
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     shown = [
         Tile(np.full((64, 64, 3), colour, np.uint8), ("a" * 200 + ".jpg", "90% ant"))
         for colour in colours
     ]
-    with Image.open(io.BytesIO(grid_picture(shown))) as image:
+    with Image.open(io.BytesIO(grid_png(shown))) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     for colour in colours:
         share = (np.abs(pixels - colour).max(axis=2) < 3).sum()
         assert share == 224 * 224
-    # Nothing is written in the margins between the cells.
+    # Long names do not run into the borders.
     assert (pixels[:, :12] == 255).all()
     assert (pixels[:, -12:] == 255).all()
 
 
-def test_right_and_wrong_pictures_differ_by_their_frames() -> None:
+def test_correct_and_wrong_images_differ_by_their_frames() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     frames = {}
     for right in (True, False, None):
-        with Image.open(io.BytesIO(grid_picture([Tile(grey, ("ant",), right)]))) as image:
+        with Image.open(io.BytesIO(grid_png([Tile(grey, ("ant",), right)]))) as image:
             frames[right] = image.convert("RGB").getpixel((14, 100))
     assert frames == {True: (0x1A, 0x7F, 0x37), False: (0xC6, 0x28, 0x28), None: (128, 128, 128)}
 
 
-def test_a_grid_of_an_evaluation_is_spread_over_the_set_with_the_worst_after_it(
+def test_a_spread_examples_an_evaluation_is_spread_over_the_set_with_the_worst_after_it(
     small_beton: Sample,
 ) -> None:
     from tests.trainer.conftest import CLASSES
 
-    found = grid_of(small_beton.path, judged(), CLASSES, 3)
+    found = spread_examples(small_beton.path, judged(), CLASSES, 3)
     assert [(tile.lines, tile.right) for tile in found] == [
         (("✓ ant", "60% ant"), True),
         (("✗ cat", "70% bee"), False),
         (("✗ ant", "80% cat"), False),
     ]
-    everything = grid_of(small_beton.path, judged(), CLASSES)
+    everything = spread_examples(small_beton.path, judged(), CLASSES)
     assert [tile.right for tile in everything] == [True, True, False, False]

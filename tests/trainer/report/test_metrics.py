@@ -88,12 +88,12 @@ def test_what_is_not_finite_stays_json(tmp_path: Path) -> None:
 
 
 def test_tensorboard_reads_the_scalars_and_the_kernels(tmp_path: Path) -> None:
-    picture = np.zeros((6, 9, 3), np.uint8)
+    image = np.zeros((6, 9, 3), np.uint8)
     with RunRecorder(tmp_path, append=False) as recorder:
         for epoch in (1, 2):
             recorder.step(epoch, epoch, {"train_loss": 4.0})
             recorder.epoch(MADE_ROW | {"epoch": epoch})
-        recorder.kernels(2, picture)
+        recorder.kernels(2, image)
     expected = {
         "loss/train": 2.0,
         "loss/val": 1.5,
@@ -154,14 +154,15 @@ def test_a_fresh_run_forgets_the_earlier_one_and_nothing_else(tmp_path: Path) ->
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_missing_and_damaged_metrics_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match="metrics are missing"):
+def test_missing_and_damaged_metrics_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ToolError) as missing:
         read_metrics(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\nbroken\n{"epoch": 2}\n')
-    with pytest.raises(ToolError, match="line 2 is damaged"):
+    with pytest.raises(ToolError) as damaged:
         read_metrics(tmp_path)
     with pytest.raises(ToolError, match="line 2 is damaged"):
         RunRecorder(tmp_path, append=True)
+    assert [missing.value.code, damaged.value.code] == ["metrics.missing", "metrics.damaged"]
 
 
 def test_closing_twice_is_harmless(tmp_path: Path) -> None:
@@ -175,33 +176,33 @@ def test_each_kernel_fills_the_range_around_grey() -> None:
     weights = np.zeros((3, 3, 11, 11), np.float32)
     weights[0, :, 0, 0] = (1e-3, -1e-3, 0)
     weights[1, 1, 10, 10] = -7
-    picture = kernel_grid(weights, columns=2)
+    image = kernel_grid(weights, columns=2)
     side = 44
-    assert picture.shape == (1 + 2 * (side + 1), 1 + 2 * (side + 1), 3)
-    assert picture.dtype == np.uint8
-    assert picture[1, 1].tolist() == [255, 0, 128]
-    assert picture[side, 2 * side + 1].tolist() == [128, 0, 128]
-    assert (picture[side + 2 : -1, 1 : side + 1] == 128).all()
-    assert (picture[side + 2 :, side + 1 :] == 255).all()
-    for border in (picture[0], picture[:, 0], picture[side + 1], picture[:, side + 1]):
+    assert image.shape == (1 + 2 * (side + 1), 1 + 2 * (side + 1), 3)
+    assert image.dtype == np.uint8
+    assert image[1, 1].tolist() == [255, 0, 128]
+    assert image[side, 2 * side + 1].tolist() == [128, 0, 128]
+    assert (image[side + 2 : -1, 1 : side + 1] == 128).all()
+    assert (image[side + 2 :, side + 1 :] == 255).all()
+    for border in (image[0], image[:, 0], image[side + 1], image[:, side + 1]):
         assert (border == 255).all()
 
 
 def test_grey_kernels_and_few_kernels_are_shown() -> None:
     weights = np.linspace(-1, 1, 50, dtype=np.float32).reshape(2, 1, 5, 5)
-    picture = kernel_grid(weights, columns=16)
-    assert picture.shape == (42, 83, 3)
-    assert (picture[..., 0] == picture[..., 2]).all()
+    image = kernel_grid(weights, columns=16)
+    assert image.shape == (42, 83, 3)
+    assert (image[..., 0] == image[..., 2]).all()
 
 
-def test_kernels_of_a_broken_network_are_a_picture_still() -> None:
+def test_weights_that_are_not_finite_are_grey() -> None:
     weights = np.full((1, 3, 3, 3), np.nan, np.float32)
     assert (kernel_grid(weights, 1)[1:-1, 1:-1] == 128).all()
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 3, 3), (4, 3, 3), (0, 3, 3, 3)])
-def test_other_weights_are_no_picture(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="no picture"):
+def test_other_weights_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="cannot draw kernels"):
         kernel_grid(np.zeros(shape, np.float32), 4)
 
 
@@ -246,12 +247,12 @@ def test_a_sample_batch_is_shown_around_mid_grey() -> None:
     images = np.zeros((3, 3, 5, 5), np.float32)
     images[1, 0] = 60.0
     images[2, 2] = -30.0
-    picture = sample_grid(images)
-    assert picture.shape == (13, 13, 3)
-    assert picture[1, 1].tolist() == [128, 128, 128]
-    assert picture[1, 7].tolist() == [255, 128, 128]
-    assert picture[7, 1].tolist() == [128, 128, 64]
-    assert (picture[7:12, 7:12] == 255).all()  # no fourth picture
+    image = sample_grid(images)
+    assert image.shape == (13, 13, 3)
+    assert image[1, 1].tolist() == [128, 128, 128]
+    assert image[1, 7].tolist() == [255, 128, 128]
+    assert image[7, 1].tolist() == [128, 128, 64]
+    assert (image[7:12, 7:12] == 255).all()  # no fourth image
 
 
 def test_tensorboard_shows_the_layers_in_order_with_their_shapes(tmp_path: Path) -> None:
@@ -259,8 +260,8 @@ def test_tensorboard_shows_the_layers_in_order_with_their_shapes(tmp_path: Path)
         recorder.graph([("features.0", "Conv2d", (96, 55, 55)), ("classifier.6", "Linear", (10,))])
     graph = events(tmp_path).Graph()
     assert [(node.name, node.op, list(node.input)) for node in graph.node] == [
-        ("pictures", "Placeholder", []),
-        ("features/0", "Conv2d", ["pictures"]),
+        ("images", "Placeholder", []),
+        ("features/0", "Conv2d", ["images"]),
         ("classifier/6", "Linear", ["features/0"]),
     ]
     shapes = [
