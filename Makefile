@@ -1,7 +1,7 @@
 # `make demo` and `make test` work from nothing on a fresh machine; see README.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check fix bench bench-env bench-smoke clean
+.PHONY: help env demo test check fix docs bench bench-env bench-smoke clean
 BIN := .venv/bin
 BENCHES := build crop gpu ladder loader plan scale stats step
 
@@ -26,6 +26,9 @@ check: env ## ruff and mypy alone
 fix: env ## What ruff can mend by itself
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: env ## Write the generated parts of docs/: cli.md, tables of recipes.md
+	@$(BIN)/python tools/docs.py
 
 bench-env: env ## What the benchmarks race against, and stock Pillow in .bench
 	@tools/setup/bench_env.sh

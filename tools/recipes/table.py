@@ -1,9 +1,9 @@
-"""The records of the recipes -> README's tables of them, in Markdown.
+"""The records of the recipes -> the tables of docs/recipes.md, in Markdown.
 
     python tools/recipes/table.py [tools/records/recipe-*.jsonl ...]
 
-Of each side the last whole run counts: one that was made with other settings than the recipe's
-is shown only where there is no other, with its options beside it.
+The last complete run of each side counts. A run with other settings than the recipe's is shown
+only if there is no other, with its options.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tools.recipes.record import RECORDS, Row, Run, read
 from trainer.config.presets import PRESETS
 
 HEAD = (
-    "recipe", "theirs, published", "theirs, here", "ours, asked for", "ours, here", "pictures",
-    "minutes, theirs and ours",
+    "recipe", "tutorial, published", "tutorial, here", "ours, goal", "ours, here", "images",
+    "minutes, tutorial / ours",
 )  # fmt: skip
-COMMANDS_HEAD = ("recipe", "prepare", "train", "what ours changes, and why")
+COMMANDS_HEAD = ("recipe", "prepare", "train", "our changes, and why")
 
 
 def table(records: Mapping[str, Sequence[Run]]) -> str:
-    """Recipe -> its runs; a table with a line for every recipe, unknowns as dashes."""
+    """Recipe -> its runs; a table with one line per recipe, a dash for what is unknown."""
     lines = [HEAD, ("---",) * len(HEAD)]
     lines += [_line(recipe, records.get(name, ())) for name, recipe in RECIPES.items()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def commands() -> str:
-    """A table of what to type for each recipe's own side, and what it changes and why."""
+    """A table of the commands of our side of each recipe, its changes and the reasons."""
     lines = [COMMANDS_HEAD, ("---",) * len(COMMANDS_HEAD)]
     for recipe in RECIPES.values():
         preset = PRESETS[recipe.ours.preset]
@@ -47,8 +47,8 @@ def commands() -> str:
 
 
 def shown(runs: Sequence[Run], side: str) -> Run | None:
-    """The run of ``side`` that the table shows: the last one as the recipe has it, else the
-    last one; None without any."""
+    """The run of ``side`` that the table shows: the last one with the recipe's settings, else
+    the last one; None without any."""
     of = [run for run in runs if run.side == side]
     as_written = [run for run in of if not run.header["options"]]
     return (as_written or of)[-1] if of else None
@@ -64,13 +64,13 @@ def _line(recipe: Recipe, runs: Sequence[Run]) -> tuple[str, ...]:
         "–" if theirs is None else accuracy(theirs),
         recipe.ours.said,
         "–" if ours is None else accuracy(ours),
-        "–" if either is None else _pictures(either.header["pictures"]),
+        "–" if either is None else _images(either.header["pictures"]),
         minutes if either is not None else "–",
     )
 
 
 def accuracy(run: Run) -> str:
-    """``95.3 ± 0.4 % (94.9-95.8, 5 seeds)``; top-5 where more than ten classes are."""
+    """``95.3 ± 0.4 % (94.9-95.8, 5 seeds)``; top-5 for more than ten classes."""
     result = run.result
     words = f"{_spread(result['top1'])} %"
     if run.header["pictures"]["classes"] > 10:
@@ -82,7 +82,7 @@ def accuracy(run: Run) -> str:
     notes.append(f"{count} seed{'s' if count > 1 else ''}")
     stuck = [str(row["one_class_epochs"]) for row in result["seeds"] if row["one_class_epochs"]]
     if stuck:
-        notes.append(f"naming one class only for {', '.join(stuck)} epochs")
+        notes.append(f"one class predicted for {', '.join(stuck)} epochs")
     if run.header["options"]:
         notes.append(f"with {' '.join(run.header['options'])}")
     return f"{words} ({'; '.join(notes)})"
@@ -93,12 +93,12 @@ def _spread(value: Row) -> str:
     return f"{value['mean']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
 
 
-def _pictures(pictures: Row) -> str:
+def _images(pictures: Row) -> str:
     return f"{pictures['train']:,} + {pictures['val']:,}"
 
 
 def _minutes(run: Run) -> str:
-    """Of one seed, with the processor or device that it took."""
+    """Minutes of one seed, with the number of cores or the device."""
     minutes = run.result["minutes"]["mean"]
     machine = run.header["machine"]
     cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
@@ -106,7 +106,7 @@ def _minutes(run: Run) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Records in, both tables on stdout."""
+    """Reads the records and prints both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("records", type=Path, nargs="*", help="default: those in tools/records")
     given = parser.parse_args(arguments)
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         records = by_recipe(paths)
     except ToolError as error:
-        print(f"recipe_table: {error}", file=sys.stderr)
+        print(f"table: {error}", file=sys.stderr)
         return error.status
     print(f"{table(records)}\n\n{commands()}")
     return 0

@@ -164,8 +164,10 @@ def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
-        code = "metrics.missing" if isinstance(error, FileNotFoundError) else "metrics.unreadable"
-        raise ToolError(code, f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+        raise ToolError(
+            "metrics.missing" if isinstance(error, FileNotFoundError) else "metrics.unreadable",
+            f"{path}: cannot be read ({error.strerror}); {remedy}",
+        ) from None
     rows: list[tuple[bytes, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
         try:
