@@ -1,8 +1,8 @@
-"""What the kernels in ``ops`` stand on: memory by address, C functions by address, the hash.
+"""What the CPU kernels stand on: memory by address, C functions by address, bit conversions.
 
-Numba cannot cache code that holds a ctypes function or another loader's arrays; given as
-addresses, it can. Its cache on disk looks at the file of the function that was asked for:
-after a change here, change ``ops`` too (or clear the caches), or its old code goes on.
+Numba cannot cache code that holds a ctypes function; given its address, it can. Numba's cache
+on disk looks only at the file of the outermost function: after a change here, change
+``loader/kernels.py`` too (or clear the caches), or its old code goes on.
 """
 
 from __future__ import annotations
@@ -34,49 +34,44 @@ def _pointer(_typing: Any, _address: Any) -> Any:
     return signature, lower
 
 
-def _imdecode(
-    _typing: Any, _function: Any, _source: Any, _size: Any, _height: Any, _width: Any, _out: Any
-) -> Any:
-    """Calls FFCV's C ``imdecode`` by address and returns its status, which FFCV drops.
+def _call(builder: Any, callee: Any, arguments: Any, kinds: str, bits: int) -> Any:
+    """Calls the C function at an address: ``kinds`` has a letter per argument, p for a pointer,
+    i for int, l for long; it returns an integer of ``bits``."""
+    from llvmlite import ir
 
-    The status is TurboJPEG's: 0, or -1 for an error and also for a warning (a premature
-    end, damaged data), after which the buffer may hold old pixels.
-    """
-    word = types.intp
-    signature = types.int32(word, word, word, word, word, word)
+    pointer, i32, i64 = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
+    made = {
+        "p": lambda value: builder.inttoptr(value, pointer),
+        "i": lambda value: builder.trunc(value, i32),
+        "l": lambda value: value,
+    }
+    values = [made[kind](value) for kind, value in zip(kinds, arguments, strict=True)]
+    result = ir.FunctionType(
+        ir.IntType(bits), [{"p": pointer, "i": i32, "l": i64}[k] for k in kinds]
+    )
+    return builder.call(builder.inttoptr(callee, result.as_pointer()), values)
+
+
+def _decompress(
+    _typing: Any, _function: Any, _handle: Any, _source: Any, _size: Any, _out: Any, _width: Any,
+    _pitch: Any, _height: Any, _format: Any, _flags: Any,
+) -> Any:  # fmt: skip
+    """Calls ``tjDecompress2`` by address. Its status is 0, or -1 for an error and also for a
+    warning (a premature end, damaged data), after which the buffer may hold old pixels."""
+    signature = types.int32(*[types.intp] * 10)
 
     def lower(_context: Any, builder: Any, _sig: Any, arguments: Any) -> Any:
-        from llvmlite import ir
-
-        i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-        pointer = i8.as_pointer()
-        callee, source, size, height, width, out = arguments
-        height, width = builder.trunc(height, i32), builder.trunc(width, i32)
-        zero, one, no = ir.Constant(i32, 0), ir.Constant(i32, 1), ir.Constant(i8, 0)
-        kinds = [pointer, i64, i32, i32, pointer, *[i32] * 6, i8, i8]
-        values = [
-            builder.inttoptr(source, pointer), size, height, width,
-            builder.inttoptr(out, pointer), height, width, zero, zero, one, one, no, no,
-        ]  # fmt: skip
-        kind = ir.FunctionType(i32, kinds)
-        return builder.call(builder.inttoptr(callee, kind.as_pointer()), values)
+        return _call(builder, arguments[0], arguments[1:], "pplpiiiii", 32)
 
     return signature, lower
 
 
 def _pread(_typing: Any, _function: Any, _file: Any, _out: Any, _count: Any, _at: Any) -> Any:
     """Calls the C library's ``pread`` by address: -> the bytes that were read, -1 on an error."""
-    word = types.intp
-    signature = types.int64(word, word, word, word, word)
+    signature = types.int64(*[types.intp] * 5)
 
     def lower(_context: Any, builder: Any, _sig: Any, arguments: Any) -> Any:
-        from llvmlite import ir
-
-        pointer, i32, i64 = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
-        callee, file, out, count, at = arguments
-        values = [builder.trunc(file, i32), builder.inttoptr(out, pointer), count, at]
-        kind = ir.FunctionType(i64, [i32, pointer, i64, i64])
-        return builder.call(builder.inttoptr(callee, kind.as_pointer()), values)
+        return _call(builder, arguments[0], arguments[1:], "ipll", 64)
 
     return signature, lower
 
@@ -98,11 +93,8 @@ def _move(_typing: Any, _out: Any, _source: Any) -> Any:
 
 pointer_to: Any = intrinsic(_pointer)
 move_four_bytes: Any = intrinsic(_move)
-call_imdecode: Any = intrinsic(_imdecode)
+call_decompress: Any = intrinsic(_decompress)
 call_pread: Any = intrinsic(_pread)
-
-_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_DRAW_NORMAL = 3
 
 
 @kernel
@@ -113,47 +105,17 @@ def as_bytes(address: Any, count: Any) -> Any:
 
 
 @kernel
-def _mix(z: Any) -> Any:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
-    return z ^ (z >> np.uint64(31))
-
-
-@kernel
-def sample_key(seed: Any, epoch: Any, index: Any) -> Any:
-    """(seed, epoch, sample) -> the key of its draws; see ``draws.words``."""
-    golden = np.uint64(_GOLDEN)
-    key = _mix(seed + golden)
-    key = _mix((key ^ epoch) + golden)
-    return _mix((key ^ np.uint64(index)) + golden)
-
-
-@kernel
-def word(key: Any, number: Any) -> Any:
-    """Draw ``number`` of a key: 64 random bits."""
-    return _mix(key + np.uint64(number + 1) * np.uint64(_GOLDEN))
-
-
-@kernel
-def below(bits: Any, bound: Any) -> Any:
-    """64 random bits -> a whole number in [0, bound)."""
-    return np.int64(((bits >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
-
-
-@kernel
-def unit(bits: Any) -> Any:
-    """64 random bits -> a number in [0, 1)."""
-    return np.float64(bits >> np.uint64(11)) * 2.0**-53
-
-
-@kernel
-def normals(key: Any) -> Any:
-    """A key -> three independent standard normals (Box and Muller)."""
-    first = np.sqrt(-2 * np.log(unit(word(key, _DRAW_NORMAL)) + 2.0**-53))
-    second = np.sqrt(-2 * np.log(unit(word(key, _DRAW_NORMAL + 2)) + 2.0**-53))
-    angle = 2 * np.pi * unit(word(key, _DRAW_NORMAL + 1))
-    other = 2 * np.pi * unit(word(key, _DRAW_NORMAL + 3))
-    return first * np.cos(angle), first * np.sin(angle), second * np.cos(other)
+def read_file(pread: Any, file: Any, out: Any, count: Any, at: Any) -> Any:
+    """Reads ``count`` bytes of an open file from ``at`` on to the address ``out``; False if they
+    are not there. Not through a map of the file: the system ends a process that reads a map of
+    a file that was cut short."""
+    done: Any = 0
+    while done < count:
+        found = call_pread(pread, file, out + done, count - done, at + done)
+        if found <= 0:
+            return False
+        done += found
+    return True
 
 
 @kernel

@@ -55,21 +55,33 @@ def decoder_name() -> str:
     return f"FFCV {metadata.version('ffcv')}" if is_fast() else f"Pillow {PIL.__version__}"
 
 
-def _of_ffcv() -> Decode | None:
-    """The decoder that FFCV's extension module is linked with; None where there is none."""
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """A library with libjpeg-turbo's functions (``tjDecompress2`` ...): FFCV's extension module,
+    which is linked with it, or the system's; None where there is none."""
+    import ctypes.util
+
     spec = importlib.util.find_spec("ffcv")
     folders = spec.submodule_search_locations if spec else None
-    modules = [path for folder in folders or () for path in Path(folder).glob("_libffcv*")]
-    if not modules:
+    names = [str(path) for folder in folders or () for path in Path(folder).glob("_libffcv*")]
+    for name in (*names, ctypes.util.find_library("turbojpeg")):
+        try:
+            found = ctypes.CDLL(name) if name else None
+            if found is not None and found.tjInitDecompress and found.tjDecompress2:
+                return found
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def _of_ffcv() -> Decode | None:
+    """The decoder of ``library``; None where there is none."""
+    found = library()
+    if found is None:
         return None
-    try:
-        library = ctypes.CDLL(str(modules[0]))
-        start, decompress, reason = (
-            getattr(library, name)
-            for name in ("tjInitDecompress", "tjDecompress2", "tjGetErrorStr2")
-        )
-    except (OSError, AttributeError):
-        return None
+    start, decompress, reason = (
+        getattr(found, name) for name in ("tjInitDecompress", "tjDecompress2", "tjGetErrorStr2")
+    )
     start.restype = ctypes.c_void_p
     integer, address = ctypes.c_int, ctypes.c_void_p
     decompress.argtypes = [

@@ -20,11 +20,12 @@ from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.manifest import source_digest
 from imagenet_prep.dataset.statistics import Stats, save_stats
 from imagenet_prep.stats import moments as stats
+from tests.kit.views import draws
 from trainer.hashing import words
 from trainer.loader.loader import BetonLoader, eval_loader, train_loader
 from trainer.loader.order import ORDERS, sample_order
 from trainer.loader.tables import inspect_beton
-from trainer.loader.views import Views, draws
+from trainer.loader.views import Views
 
 SEEDS = (0, 3, 2**63 + 1)
 EPOCHS = (0, 1, 89)

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from imagenet_prep.dataset.statistics import Stats
+from tests.kit.views import draws, numpy_sample
 from trainer.loader.loader import Batch, BetonLoader, train_loader
-from trainer.loader.views import colour_basis, draws, gain_of, mean_of, numpy_sample
+from trainer.loader.views import colour_basis, gain_of, mean_of
 
 Sample = Any
 Damaged = Callable[[Callable[[bytearray], Any]], Sample]

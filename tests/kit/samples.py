@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from imagenet_prep.dataset.statistics import Stats
+from trainer.loader.tables import BetonInfo
 
 
 def made_stats(side: int) -> Stats:
-    """Statistics of pictures of ``side`` px that nobody took: a mean image and a basis."""
+    """Statistics of images of ``side`` px that nobody took: a mean image and a basis."""
     rng = np.random.default_rng(side)
     mean = rng.uniform(0, 255, (side, side, 3)).astype(np.float32)
     vectors = np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 2)[0]
@@ -31,6 +32,16 @@ def made_stats(side: int) -> Stats:
         eigenvectors=vectors,
         source="made up",
     )
+
+
+def made_info(side: int, extents: list[list[int]]) -> BetonInfo:
+    """Tables of a file whose samples of ``side`` px lie at ``extents``."""
+    count = len(extents)
+    return BetonInfo(
+        samples=count, side_px=side, label_max=0, kind=(), page_size_bytes=1,
+        extents=np.array(extents, np.int64), labels=np.zeros(count, np.int64), stamps=(),
+        first_pages=np.zeros(2, np.int64),
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

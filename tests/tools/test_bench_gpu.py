@@ -14,7 +14,7 @@ from tools.bench import gpu_feed
 from tools.bench.gpu_record import NO_CUDA, Bench
 from tools.bench.harness import options
 from tools.bench.recording import Record
-from trainer.loader import engine
+from trainer.loader import device
 from trainer.loader.device import normalise
 
 
@@ -93,7 +93,7 @@ def test_equal_pipelines_pass_and_one_that_is_off_does_not(
     assert [row.n for row in bench.record.rows] == [5] * len(gpu_feed.SETTINGS)
     assert bench.record.failed == set()
     monkeypatch.setattr(
-        engine, "normalise", lambda *args, **more: normalise(*args, **more).add_(0.01)
+        device, "normalise", lambda *args, **more: normalise(*args, **more).add_(0.01)
     )
     gpu_feed.parity(bench, data)
     # Resampled windows are made on the CPU: nothing of them is the device's.

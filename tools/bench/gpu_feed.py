@@ -76,7 +76,7 @@ def as_for_a_device(bench: Bench) -> Iterator[None]:
     if bench.cuda:
         yield
         return
-    with unittest.mock.patch("trainer.loader.pipelines.on_host", lambda _: False):
+    with unittest.mock.patch("trainer.loader.backends.on_host", lambda _: False):
         yield
 
 

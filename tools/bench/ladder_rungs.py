@@ -131,18 +131,18 @@ def _ffcv(data: Data, place: Place) -> Feed:
     return epoch
 
 
-def _loader(data: Data, place: Place, channels_last: bool) -> Any:
+def _loader(data: Data, place: Place, layout: str) -> Any:
     from imagenet_prep.dataset.statistics import load_stats
     from trainer.loader.loader import train_loader
 
     return train_loader(
         Path(data.beton), load_stats(Path(data.stats)), batch_size=place.batch,
-        crop_size=INPUT_PX, jobs=place.threads, device=place.device, channels_last=channels_last,
+        crop_size=INPUT_PX, jobs=place.threads, device=place.device, layout=layout,
     )  # fmt: skip
 
 
 def _ours(data: Data, place: Place) -> Feed:
-    loader = _loader(data, place, False)
+    loader = _loader(data, place, "channels_first")
 
     def epoch() -> Iterator[Pair]:
         for batch in loader:
@@ -232,5 +232,5 @@ def _trainer(data: Data, place: Place) -> Contender:
     device = torch.device(place.device)
     made = Ours(place.threads, "auto", place.small, place.device)
     made.model = compiled(made.model, device, "auto")
-    loader = _loader(data, place, True)
+    loader = _loader(data, place, "channels_last")
     return Contender(lambda: made.train(loader))

@@ -1,12 +1,11 @@
-"""The numba kernels: a batch's samples in the file -> their views, in one pass.
+"""The CPU kernels: a batch's samples in the file -> their views, in one pass.
 
-A sample is read and decoded into a scratch that stays in its thread's cache; its windows
-are cut, mirrored in the copy, and either left as uint8 or resampled where they must be,
-normalised and written in the dtype and layout that the network takes. What is done is
-defined in ``draws``, in plain NumPy.
+A sample is read and decoded into memory that stays in its thread's cache; its windows are cut,
+flipped in the copy, and either left as uint8 or resampled where they must be, normalised and
+written in the dtype and layout asked for. ``tests/kit/views.py`` defines the result in NumPy.
 
-Everything that a batch needs is found through one address (see ``JOB``): compiled code of
-this kind is kept on disk and serves every loader, whatever its data, seed and epoch.
+Everything that a batch needs is found through one address (see ``JOB``), so the compiled code
+is kept on disk and serves every loader, whatever its data, seed and epoch.
 """
 
 from __future__ import annotations
@@ -17,54 +16,45 @@ import numpy as np
 
 from trainer.numba_ext import (
     as_bytes,
-    below,
     bfloat16_bits,
-    call_imdecode,
-    call_pread,
+    call_decompress,
     colour_covariance,
     float16_bits,
     kernel,
     move_four_bytes,
-    normals,
     numba,
     pointer_to,
-    sample_key,
-    unit,
-    word,
+    read_file,
 )
 
-# What a sample can be, besides decoded.
+# Status of a sample.
 STATUS_OK, STATUS_CORRUPT, STATUS_SIZE, STATUS_SHORT = 0, 1, 2, 3
-FAULTS = {
+REASONS = {
     STATUS_CORRUPT: "its JPEG data are damaged",
     STATUS_SIZE: "its JPEG header is damaged or gives another size than the file's index",
     STATUS_SHORT: "the file ends before it or cannot be read",
 }
 FORMS = {"uint8": 0, "float32": 1, "bfloat16": 2, "float16": 3}
-LEAST_DEVIATION = 1e-4  # as in draws
-COLOURS = {"off": 0, "deviation": 1, "variance": 1, "image": 2}
-# The job of a loader, int64, in this order. Addresses of: control (seed, epoch) uint64;
-# extents (samples, 4) int64: offset and bytes in the file, FFCV's mode (0 JPEG, 1 raw), number
-# of the file; files int64: their descriptors; means (2, side, side, 3) float32, the second one
-# mirrored; numbers (14,) float64: the colour basis, scale, log ratio, how much of a picture's
-# own deviation; gain (3 side') float32; places (V, 3) int64; per thread: picture uint8, packed
-# uint8 (a JPEG's bytes), work float32, spans int64; per position in the batch: status int32,
-# placed (V, 3) int64 (y, x, mirror of each view), shifts (3,) float32; FFCV's imdecode and the C
-# library's pread. Then numbers and switches.
+LEAST_DEVIATION = 1e-4
+"""Below so many levels the colours of an image do not differ."""
+# The job of a loader, int64, in this order. Addresses of: extents (samples, 4) int64: offset and
+# bytes in the file, FFCV's mode (0 JPEG, 1 raw), number of the file; files int64: their
+# descriptors; means (2, side, side, 3) float32, the second one mirrored; gain (3 out) float32;
+# per thread: handles int64 (of libjpeg-turbo), image uint8, packed uint8 (a JPEG's bytes), work
+# float32, spans int64; per position in the batch: status int32, windows (V, 5) int32 (y, x,
+# height, width, mirror), normals (3,) float64, shifts (3,) float32; the functions tjDecompress2
+# and pread; given: images (B, side, side, 3) that need no decoding, or 0. Then numbers and
+# switches; own_colour: the colour shift comes from each image's own covariance.
 JOB = (
-    "control", "extents", "files", "means", "numbers", "gain", "places", "picture", "packed",
-    "work", "spans", "status", "placed", "shifts", "imdecode", "pread", "side", "crop", "out",
-    "taps", "samples", "views", "most_packed", "resized", "drawn", "mirror", "form", "planes",
-    "colour", "centre", "resample",
+    "extents", "files", "means", "gain", "handles", "image", "packed", "work", "spans", "status",
+    "windows", "normals", "shifts", "decompress", "pread", "given", "side", "out", "taps",
+    "samples", "views", "most_packed", "form", "planes", "own_colour", "centre", "resample",
 )  # fmt: skip
 _JOB_LENGTH = len(JOB)
-(_CONTROL, _EXTENTS, _FILES, _MEANS, _NUMBERS, _GAIN, _PLACES, _PICTURE, _PACKED, _WORK,
- _SPANS, _STATUS, _PLACED, _SHIFTS, _IMDECODE, _PREAD, _SIDE, _CROP, _OUT, _TAPS, _SAMPLES, _VIEWS,
- _MOST_PACKED, _RESIZED, _DRAWN, _MIRROR, _FORM, _PLANES, _COLOUR, _CENTRE, _RESAMPLE) = range(
-    _JOB_LENGTH
-)  # fmt: skip
-NUMBERS = 14
-_DRAW_Y, _DRAW_X, _DRAW_MIRROR, _DRAW_SHARE, _DRAW_RATIO = 0, 1, 2, 8, 9
+(_EXTENTS, _FILES, _MEANS, _GAIN, _HANDLES, _IMAGE, _PACKED, _WORK, _SPANS, _STATUS, _WINDOWS,
+ _NORMALS, _SHIFTS, _DECOMPRESS, _PREAD, _GIVEN, _SIDE, _OUT, _TAPS, _SAMPLES, _VIEWS,
+ _MOST_PACKED, _FORM, _PLANES, _OWN_COLOUR, _CENTRE, _RESAMPLE) = range(_JOB_LENGTH)  # fmt: skip
+_RGB, _ACCURATE_DCT = 0, 4096  # of turbojpeg.h; the pixels of Pillow
 
 
 def taps(side_px: int, out_px: int) -> int:
@@ -81,7 +71,7 @@ def work_length(side_px: int, out_px: int) -> int:
 def jpeg_size(data: Any) -> Any:
     """JPEG bytes uint8 (1, N) -> (height, width) as its frame header says; (0, 0) without one.
 
-    TurboJPEG scales a picture to the size it is asked for: only the header tells that a
+    TurboJPEG scales a image to the size it is asked for: only the header tells that a
     damaged length would leave a part of the buffer as it was.
     """
     position: Any = 2
@@ -102,104 +92,53 @@ def jpeg_size(data: Any) -> Any:
 
 
 @kernel
-def _read(job: Any, file: Any, out: Any, count: Any, at: Any) -> Any:
-    """Reads ``count`` bytes of an open file from ``at`` on to the address ``out``; False if they
-    are not there. Not through a map of the file: one that is cut short under us would end
-    the process."""
-    done: Any = 0
-    while done < count:
-        found = call_pread(job[_PREAD], file, out + done, count - done, at + done)
-        if found <= 0:
-            return False
-        done += found
-    return True
+def _pixels(job: Any, position: Any, index: Any, first: Any, last: Any, thread: Any) -> Any:
+    """-> (status, the address that pixel (0, 0) of the image has, or would have).
 
-
-@kernel
-def _pixels(job: Any, index: Any, first: Any, last: Any, thread: Any) -> Any:
-    """-> (status, the address that pixel (0, 0) of the picture has, or would have).
-
-    Of a raw picture only the rows from ``first`` to before ``last`` are read.
+    Of a raw image only the rows from ``first`` to before ``last`` are read.
     """
     side = job[_SIDE]
+    if job[_GIVEN] != 0:
+        return STATUS_OK, job[_GIVEN] + position * 3 * side * side
     extents = numba.carray(pointer_to(job[_EXTENTS]), (job[_SAMPLES], 4), np.int64)
     at, size, number = extents[index, 0], extents[index, 1], extents[index, 3]
     file = numba.carray(pointer_to(job[_FILES]), (number + 1,), np.int64)[number]
-    out = job[_PICTURE] + thread * 3 * side * (side + 1)
+    out = job[_IMAGE] + thread * 3 * side * (side + 1)
     if extents[index, 2] != 0:
         skipped = 3 * side * first
-        if _read(job, file, out, 3 * side * (last - first), at + skipped):
+        if read_file(job[_PREAD], file, out, 3 * side * (last - first), at + skipped):
             return STATUS_OK, out - skipped
         return STATUS_SHORT, out
     packed = job[_PACKED] + thread * job[_MOST_PACKED]
-    if not _read(job, file, packed, size, at):
+    if not read_file(job[_PREAD], file, packed, size, at):
         return STATUS_SHORT, out
     height, width = jpeg_size(as_bytes(packed, size))
     if height != side or width != side:
         return STATUS_SIZE, out
-    if call_imdecode(job[_IMDECODE], packed, size, side, side, out) != 0:
-        return STATUS_CORRUPT, out
-    return STATUS_OK, out
-
-
-@kernel
-def _rounded(length: Any, most: Any) -> Any:
-    return min(max(np.int64(np.floor(length + 0.5)), 1), most)
-
-
-@kernel
-def _numbers(job: Any) -> Any:
-    return numba.carray(pointer_to(job[_NUMBERS]), (NUMBERS,), np.float64)
-
-
-@kernel
-def _place(job: Any, key: Any, view: Any) -> Any:
-    """-> (y, x, height, width, mirror) of a view's window, as ``draws`` defines them."""
-    side, height, width = job[_SIDE], job[_CROP], job[_CROP]
-    if job[_DRAWN] == 0:
-        places = numba.carray(pointer_to(job[_PLACES]), (job[_VIEWS], 3), np.int64)
-        return places[view, 0], places[view, 1], height, width, places[view, 2] != 0
-    if job[_RESIZED] != 0:
-        numbers = _numbers(job)
-        share = numbers[9] + (numbers[10] - numbers[9]) * unit(word(key, _DRAW_SHARE))
-        low = max(numbers[11], np.log(share))
-        high = min(numbers[12], -np.log(share))
-        ratio = np.exp(low + (high - low) * unit(word(key, _DRAW_RATIO)))
-        height = _rounded(side * np.sqrt(share / ratio), side)
-        width = _rounded(side * np.sqrt(share * ratio), side)
-    y = below(word(key, _DRAW_Y), side - height + 1)
-    x = below(word(key, _DRAW_X), side - width + 1)
-    mirror = job[_MIRROR] != 0 and word(key, _DRAW_MIRROR) >> np.uint64(63) != 0
-    return y, x, height, width, mirror
-
-
-@kernel
-def _shift(job: Any, key: Any, pixels: Any) -> Any:
-    """The picture's colour shift in levels: three float32."""
-    if job[_COLOUR] == 0 or job[_DRAWN] == 0:
-        return np.float32(0), np.float32(0), np.float32(0)
-    m = _numbers(job)
-    a, b, c = normals(key)
-    if job[_COLOUR] == 2:
-        xx, xy, xz, yy, yz, zz = colour_covariance(pixels, job[_SIDE] * job[_SIDE])
-        # Cholesky's factor of the covariance, column by column: see ``draws.picture_basis``.
-        p = q = r = s = t = 0.0
-        if xx > LEAST_DEVIATION**2:
-            p = np.sqrt(xx)
-            q, r = xy / p, xz / p
-        if yy - q * q > LEAST_DEVIATION**2:
-            s = np.sqrt(yy - q * q)
-            t = (yz - q * r) / s
-        u = np.sqrt(max(zz - r * r - t * t, 0.0))
-        a, b, c = a * m[13], b * m[13], c * m[13]
-        return (
-            np.float32(p * a), np.float32(q * a + s * b), np.float32(r * a + t * b + u * c)
-        )  # fmt: skip
-    return (
-        np.float32(m[0] * a + m[1] * b + m[2] * c),
-        np.float32(m[3] * a + m[4] * b + m[5] * c),
-        np.float32(m[6] * a + m[7] * b + m[8] * c),
+    handle = numba.carray(pointer_to(job[_HANDLES]), (thread + 1,), np.int64)[thread]
+    status = call_decompress(
+        job[_DECOMPRESS], handle, packed, size, out, side, 3 * side, side, _RGB, _ACCURATE_DCT
     )
+    return (STATUS_OK if status == 0 else STATUS_CORRUPT), out
+
+
+@kernel
+def _own_shift(a: Any, b: Any, c: Any, pixels: Any, count: Any) -> Any:
+    """Normals times lighting -> L @ normals with L L^T the covariance of an image's pixels.
+
+    A tutorial adds V (alpha sqrt(lambda)) with the eigenvectors V and eigenvalues lambda of the
+    covariance. Both are distributed alike, and L, Cholesky's factor, needs no eigenvectors.
+    """
+    xx, xy, xz, yy, yz, zz = colour_covariance(pixels, count)
+    p = q = r = s = t = 0.0
+    if xx > LEAST_DEVIATION**2:
+        p = np.sqrt(xx)
+        q, r = xy / p, xz / p
+    if yy - q * q > LEAST_DEVIATION**2:
+        s = np.sqrt(yy - q * q)
+        t = (yz - q * r) / s
+    u = np.sqrt(max(zz - r * r - t * t, 0.0))
+    return np.float32(p * a), np.float32(q * a + s * b), np.float32(r * a + t * b + u * c)
 
 
 @kernel
@@ -225,10 +164,10 @@ def _mirror_row(source: Any, out: Any, count: Any) -> None:
 
 @kernel
 def _write_bytes(job: Any, place: Any, pixels: Any, out: Any, thread: Any) -> None:
-    """The window of the picture at ``pixels``, mirrored in the copy, into uint8 at ``out``."""
+    """The window of the image at ``pixels``, mirrored in the copy, into uint8 at ``out``."""
     y, x, height, width, mirror = place
     side = job[_SIDE]
-    turned = job[_PICTURE] + 3 * side * (thread * (side + 1) + side)
+    turned = job[_IMAGE] + 3 * side * (thread * (side + 1) + side)
     for r in range(height):
         source = pixels + 3 * ((y + r) * side + x)
         target = turned if job[_PLANES] != 0 else out + 3 * r * width
@@ -291,7 +230,7 @@ def _subtract_row(row: Any, mean: Any, shift: Any, gain: Any, out: Any) -> None:
 
 @kernel
 def _write_floats(job: Any, place: Any, shifts: Any, pixels: Any, out: Any, thread: Any) -> None:
-    """The window of (picture - mean) plus the colour shift, times the gain, to ``out``."""
+    """The window of (image - mean) plus the colour shift, times the gain, to ``out``."""
     side, size = job[_SIDE], job[_OUT]
     length = 3 * size
     y, x, height, width, mirror = place
@@ -300,7 +239,7 @@ def _write_floats(job: Any, place: Any, shifts: Any, pixels: Any, out: Any, thre
     gain = numba.carray(pointer_to(job[_GAIN]), (length,), np.float32)
     for i in range(width):
         shift[3 * i], shift[3 * i + 1], shift[3 * i + 2] = shifts
-    turned = job[_PICTURE] + 3 * side * (thread * (side + 1) + side)
+    turned = job[_IMAGE] + 3 * side * (thread * (side + 1) + side)
     # The mean image and the mirrored one: both are read from left to right.
     means = numba.carray(pointer_to(job[_MEANS]), (2, side, 3 * side), np.float32)
     which, mean_y, mean_x = (1, y, side - width - x) if mirror else (0, y, x)
@@ -322,7 +261,7 @@ def _write_floats(job: Any, place: Any, shifts: Any, pixels: Any, out: Any, thre
 
 @kernel
 def _triangle(length: Any, out: Any, spans: Any, weights: Any) -> None:
-    """The rows of ``draws.resampling(length, out)`` without their zeros.
+    """The rows of the triangle filter's matrix (out, length) without their zeros.
 
     spans (out, 2): the first input pixel and the count; weights (out, taps) float32.
     """
@@ -394,26 +333,26 @@ def _write_resampled(job: Any, place: Any, shift: Any, pixels: Any, out: Any, th
 def _sample(job_address: Any, position: Any, index: Any, out_address: Any, thread: Any) -> None:
     """Makes the views of one sample of a batch, or writes into ``status`` why it could not."""
     job = numba.carray(pointer_to(job_address), (_JOB_LENGTH,), np.int64)
-    control = numba.carray(pointer_to(job[_CONTROL]), (2,), np.uint64)
     statuses = numba.carray(pointer_to(job[_STATUS]), (position + 1,), np.int32)
     views, size, side = job[_VIEWS], job[_OUT], job[_SIDE]
-    key = sample_key(control[0], control[1], index)
+    windows = numba.carray(pointer_to(job[_WINDOWS] + 20 * views * position), (views, 5), np.int32)
     first, last = np.int64(0), side
-    if views == 1 and job[_COLOUR] != 2:
-        place = _place(job, key, 0)
-        first, last = place[0], place[0] + place[2]
-    status, pixels = _pixels(job, index, first, last, thread)
+    if views == 1 and job[_OWN_COLOUR] == 0:
+        first, last = np.int64(windows[0, 0]), np.int64(windows[0, 0]) + np.int64(windows[0, 2])
+    status, pixels = _pixels(job, position, index, first, last, thread)
     statuses[position] = status
     if status != STATUS_OK:
         return
-    shift = _shift(job, key, pixels)
     shifts = numba.carray(pointer_to(job[_SHIFTS] + 12 * position), (3,), np.float32)
-    shifts[0], shifts[1], shifts[2] = shift
-    placed = numba.carray(pointer_to(job[_PLACED] + 24 * views * position), (views, 3), np.int64)
+    if job[_OWN_COLOUR] != 0:
+        n = numba.carray(pointer_to(job[_NORMALS] + 24 * position), (3,), np.float64)
+        shifts[0], shifts[1], shifts[2] = _own_shift(n[0], n[1], n[2], pixels, side * side)
+    shift = shifts[0], shifts[1], shifts[2]
     item = 1 if job[_FORM] == 0 else (4 if job[_FORM] == 1 else 2)
     for view in range(views):
-        place = _place(job, key, view)
-        placed[view, 0], placed[view, 1], placed[view, 2] = place[0], place[1], place[4]
+        y, x = np.int64(windows[view, 0]), np.int64(windows[view, 1])
+        height, width = np.int64(windows[view, 2]), np.int64(windows[view, 3])
+        place = y, x, height, width, windows[view, 4] != 0
         out = out_address + (position * views + view) * 3 * size * size * item
         if job[_RESAMPLE] != 0:
             _write_resampled(job, place, shift, pixels, out, thread)

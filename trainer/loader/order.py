@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import UsageError
 from trainer.hashing import words
-from trainer.loader.views import epoch_order
 
 ORDERS = ("shuffle", "pages", "sequential")
-# The numbers of the draws of pages; those of samples are in ``draws``.
-_PAGE = 10
+# The numbers of the draws of samples and pages; the others are in ``draws``.
+_ORDER, _PAGE = 7, 10
+
+
+def epoch_order(seed: int, epoch: int, samples: int) -> NDArray[np.uint64]:
+    """The order of an epoch: the sample indices sorted by their hash, a seeded permutation."""
+    keys = words(seed, epoch, np.arange(samples, dtype=np.uint64), _ORDER)
+    return np.argsort(keys, kind="stable").astype(np.uint64)
 
 
 def sample_order(
@@ -45,20 +50,24 @@ def sample_order(
 
 
 def rank_batches(
-    order: NDArray[np.uint64], batch_size: int, rank: int, ranks: int
+    order: NDArray[np.uint64], batch_size: int, rank: int, ranks: int, drop_last: bool = False
 ) -> list[NDArray[np.uint64]]:
     """The order (or what is left of it) -> the batches of one of ``ranks`` processes.
 
     Every sample goes to exactly one rank and all ranks have the same number of batches,
     none of them empty: what is left for the last step is shared out evenly, the first
     ranks taking one more. If that is less than one for each, the last two steps are shared
-    out together. UsageError when there are fewer samples than ranks.
+    out together. With ``drop_last`` only full batches are left. UsageError when there are
+    fewer samples than ranks.
     """
     whole, rest = divmod(len(order), batch_size * ranks)
+    if drop_last:
+        rest = 0
     if 0 < rest < ranks and (whole == 0 or batch_size == 1):
         raise UsageError(
+            "loader.too_many_ranks",
             f"{len(order)} samples cannot be shared by {ranks} ranks with batches of "
-            f"{batch_size}; use fewer ranks or larger batches"
+            f"{batch_size}; use fewer ranks or larger batches",
         )
     last = [rest] if rest else []
     if 0 < rest < ranks:
@@ -76,8 +85,8 @@ def rank_batches(
     return batches
 
 
-def step_ends(count: int, batch_size: int, ranks: int) -> list[int]:
+def step_ends(count: int, batch_size: int, ranks: int, drop_last: bool = False) -> list[int]:
     """Samples in an epoch -> the position in the order after each of its steps."""
     order = np.arange(count, dtype=np.uint64)
-    sizes = [rank_batches(order, batch_size, rank, ranks) for rank in range(ranks)]
+    sizes = [rank_batches(order, batch_size, rank, ranks, drop_last) for rank in range(ranks)]
     return [int(n) for n in np.cumsum([sum(map(len, step)) for step in zip(*sizes, strict=True)])]

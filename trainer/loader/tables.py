@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,48 @@ from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.manifest import Manifest
-from trainer.loader.engine import ffcv
 
 REBUILD = "build it again with imagenet-prep build"
+
+# The format of FFCV 1.0.2, in which a beton is written: little-endian everywhere.
+_VERSION = 2
+_HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ],
+    align=True,
+)
+_FIELD = np.dtype(
+    [("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True
+)
+_TABLE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+_IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+_RANGE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+# The metadata of a sample, by the number of a field's type.
+_INT, _RGB = 1, 2
+_KINDS: tuple[Any, ...] = ("<f8", "<i8", _IMAGE, _RANGE, "<u8", _RANGE, "<u8")
+_METADATA = {number: np.dtype(kind) for number, kind in enumerate(_KINDS)}
 
 
 @dataclass(frozen=True, eq=False)
 class BetonInfo:
-    """What a set's own tables say, checked: ``samples`` square pictures of ``side_px``.
+    """A set's own tables, checked: ``samples`` square images of ``side_px``.
 
-    fields: their handlers of FFCV's by name, in file order; metadata (samples,): FFCV's rows;
-    extents int64 (samples, 4): offset and size in bytes, FFCV's mode (0 JPEG, 1 raw), and
-    number of the file; labels int64 (samples,), none negative; stamps: size, time and identity
-    of each file; first_pages (files + 1,): the pages of each, counted through all files.
+    kind: what all files of a set have in common; extents int64 (samples, 4): offset and size in
+    bytes, FFCV's mode (0 JPEG, 1 raw), and number of the file; labels int64 (samples,), none
+    negative; stamps: size, time and identity of each file; first_pages (files + 1,): the pages
+    of each, counted through all files.
     """
 
     samples: int
     side_px: int
     label_max: int
-    fields: Mapping[str, Any]
+    kind: tuple[object, ...]
     page_size_bytes: int
-    metadata: NDArray[np.void]
     extents: NDArray[np.int64]
     labels: NDArray[np.int64]
     stamps: tuple[tuple[int, ...], ...]
@@ -59,9 +80,10 @@ def inspect_betons(paths: Sequence[Path]) -> BetonInfo:
     infos = [inspect_beton(path) for path in paths]
     first = infos[0]
     for path, info in zip(paths, infos, strict=True):
-        if _kind(info) != _kind(first):
+        if info.kind != first.kind:
             raise ToolError(
-                f"{path}: has other fields, pictures or pages than {paths[0]}; {REBUILD}"
+                "beton.shard_differs",
+                f"{path}: has other fields, images or pages than {paths[0]}; {REBUILD}",
             )
     if len(infos) == 1:
         return first
@@ -72,9 +94,8 @@ def inspect_betons(paths: Sequence[Path]) -> BetonInfo:
         samples=len(extents),
         side_px=first.side_px,
         label_max=max(info.label_max for info in infos),
-        fields=first.fields,
+        kind=first.kind,
         page_size_bytes=first.page_size_bytes,
-        metadata=np.concatenate([info.metadata for info in infos]),
         extents=extents,
         labels=np.concatenate([info.labels for info in infos]),
         stamps=tuple(itertools.chain.from_iterable(info.stamps for info in infos)),
@@ -82,30 +103,31 @@ def inspect_betons(paths: Sequence[Path]) -> BetonInfo:
     )
 
 
-def _kind(info: BetonInfo) -> tuple[object, ...]:
-    return tuple(info.fields), info.metadata.dtype, info.side_px, info.page_size_bytes
-
-
 def inspect_beton(path: Path) -> BetonInfo:
-    """Reads and checks a beton's header and tables, not its pictures.
+    """Reads and checks a beton's header and tables, not its images.
 
-    ToolError (one sentence) when the file is missing, is something else, is cut short,
-    points outside itself, or has pictures that are not squares of one size. FFCV checks
-    none of that: it would read foreign memory.
+    ToolError when the file is missing, is something else, is cut short, points outside itself,
+    or has images that are not squares of one size. FFCV checks none of that.
     """
     if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name the .beton file in it")
+        raise UsageError("beton.is_folder", f"{path}: is a folder; name the .beton file in it")
     try:
         with path.open("rb") as file:
             stamp = stamp_of(path)
-            metadata, fields, table, page = _read_tables(file, stamp[0])
-        return _checked(metadata, fields, table, stamp, page)
+            metadata, names, table, page = _read_tables(file, stamp[0])
+        return _checked(metadata, names, table, stamp, page)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; {REBUILD}, or name the right one") from None
+        raise UsageError(
+            "beton.missing", f"{path}: no such file; {REBUILD}, or name the right one"
+        ) from None
     except OSError as error:
-        raise ToolError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from None
+        raise ToolError(
+            "beton.unreadable", f"{path}: cannot be read ({error.strerror}); {REBUILD}"
+        ) from None
     except ValueError as error:
-        raise ToolError(f"{path}: not a usable beton ({error}); {REBUILD}") from None
+        raise ToolError(
+            "beton.damaged", f"{path}: is not a usable beton: {error}. {REBUILD.capitalize()}."
+        ) from None
 
 
 def verify_pages(path: Path, manifest: Manifest) -> None:
@@ -115,8 +137,9 @@ def verify_pages(path: Path, manifest: Manifest) -> None:
         for index, expected in enumerate(manifest.pages):
             if hashlib.sha256(file.read(size)).hexdigest() != expected:
                 raise ToolError(
+                    "beton.page_changed",
                     f"{path}: page {index} (from byte {index * size}) is not what was written; "
-                    f"{REBUILD}"
+                    f"{REBUILD}",
                 )
 
 
@@ -133,51 +156,48 @@ def _read(file: Any, dtype: np.dtype[Any], count: int, total: int, what: str) ->
     return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
 
 
-def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], dict[str, Any], NDArray[Any], int]:
-    """-> (metadata of the samples, fields by name, allocation table, bytes of a page)."""
-    header = _read(file, ffcv.HeaderType, 1, total, "header")[0]
+def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], list[str], NDArray[Any], int]:
+    """-> (metadata of the samples, names of the fields, allocation table, bytes of a page)."""
+    header = _read(file, _HEADER, 1, total, "header")[0]
     fields, samples, page = (
         int(header[name]) for name in ("num_fields", "num_samples", "page_size")
     )
-    if header["version"] != ffcv.CURRENT_VERSION or not 0 < fields < 100 or page & (page - 1):
+    if header["version"] != _VERSION or not 0 < fields < 100 or page & (page - 1):
         raise ValueError("it does not begin as FFCV's files do")
     if samples < 1 or page < 1:
         raise ValueError("it has no samples")
-    described = _read(file, ffcv.FieldDescType, fields, total, "list of fields")
+    described = _read(file, _FIELD, fields, total, "list of fields")
+    kinds = described["type_id"].tolist()
     try:
-        handlers = ffcv.get_handlers(described)
         names = [bytes(row["name"]).split(b"\0")[0].decode("ascii") for row in described]
-        named = dict(zip(names, handlers, strict=True))
-        kinds = {name: type(handler) for name, handler in named.items()}
+        rows = np.dtype([("", _METADATA[kind]) for kind in kinds], align=True)
     except (KeyError, UnicodeDecodeError):
-        raise ValueError("its fields are unknown to FFCV") from None
-    if kinds.get("image") is not ffcv.RGBImageField or kinds.get("label") is not ffcv.IntField:
-        raise ValueError("it lacks the fields image (RGB pictures) and label (whole numbers)")
-    if None in handlers:
-        raise ValueError("it has a field of a type of its own")
-    metadata = _read(file, ffcv.get_metadata_type(handlers), samples, total, "table of samples")
+        raise ValueError("it has fields of an unknown type") from None
+    types = dict(zip(names, kinds, strict=True))
+    if types.get("image") != _RGB or types.get("label") != _INT:
+        raise ValueError("it lacks the fields image (RGB images) and label (integers)")
+    metadata = _read(file, rows, samples, total, "table of samples")
     start = int(header["alloc_table_ptr"])
-    length, rest = divmod(total - start, ffcv.ALLOC_TABLE_TYPE.itemsize)
+    length, rest = divmod(total - start, _TABLE.itemsize)
     if start < file.tell() or length < samples or rest:
         raise ValueError("it was cut short: the table at its end is not whole")
     file.seek(start)
-    table = _read(file, ffcv.ALLOC_TABLE_TYPE, length, total, "last table")
-    return metadata, named, table, page
+    table = _read(file, _TABLE, length, total, "last table")
+    return metadata, names, table, page
 
 
 def _checked(
     metadata: NDArray[Any],
-    fields: Mapping[str, Any],
+    names: list[str],
     table: NDArray[Any],
     stamp: tuple[int, ...],
     page_size: int,
 ) -> BetonInfo:
-    names = list(fields)
     images = metadata[f"f{names.index('image')}"]
     labels = metadata[f"f{names.index('label')}"].astype(np.int64)
     side = int(images["height"][0])
     if side < 1 or (images["height"] != side).any() or (images["width"] != side).any():
-        raise ValueError("its pictures are not squares of one size")
+        raise ValueError("its images are not squares of one size")
     if int(labels.min()) < 0:
         raise ValueError(f"sample {int(labels.argmin())} has a negative label")
     table = table[np.argsort(table["ptr"], kind="stable")]
@@ -196,9 +216,8 @@ def _checked(
         samples=len(images),
         side_px=side,
         label_max=int(labels.max()),
-        fields=fields,
+        kind=(tuple(names), metadata.dtype, side, page_size),
         page_size_bytes=page_size,
-        metadata=metadata,
         extents=extents,
         labels=labels,
         stamps=(stamp,),

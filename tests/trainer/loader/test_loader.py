@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from typing import Any
 
@@ -9,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from imagenet_prep.core.errors import ToolError
+from imagenet_prep.core.errors import ToolError, UsageError
 from tests.kit.loading import TRAIN, Sample, expected, kept, pixels, train
-from trainer.loader import pipelines
-from trainer.loader.loader import Batch, eval_loader, train_loader
+from trainer.loader import backends
+from trainer.loader.loader import eval_loader, train_loader
+from trainer.loader.views import LAYOUTS
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -22,14 +25,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize(
-    "resampled",
-    [
-        {},
-        {"mean": "centre", "scaled": True, "lighting_mode": "image"},
-        {"out_size": 40, "view": "resized", "scale": (0.3, 1.0)},
-    ],
-)
+@pytest.mark.parametrize("resampled", OPTIONS)
 def test_training_batches_equal_the_plain_definition(
     small_beton: Sample, jobs: int, resampled: dict[str, Any]
 ) -> None:
@@ -113,23 +109,16 @@ def test_a_batch_is_valid_until_the_next_one_is_taken(small_beton: Sample) -> No
             # The loader's thread is given all the time it needs to run ahead.
             live: Any = batches._live
             if int(mine.indices[0]) == int(want[0].indices[0]):
-                while not live.output_queue.full():
+                while not live.ready.full():
                     threading.Event().wait(0.001)
             assert torch.equal(mine.images, before.images)
 
 
-@pytest.mark.parametrize(
-    "resampled",
-    [
-        {},
-        {"mean": "centre", "scaled": True, "lighting_mode": "image"},
-        {"out_size": 40, "view": "resized", "scale": (0.3, 1.0)},
-    ],
-)
+@pytest.mark.parametrize("resampled", OPTIONS)
 def test_the_device_pipeline_gives_the_same_batches(
     small_beton: Sample, monkeypatch: pytest.MonkeyPatch, resampled: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(pipelines, "on_host", lambda device: False)
+    monkeypatch.setattr(backends, "on_host", lambda device: False)
     with train(small_beton, **resampled) as batches:
         batches.set_epoch(1)
         found = kept(batches)
@@ -140,35 +129,13 @@ def test_the_device_pipeline_gives_the_same_batches(
         assert batch.labels.tolist() == small_beton.labels[batch.indices.numpy()].tolist()
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(
-    "resampled",
-    [
-        {},
-        {"mean": "centre", "scaled": True, "lighting_mode": "image"},
-        {"out_size": 40, "view": "resized", "scale": (0.3, 1.0)},
-    ],
-)
-def test_on_cuda_the_batches_are_the_same(small_beton: Sample, resampled: dict[str, Any]) -> None:
-    with train(small_beton, device="cuda", **resampled) as batches:
-        batches.set_epoch(1)
-        moved = []
-        for batch in batches:
-            assert batch.images.is_cuda
-            assert batch.labels.is_cuda
-            moved.append(Batch(batch.images.cpu(), batch.labels.cpu(), batch.indices))
-        want = expected(small_beton, batches, 1)
-    np.testing.assert_allclose(pixels(moved), want, atol=1e-3, rtol=0)
-
-
 @pytest.mark.parametrize("view", ["five", "ten"])
 @pytest.mark.parametrize("device_half", [False, True])
-def test_all_views_of_a_picture_are_in_one_row(
+def test_all_views_of_an_image_are_in_one_row(
     small_beton: Sample, view: str, device_half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device_half:
-        monkeypatch.setattr(pipelines, "on_host", lambda device: False)
+        monkeypatch.setattr(backends, "on_host", lambda device: False)
     with eval_loader(small_beton.path, batch_size=8, view=view, crop_size=51, jobs=2) as batches:
         found = kept(batches)
         want = expected(small_beton, batches, 0)
@@ -176,20 +143,33 @@ def test_all_views_of_a_picture_are_in_one_row(
     np.testing.assert_allclose(pixels(found), want, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "bfloat16", "float16"])
-@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("device_half", [False, True])
 def test_dtypes_and_layouts_hold_the_same_pixels(
-    small_beton: Sample, dtype: str, channels_last: bool
+    small_beton: Sample, dtype: str, layout: str, device_half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with train(small_beton, dtype=dtype, channels_last=channels_last) as batches:
+    if device_half:
+        monkeypatch.setattr(backends, "on_host", lambda device: False)
+    with train(small_beton, dtype=dtype, layout=layout) as batches:
         found = kept(batches)
-        want = torch.from_numpy(expected(small_beton, batches, 0))
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    assert found[0].images.dtype == getattr(torch, dtype)
-    assert found[0].images.is_contiguous(memory_format=layout)
+        want = torch.from_numpy(expected(small_beton, batches, 0)).movedim(-1, 1)
+    images = found[0].images
+    assert images.dtype == getattr(torch, dtype)
+    first = layout == "channels_first"
+    assert images.is_contiguous(
+        memory_format=torch.contiguous_format if first else torch.channels_last
+    )
     got = torch.cat([b.images for b in found])[torch.argsort(torch.cat([b.indices for b in found]))]
-    close = {"uint8": 0.0, "bfloat16": 2**-8, "float16": 2**-11}[dtype]
-    assert torch.allclose(got.movedim(1, -1).double(), want, rtol=close, atol=1e-3)
+    if layout == "space_to_depth":
+        assert got.shape == (25, 48, 13, 13)
+        # (12 dy + 3 dx + c) of (y, x) is channel c of pixel (4 y + dy, 4 x + dx).
+        blocks = got.reshape(25, 4, 4, 3, 13, 13).permute(0, 3, 4, 1, 5, 2)
+        got = blocks.reshape(25, 3, 52, 52)
+        assert not got[:, :, 51].any()
+        got = got[:, :, :51, :51]
+    close = {"uint8": 0.0, "float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11}[dtype]
+    assert torch.allclose(got.double(), want, rtol=close, atol=1e-3)
 
 
 def test_statistics_beside_the_beton_are_found(small_beton: Sample) -> None:
@@ -269,3 +249,73 @@ def test_ranks_see_together_what_one_process_sees(small_beton: Sample, ranks: in
     for step in range(whole):
         together = torch.cat([part[step].images for part in parts])
         assert torch.equal(together, want[step].images)
+
+
+def test_a_batch_unpacks_and_the_loader_has_a_data_set(small_beton: Sample) -> None:
+    with train(small_beton) as batches:
+        images, labels = next(iter(batches))
+        assert images.shape == (8, 3, 51, 51)
+        assert labels.shape == (8,)
+        assert len(batches.dataset) == 25
+        assert batches.dataset.classes == ("ant", "bee", "cat")
+
+
+@pytest.mark.parametrize("order", ["shuffle", "pages"])
+def test_a_subset_has_the_pixels_and_the_order_that_it_has_in_the_whole(
+    small_beton: Sample, order: str
+) -> None:
+    chosen = [20, 3, 4, 11, 9]
+    with train(small_beton, order=order) as batches:
+        whole = kept(batches)
+    with train(small_beton, order=order, indices=chosen, batch_size=2) as batches:
+        assert (len(batches), batches.samples, len(batches.dataset)) == (3, 5, 5)
+        part = kept(batches)
+        state = batches.state_dict()
+    everything = torch.cat([b.indices for b in whole])
+    at = torch.isin(everything, torch.tensor(chosen))
+    assert torch.equal(torch.cat([b.indices for b in part]), everything[at])
+    assert torch.equal(
+        torch.cat([b.images for b in part]), torch.cat([b.images for b in whole])[at]
+    )
+    other = train(small_beton, order=order, indices=[1, 2, 3, 4, 5])
+    with pytest.raises(ToolError) as caught:
+        other.load_state_dict(state)
+    assert caught.value.code == "loader.other_position"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_drop_last_leaves_out_what_makes_no_full_batch(small_beton: Sample, ranks: int) -> None:
+    parts = []
+    for rank in range(ranks):
+        with train(small_beton, batch_size=4, drop_last=True, rank=rank, ranks=ranks) as batches:
+            parts.append(kept(batches))
+            assert len(batches) == len(parts[-1])
+            state = batches.state_dict()
+            batches.load_state_dict(state)
+            assert batches.state_dict()["epoch"] == 1
+    sizes = {len(b.indices) for part in parts for b in part}
+    assert sizes == {4}
+    assert sum(map(len, parts)) == 24 // (4 * ranks) * ranks
+
+
+def test_mean_and_std_can_be_numbers(small_beton: Sample) -> None:
+    numbers = {"mean": (124.0, 117.0, 104.0), "std": (58.0, 57.0, 57.5)}
+    with eval_loader(small_beton.path, crop_size=64, jobs=1, **numbers) as batches:  # type: ignore[arg-type]
+        got = pixels(kept(batches))
+    want = (small_beton.pictures - np.array(numbers["mean"])) / np.array(numbers["std"])
+    np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
+
+
+def test_copied_batches_outlive_the_next_ones(small_beton: Sample) -> None:
+    with train(small_beton, batch_size=2) as batches:
+        want = kept(batches)
+    with train(small_beton, batch_size=2, copy=True) as batches:
+        for mine, before in zip(list(batches), want, strict=True):
+            assert torch.equal(mine.images, before.images)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loader_is_not_copied(small_beton: Sample, way: Any) -> None:
+    with train(small_beton) as batches, pytest.raises(UsageError) as caught:
+        way(batches)
+    assert caught.value.code == "loader.copied"

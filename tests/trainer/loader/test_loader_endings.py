@@ -54,11 +54,14 @@ def test_a_thread_that_is_killed_is_reported_with_file_sample_and_source(
         assert len(kept(batches)) == 25
 
 
-def test_a_thread_that_says_nothing_is_reported_with_the_file(
+def test_a_thread_that_ends_without_an_error_is_reported_with_the_file(
     small_beton: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.loader.iterator.Epoch.run", lambda self: None)
-    with train(small_beton) as batches, pytest.raises(RuntimeError, match="without a word") as told:
+    monkeypatch.setattr("trainer.loader.iterator.Filler.run", lambda self: None)
+    with (
+        train(small_beton) as batches,
+        pytest.raises(RuntimeError, match="without an error") as told,
+    ):
         next(iter(batches))
     assert str(small_beton.path) in str(told.value)
 
@@ -197,7 +200,7 @@ with train_loader(beton, stats, batch_size=1, crop_size=51, batches_ahead=1, job
     def check(indices):
         made.append(indices)
         if len(made) == 4:
-            batches._live.terminate_event.wait(60)
+            batches._live.ended.wait(60)
     batches._check = check
     for number, _ in enumerate(batches):
         if number == 2:

@@ -50,8 +50,8 @@ def test_the_example_trains_a_torchvision_network(
     torch.manual_seed(0)
     names: dict[str, Any] = {}
     exec(compile(program, "example", "exec"), names)
-    assert names["batch"].images.shape == (3, 3, 224, 224)
+    assert names["images"].shape == (3, 3, 224, 224)
     # Normalised: the levels of pictures are within a few standard deviations.
-    assert 0.2 < float(names["batch"].images.std()) < 3
+    assert 0.2 < float(names["images"].std()) < 3
     assert torch.isfinite(names["loss"])
     assert names["model"].fc.weight.grad.abs().sum() > 0

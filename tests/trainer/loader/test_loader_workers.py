@@ -26,7 +26,7 @@ for jobs in (1, 2, 4):
         found = hashlib.sha256()
         for batch in batches:
             found.update(batch.images.numpy().tobytes() + batch.indices.numpy().tobytes())
-    print(batches._loader.num_workers, found.hexdigest())
+    print(batches._backend.decoder.jobs, found.hexdigest())
 """
 
 

@@ -1,0 +1,42 @@
+"""Which back end makes the batches: the CPU's, the host's for a device, or the device itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from imagenet_prep.dataset.statistics import Stats
+from trainer.loader.checks import Reading, usable_threads
+from trainer.loader.cpu import CpuBackend
+from trainer.loader.device import HostBackend
+from trainer.loader.iterator import Backend
+from trainer.loader.tables import BetonInfo
+from trainer.loader.views import Views
+
+
+def make_backend(
+    info: BetonInfo,
+    stats: Stats,
+    views: Views,
+    reading: Reading,
+    device: torch.device,
+    batch_size: int,
+) -> tuple[Backend, str]:
+    """-> (the back end, where it decodes: "cpu" or "gpu")."""
+    threads = usable_threads(reading.jobs)
+    slots = reading.batches_ahead + 2
+    how: dict[str, Any] = {
+        "batch_size": batch_size,
+        "slots": slots,
+        "jobs": threads,
+        "layout": reading.layout,
+    }
+    if on_host(device):
+        return CpuBackend(info, stats, views, **how), "cpu"
+    return HostBackend(info, stats, views, **how, device=device), "cpu"
+
+
+def on_host(device: torch.device) -> bool:
+    """Whether batches are used where they are made."""
+    return device.type == "cpu"

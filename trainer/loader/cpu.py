@@ -1,0 +1,217 @@
+"""The back end for the CPU: numba kernels make a batch in one pass over its pixels."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagenet_prep.dataset.statistics import Stats
+from imagenet_prep.jpeg import turbo
+from trainer.loader import kernels
+from trainer.loader.draws import Draws
+from trainer.loader.iterator import DamagedError
+from trainer.loader.tables import BetonInfo
+from trainer.loader.views import Views, gain_of, mean_of
+from trainer.numba_ext import numba
+
+# Numba starts that many threads at most: the cores of the process when it was imported.
+MOST_THREADS = int(numba.config.NUMBA_NUM_THREADS)
+# Numba's fallback threading layer ends the process when two threads compute at once.
+_COMPUTING = threading.Lock()
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where an array's memory begins."""
+    return int(array.ctypes.data)
+
+
+class Decoder:
+    """Samples of a data set -> their views, in memory of the caller's.
+
+    ``run(indices, out)`` makes (n, V, out, out, 3) of ``views.dtype``, (n, V, 3, out, out) with
+    ``planes``, at the address ``out``. ``files`` int64 are the descriptors of the open files;
+    ``draws`` says what is random. ``jobs`` threads, on at most ``batch_size`` samples at once.
+    """
+
+    def __init__(
+        self, info: BetonInfo, stats: Stats, views: Views, *, batch_size: int, jobs: int,
+        planes: bool = False,
+    ) -> None:  # fmt: skip
+        self.info, self.jobs = info, jobs
+        self.draws = Draws(views, stats, info.side_px, batch_size)
+        side, out, threads = info.side_px, views.out_px, 1 if jobs == 1 else MOST_THREADS
+        packed = info.extents[info.extents[:, 2] == 0, 1]
+        most_packed = int(packed.max(initial=0)) + 64
+        library = turbo.library()
+        handles = _handles(self, library, threads)
+        self._given = None
+        if len(packed) and library is None:
+            self._given = np.zeros((batch_size, side, side, 3), np.uint8)
+        mean, gain = mean_of(views, stats.mean), gain_of(views, stats.channel_std)
+        self.files = np.full(int(info.extents[:, 3].max()) + 1, -1, np.int64)
+        self.status = np.zeros(batch_size, np.int32)
+        self._arrays: dict[str, NDArray[Any]] = {
+            "extents": np.ascontiguousarray(info.extents, np.int64),
+            "files": self.files,
+            "means": np.ascontiguousarray(np.stack([mean, mean[:, ::-1]]), np.float32),
+            "gain": np.tile(gain, out),
+            "handles": handles,
+            "image": np.zeros((threads, 3 * side * (side + 1)), np.uint8),
+            "packed": np.zeros((threads, most_packed), np.uint8),
+            "work": np.zeros((threads, kernels.work_length(side, out)), np.float32),
+            "spans": np.zeros((threads, 4 * out), np.int64),
+            "status": self.status,
+            "windows": self.draws.windows,
+            "normals": self.draws.normals,
+            "shifts": self.draws.shifts,
+        }
+        job = {name: address(array) for name, array in self._arrays.items()} | {
+            "decompress": _pointer(library.tjDecompress2) if library else 0,
+            "pread": _pointer(ctypes.CDLL(None).pread),
+            "given": 0 if self._given is None else address(self._given),
+            "side": side,
+            "out": out,
+            "taps": kernels.taps(side, out),
+            "samples": info.samples,
+            "views": views.count,
+            "most_packed": most_packed,
+            "form": kernels.FORMS[views.dtype],
+            "planes": planes,
+            "own_colour": views.lighting_mode == "image" and views.drawn,
+            "centre": views.mean == "centre" and views.dtype != "uint8",
+            "resample": views.resamples,
+        }
+        self._job = np.array([job[name] for name in kernels.JOB], np.int64)
+
+    def run(self, indices: NDArray[np.uint64], out: int) -> None:
+        """Makes the views of the samples ``indices`` at ``out``. Raises DamagedError."""
+        self.draws.draw(indices)
+        if self._given is not None:
+            self._decode_without_library(indices)
+        job = address(self._job)
+        if self.jobs == 1:
+            kernels.batch_serial(job, indices, out)
+        else:
+            before = numba.get_num_threads()  # of the calling thread
+            numba.set_num_threads(self.jobs)
+            with _COMPUTING:
+                kernels.batch_parallel(job, indices, out)
+            numba.set_num_threads(before)
+        status = self.status[: len(indices)]
+        if status.any():
+            failed = int(status.argmax())
+            raise DamagedError(int(indices[failed]), kernels.REASONS[int(status[failed])])
+
+    def _decode_without_library(self, indices: NDArray[np.uint64]) -> None:
+        """Fills the given images where there is no libjpeg-turbo: slower, the same pixels."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for _ in pool.map(self._decode, range(len(indices)), indices.tolist()):
+                pass
+
+    def _decode(self, position: int, index: int) -> None:
+        assert self._given is not None
+        at, size, mode, number = self.info.extents[index].tolist()
+        data = os.pread(int(self.files[number]), size, at)
+        if len(data) < size:
+            raise DamagedError(index, kernels.REASONS[kernels.STATUS_SHORT])
+        if mode != 0:
+            self._given[position].reshape(-1)[:] = np.frombuffer(data, np.uint8)
+            return
+        side = self.info.side_px
+        if kernels.jpeg_size(np.frombuffer(data, np.uint8)[None].copy()) != (side, side):
+            raise DamagedError(index, kernels.REASONS[kernels.STATUS_SIZE])
+        try:
+            turbo.decode_into(data, self._given[position])
+        except ValueError:
+            raise DamagedError(index, kernels.REASONS[kernels.STATUS_CORRUPT]) from None
+
+
+def _pointer(function: Any) -> int:
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+
+
+def _handles(owner: Decoder, library: Any, threads: int) -> NDArray[np.int64]:
+    """A decompressor of libjpeg-turbo per thread, destroyed with ``owner``; zeros without it."""
+    if library is None:
+        return np.zeros(threads, np.int64)
+    library.tjInitDecompress.restype = ctypes.c_void_p
+    library.tjDestroy.argtypes = [ctypes.c_void_p]
+    made = [int(library.tjInitDecompress() or 0) for _ in range(threads)]
+    if not all(made):
+        raise MemoryError("libjpeg-turbo could not make a decompressor")
+    for handle in made:
+        weakref.finalize(owner, library.tjDestroy, handle)
+    return np.array(made, np.int64)
+
+
+def space_to_depth(images: Tensor) -> Tensor:
+    """(..., 3, S, S) -> (..., 48, S', S'), S' = S / 4 rounded up, channels last in memory.
+
+    Channel 12 dy + 3 dx + c of (y, x) is channel c of pixel (4 y + dy, 4 x + dx), 0 outside.
+    """
+    rows = images.movedim(-3, -1)
+    *outer, size, _, _ = rows.shape
+    cells = -(-size // 4)
+    padded = rows.new_zeros((*outer, 4 * cells, 4 * cells, 3))
+    padded[..., :size, :size, :] = rows
+    blocks = padded.reshape(*outer, cells, 4, cells, 4, 3).transpose(-4, -3)
+    return blocks.reshape(*outer, cells, cells, 48).movedim(-1, -3)
+
+
+class CpuBackend:
+    """Makes batches where they are used; see ``iterator.Backend``."""
+
+    def __init__(
+        self, info: BetonInfo, stats: Stats, views: Views, *, batch_size: int, slots: int,
+        jobs: int, layout: str,
+    ) -> None:  # fmt: skip
+        planes = layout == "channels_first"
+        self.slots, self.layout, self.planes = slots, layout, planes
+        self.decoder = Decoder(
+            info, stats, views, batch_size=batch_size, jobs=jobs, planes=planes
+        )  # fmt: skip
+        self.draws, self.files = self.decoder.draws, self.decoder.files
+        self.labels = torch.from_numpy(info.labels)
+        out = views.out_px
+        shape = (3, out, out) if planes else (out, out, 3)
+        counted = shape if views.count == 1 else (views.count, *shape)
+        # The ring is the loader's: a new one each epoch would cost more than its filling.
+        self._ring = torch.zeros((slots, batch_size, *counted), dtype=getattr(torch, views.dtype))
+        self._made: list[tuple[Tensor, Tensor] | None] = [None] * slots
+        self.decoder.run(np.empty(0, np.uint64), self._ring.data_ptr())  # compiles, or loads
+
+    def begin(self) -> None:
+        """An epoch begins, in the consumer's thread."""
+
+    def fill(self, slot: int, indices: NDArray[np.uint64]) -> None:
+        """Makes a batch, in the loader's thread."""
+        ring = self._ring[slot]
+        self.decoder.run(indices, ring.data_ptr())
+        images = ring[: len(indices)] if self.planes else ring[: len(indices)].movedim(-1, -3)
+        if self.layout == "space_to_depth":
+            images = space_to_depth(images)
+        self._made[slot] = images, self.labels[torch.from_numpy(indices.astype(np.int64))]
+
+    def finish(self) -> None:
+        """All batches of the epoch are made."""
+
+    def take(self, slot: int) -> tuple[Tensor, Tensor]:
+        """(images, labels) of a filled slot, for the consumer."""
+        made = self._made[slot]
+        assert made is not None
+        return made
+
+    def release(self, slot: int) -> None:
+        """The consumer has asked for the batch after this one."""
+
+    def close(self) -> None:
+        """Nothing is running any more."""
