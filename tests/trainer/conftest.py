@@ -64,7 +64,9 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
-def make_beton(folder: Path, count: int, side: int, quality: int = 90) -> Sample:
+def make_beton(
+    folder: Path, count: int, side: int, quality: int = 90, format: str = "jpeg"
+) -> Sample:
     """``count`` pictures of ``side`` px -> ``train.beton`` with all that belongs to it."""
     cropped = folder / "cropped"
     crops, written = [], {}
@@ -83,7 +85,7 @@ def make_beton(folder: Path, count: int, side: int, quality: int = 90) -> Sample
     path = folder / "train.beton"
     manifest = beton.build_beton(
         cropped, "train", path, stats=exact, stats_digest=digest, classes=CLASSES,
-        crops=crops, jobs=1,
+        crops=crops, jobs=1, format=format,
     )  # fmt: skip
     labels = dict(crops)
     return Sample(

@@ -57,7 +57,7 @@ class Decoder:
         if len(packed) and library is None:
             self._given = np.zeros((batch_size, side, side, 3), np.uint8)
         mean, gain = mean_of(views, stats.mean), gain_of(views, stats.channel_std)
-        self.files = np.full(int(info.extents[:, 3].max()) + 1, -1, np.int64)
+        self.files = np.full(int(info.extents[:, 3].max(initial=0)) + 1, -1, np.int64)
         self.status = np.zeros(batch_size, np.int32)
         self._arrays: dict[str, NDArray[Any]] = {
             "extents": np.ascontiguousarray(info.extents, np.int64),
@@ -77,7 +77,7 @@ class Decoder:
         job = {name: address(array) for name, array in self._arrays.items()} | {
             "decompress": _pointer(library.tjDecompress2) if library else 0,
             "pread": _pointer(ctypes.CDLL(None).pread),
-            "given": 0 if self._given is None else address(self._given),
+            "given": 0,
             "side": side,
             "out": out,
             "taps": kernels.taps(side, out),
@@ -92,11 +92,18 @@ class Decoder:
         }
         self._job = np.array([job[name] for name in kernels.JOB], np.int64)
 
-    def run(self, indices: NDArray[np.uint64], out: int) -> None:
-        """Makes the views of the samples ``indices`` at ``out``. Raises DamagedError."""
+    def run(
+        self, indices: NDArray[np.uint64], out: int, images: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Makes the views of the samples ``indices`` at ``out``. Raises DamagedError.
+
+        ``images`` (n, side, side, 3) are decoded already and are not read from the file.
+        """
         self.draws.draw(indices)
-        if self._given is not None:
+        if images is None and self._given is not None:
             self._decode_without_library(indices)
+            images = self._given
+        self._job[kernels.JOB.index("given")] = 0 if images is None else address(images)
         job = address(self._job)
         if self.jobs == 1:
             kernels.batch_serial(job, indices, out)
