@@ -64,7 +64,8 @@ def library() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("ffcv")
     folders = spec.submodule_search_locations if spec else None
     names = [str(path) for folder in folders or () for path in Path(folder).glob("_libffcv*")]
-    for name in (*names, ctypes.util.find_library("turbojpeg")):
+    names += ["libturbojpeg.so.0", ctypes.util.find_library("turbojpeg") or ""]
+    for name in names:
         try:
             found = ctypes.CDLL(name) if name else None
             if found is not None and found.tjInitDecompress and found.tjDecompress2:

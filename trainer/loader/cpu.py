@@ -26,7 +26,7 @@ from trainer.numba_ext import numba
 # Numba starts that many threads at most: the cores of the process when it was imported.
 MOST_THREADS = int(numba.config.NUMBA_NUM_THREADS)
 # Numba's fallback threading layer ends the process when two threads compute at once.
-_COMPUTING = threading.Lock()
+COMPUTING = threading.Lock()
 
 
 def address(array: NDArray[Any]) -> int:
@@ -75,8 +75,8 @@ class Decoder:
             "shifts": self.draws.shifts,
         }
         job = {name: address(array) for name, array in self._arrays.items()} | {
-            "decompress": _pointer(library.tjDecompress2) if library else 0,
-            "pread": _pointer(ctypes.CDLL(None).pread),
+            "decompress": pointer(library.tjDecompress2) if library else 0,
+            "pread": pointer(ctypes.CDLL(None).pread),
             "given": 0,
             "side": side,
             "out": out,
@@ -110,7 +110,7 @@ class Decoder:
         else:
             before = numba.get_num_threads()  # of the calling thread
             numba.set_num_threads(self.jobs)
-            with _COMPUTING:
+            with COMPUTING:
                 kernels.batch_parallel(job, indices, out)
             numba.set_num_threads(before)
         status = self.status[: len(indices)]
@@ -142,7 +142,8 @@ class Decoder:
             raise DamagedError(index, kernels.REASONS[kernels.STATUS_CORRUPT]) from None
 
 
-def _pointer(function: Any) -> int:
+def pointer(function: Any) -> int:
+    """The address of a C function."""
     return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
 
