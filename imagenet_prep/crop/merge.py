@@ -24,7 +24,7 @@ from imagenet_prep.dataset.journal import (
     unfinished_name,
 )
 from imagenet_prep.dataset.names import JOURNAL_NAME
-from imagenet_prep.sources.types import safe_part
+from imagenet_prep.sources.names import safe_part
 
 _SHOWN = 8
 

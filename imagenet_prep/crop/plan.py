@@ -18,9 +18,9 @@ from imagenet_prep.core.packed import Packed
 from imagenet_prep.crop.folder import journals
 from imagenet_prep.crop.journal_io import Line, Rewriting, last_lines
 from imagenet_prep.dataset.journal import Entry, Part, line_start
-from imagenet_prep.sources.collection import Collection, Source
-from imagenet_prep.sources.types import without_collector
-from imagenet_prep.storage.byte_range import WHOLE, Place
+from imagenet_prep.sources.names import without_collector
+from imagenet_prep.sources.scan import Scan, Source
+from imagenet_prep.storage.byte_range import WHOLE
 from imagenet_prep.storage.urls import is_url
 
 _FAILURES_LISTED = 1000
@@ -36,13 +36,13 @@ class Planned(NamedTuple):
 
 
 def _plain(planned: Planned) -> tuple[Any, ...]:
-    (key, split, label, place, crop), size, mtime_ns, again = planned
-    return key, split, label, crop, size, mtime_ns, again, *place
+    source, size, mtime_ns, again = planned
+    return *source, size, mtime_ns, again
 
 
 def _planned(values: tuple[Any, ...]) -> Planned:
-    key, split, label, crop, size, mtime_ns, again, *place = values
-    return Planned(Source(key, split, label, Place(*place), crop), size, mtime_ns, again)
+    *source, size, mtime_ns, again = values
+    return Planned(Source(*source), size, mtime_ns, again)
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Plan:
         return self.kept + len(self.todo)
 
 
-def plan_crops(dst: Path, collection: Collection, settings: str, part: Part | None = None) -> Plan:
+def plan_crops(dst: Path, collection: Scan, settings: str, part: Part | None = None) -> Plan:
     """Finds out what is to be done in ``dst``, and leaves there what is up to date and no more.
 
     ``settings`` is the text of the crop's settings. Crops that no longer belong there are
@@ -145,7 +145,7 @@ def plan_crops(dst: Path, collection: Collection, settings: str, part: Part | No
 
 
 def _side_by_side(
-    collection: Collection, known: Iterator[Line], part: Part | None, gone: set[str]
+    collection: Scan, known: Iterator[Line], part: Part | None, gone: set[str]
 ) -> Iterator[tuple[Source, tuple[int, int], Line | None]]:
     """Every source of the part with its size and time and its line in the journal, if any.
 
@@ -153,7 +153,7 @@ def _side_by_side(
     """
     line, file, mtime_ns = next(known, None), "", 0
     for source in collection.sources:
-        key, _, _, place, crop = source
+        key, crop, place = source.key, source.crop, source.place
         if part is not None and not part.has(crop):
             continue
         while line is not None and line.key < key:
@@ -218,7 +218,7 @@ class _Crops:
         return entry.status == "failed" or self.bytes(entry.crop) == entry.crop_bytes
 
 
-def _remove(dst: Path, collection: Collection, todo: Packed[Planned], gone: set[str]) -> None:
+def _remove(dst: Path, collection: Scan, todo: Packed[Planned], gone: set[str]) -> None:
     """Removes the crops that are made again, and those of ``gone`` that no kept source has.
 
     A picture that now fails must not keep the crop of the one before it.

@@ -132,6 +132,7 @@ def run_crop(
     start = time.perf_counter()
     check_places(src, dst)
     collection = scan(src, layout=layout, classes=classes)
+    _ = collection.sources  # all faults of the source before anything is written
     dst.mkdir(parents=True, exist_ok=True)
     workers = workers_of(jobs)
     with unfinished(dst, part, cluster=not isinstance(workers, Local)):

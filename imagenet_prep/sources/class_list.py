@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.types import Choice, read_text
+from imagenet_prep.sources.names import read_text
 from imagenet_prep.storage.location import Location
+
+Choice = Sequence[tuple[str, str]]
+"""(class, name for people or "") in the order of the labels."""
 
 
 def read_choice(path: Location, known: Collection[str]) -> Choice:
-    """One class a line, with a readable name after a tab or a comma -> the classes chosen.
+    """One class a line, with a name for people after a tab, a comma or a space -> the choice.
 
-    Their order is that of their labels. A comma may belong to the class's own name, where
-    ``known`` has such a class. Empty lines count for nothing. Raises UsageError or ToolError
-    with one sentence for a class that is not ``known`` or is there twice, and for no classes.
+    The space is that of Kaggle's LOC_synset_mapping.txt. A comma or space may belong to the
+    class's own name, where ``known`` has such a class. Empty lines are skipped. Raises
+    UsageError or ToolError for a class that is not ``known`` or is listed twice.
     """
     if not path.is_file():
-        what = "is no file" if path.exists() else "no such file"
-        raise UsageError(f"{path}: {what}; name a file with one class a line")
+        what = "is not a file" if path.exists() else "no such file"
+        raise UsageError("classes.missing", f"{path}: {what}; give a file with one class a line")
     chosen: dict[str, str] = {}
     for number, line in enumerate(read_text(path, "the class list").splitlines(), 1):
         if not line.strip():
@@ -28,20 +31,27 @@ def read_choice(path: Location, known: Collection[str]) -> Choice:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {_some(known)}"
-            raise ToolError(f"{path}: line {number}: the source has no class {name}; {hint}")
+            raise ToolError(
+                "classes.unknown", f"{path}: line {number}: the source has no class {name}; {hint}"
+            )
         if name in chosen:
-            raise ToolError(f"{path}: line {number}: the class {name} is there twice; remove one")
+            raise ToolError(
+                "classes.duplicate",
+                f"{path}: line {number}: the class {name} is listed twice; remove one",
+            )
         chosen[name] = title
     if not chosen:
-        raise ToolError(f"{path}: names no classes; write one a line")
+        raise ToolError("classes.empty", f"{path}: lists no classes; write one a line")
     return tuple(chosen.items())
 
 
 def _parts(line: str, known: Collection[str]) -> tuple[str, str]:
-    if "\t" in line or line not in known:
-        name, _, title = line.partition("\t" if "\t" in line else ",")
-        return name.strip(), title.strip()
-    return line, ""
+    """(class, name for people) of a line."""
+    if line in known:
+        return line, ""
+    parts = [line.partition(separator) for separator in "\t, "]
+    usable = [(name.strip(), title.strip()) for name, mark, title in parts if mark]
+    return next((pair for pair in usable if pair[0] in known), usable[0] if usable else (line, ""))
 
 
 def _some(known: Collection[str]) -> str:

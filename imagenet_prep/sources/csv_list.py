@@ -1,9 +1,9 @@
-"""A CSV or TSV file of path and label -> its classes and pictures.
+"""A CSV or TSV file of path and label -> its classes and images.
 
 Paths are relative to the file, or URLs. A first line that names its columns is understood: one of
-path, file, filename, image ... for the picture, label, class, category ... for its class,
+path, file, filename, image ... for the image, label, class, category ... for its class,
 split, set, subset for the split. Without such a line the columns are path, label and, where
-the first line has one, the split. A picture that is not there fails when it is read.
+the first line has one, the split. A image that is not there fails when it is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.redact import shown
-from imagenet_prep.sources.types import SPLIT_OF, Finding, Found, FoundList, safe_part
+from imagenet_prep.sources.names import SPLIT_OF, safe_part
+from imagenet_prep.sources.source import Finding, Source, found, in_memory
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url, location_of
 from imagenet_prep.storage.urls import below, is_url, split_url
@@ -54,22 +55,24 @@ def is_tsv(src: Location) -> bool:
 
 
 def find_csv(src: Location) -> Finding:
-    """A list between commas (or semicolons, as some spreadsheets write) -> its pictures."""
+    """A list between commas (or semicolons, as some spreadsheets write) -> its images."""
     return _find(src, "")
 
 
 def find_tsv(src: Location) -> Finding:
-    """A list between tabs -> its pictures."""
+    """A list between tabs -> its images."""
     return _find(src, "\t")
 
 
 def _find(src: Location, delimiter: str) -> Finding:
-    """Raises UsageError or ToolError with one sentence, naming the line that is wrong."""
+    """Raises UsageError or ToolError naming the line that is wrong."""
     if not src.is_file():
-        raise UsageError(f"{src}: is no file; name the file that lists its pictures")
+        raise UsageError(
+            "source.missing", f"{src}: is no file; name the file that lists its images"
+        )
     folder: str | Url = src.parent if isinstance(src, Url) else str(src.parent)
     urls = 0
-    found = FoundList()
+    sources: list[Source] = []
     lines: dict[str, int] = {}
     interned: dict[str, str] = {}
     columns: _Columns | None = None
@@ -86,18 +89,23 @@ def _find(src: Location, delimiter: str) -> Finding:
         if earlier != line:
             secret = ", or they differ in a secret (***) only" if is_url(path) else ""
             raise ToolError(
+                "list.duplicate",
                 f"{src}: line {line} lists {shown(path)} again, which line {earlier} has{secret}; "
-                "remove one, or name the pictures by other addresses"
+                "remove one, or name the images by other addresses",
             )
         inside = f"{safe_part(label)}/{_safe_path(key)}"
-        found.append(Found(key, split, label, inside, _place(folder, path)))
-    if not found:
-        raise ToolError(f"{src}: lists no pictures; write a path and a class on each line")
-    return Finding(found, {}, _order(interned), unasked=bool(urls) or isinstance(src, Url))
+        sources.append(found(key, split, label, inside, _place(folder, path)))
+    if not sources:
+        raise ToolError(
+            "source.empty", f"{src}: lists no images; write a path and a class on each line"
+        )
+    finding = in_memory(sources)
+    finding.unasked = bool(urls) or isinstance(src, Url)
+    return finding
 
 
 def _place(folder: str | Url, path: str) -> Place:
-    """Where the picture is that a row names: by its own URL, or relative to the list."""
+    """Where the image is that a row names: by its own URL, or relative to the list."""
     if "://" in path and is_url(path):
         where = location_of(path)
         return Place(path if isinstance(where, Url) else str(where))
@@ -121,11 +129,13 @@ def _rows(src: Location, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 if any(cell.strip() for cell in row):
                     yield line, row
     except csv.Error as error:
-        raise ToolError(f"{src}: line {line + 1} cannot be read ({error}); correct it") from None
+        raise ToolError(
+            "list.row", f"{src}: line {line + 1} cannot be read ({error}); correct it"
+        ) from None
     except UnicodeDecodeError:
-        raise ToolError(f"{src}: is not text in UTF-8; save it as UTF-8") from None
+        raise ToolError("list.encoding", f"{src}: is not text in UTF-8; save it as UTF-8") from None
     except OSError as error:
-        raise ToolError(f"{src}: cannot be read ({error.strerror})") from None
+        raise ToolError("source.unreadable", f"{src}: cannot be read ({error.strerror})") from None
 
 
 def _columns(src: Location, row: list[str]) -> tuple[_Columns, bool]:
@@ -141,8 +151,9 @@ def _columns(src: Location, row: list[str]) -> tuple[_Columns, bool]:
     if path is not None or label is not None:
         has, lacks = ("path", "class") if label is None else ("class", "path")
         raise ToolError(
-            f"{src}: its first row names a column of each picture's {has} and none of its {lacks}; "
-            f"call that {'path' if lacks == 'path' else 'label'}, or leave the row out"
+            "list.header",
+            f"{src}: its first row names a column of each image's {has} and none of its {lacks}; "
+            f"call that {'path' if lacks == 'path' else 'label'}, or leave the row out",
         )
     return _Columns(0, 1, 2 if len(head) > 2 and head[2] in SPLIT_OF else None), False
 
@@ -150,18 +161,25 @@ def _columns(src: Location, row: list[str]) -> tuple[_Columns, bool]:
 def _cells(src: Location, line: int, row: list[str], columns: _Columns) -> tuple[str, str, str]:
     """The path, the class and the split of a row."""
     if len(row) <= max(columns.path, columns.label, columns.split or 0):
-        raise ToolError(f"{src}: line {line} has {len(row)} columns; write a path and a class")
+        raise ToolError(
+            "list.row", f"{src}: line {line} has {len(row)} columns; write a path and a class"
+        )
     path, label = row[columns.path].strip(), row[columns.label].strip()
     if "\0" in path or "\0" in label:
-        raise ToolError(f"{src}: line {line} has a zero byte, so it is no text; save it as UTF-8")
+        raise ToolError(
+            "list.row", f"{src}: line {line} has a zero byte, so it is no text; save it as UTF-8"
+        )
     if not path or not label:
-        raise ToolError(f"{src}: line {line} lacks {'a class' if path else 'a path'}; add it")
+        raise ToolError(
+            "list.row", f"{src}: line {line} lacks {'a class' if path else 'a path'}; add it"
+        )
     if columns.split is None:
         return path, label, "train"
     split = row[columns.split].strip().lower()
     if split not in SPLIT_OF:
         raise ToolError(
-            f"{src}: line {line} has the split {split or '(none)'}; it can be train, val or test"
+            "list.split",
+            f"{src}: line {line} has the split {split or '(none)'}; it can be train, val or test",
         )
     return path, label, SPLIT_OF[split]
 
@@ -187,10 +205,3 @@ def _safe_path(key: str) -> str:
     if ".." not in key and not key.startswith("/") and key.isprintable() and len(key) < 100:
         return key
     return "/".join(safe_part(part) for part in key.split("/") if part not in ("", "..", "."))
-
-
-def _order(names: dict[str, str]) -> tuple[str, ...] | None:
-    """Numbers in the order of numbers; None: what is usual for names."""
-    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return None

@@ -1,125 +1,236 @@
-"""Class folders -> what may be pictures in them.
+"""Class folders -> what may be images in them.
 
 ``src/<class>/...`` is one split named train; ``src/train/<class>/...`` with ``val`` and
-``test`` beside it are splits; a flat folder of pictures is one class named after it.
-No picture is opened here: whether a file is one shows when it is decoded.
+``test`` beside it are splits; a flat folder of images is one class named after it. A flat
+``val`` beside the class folders of ImageNet's train has the labels of the built-in table.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Hashable, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.sources.types import (
-    PICTURES,
-    SPLIT_OF,
-    Finding,
-    Found,
+from imagenet_prep.sources import imagenet
+from imagenet_prep.sources.names import (
+    IMAGES,
+    Given,
     entries_of,
     is_folder,
-    may_be_picture,
+    may_be_image,
+    split_of,
     suffix_of,
     text_of,
 )
+from imagenet_prep.sources.source import Finding, Source, found
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Entry, Location, Url, listed_ahead, place_at
 
+_NUMBERED = re.compile(r"(.*?)\d+")
 
-def find_folders(src: Location) -> Finding:
-    """A folder of class folders -> its pictures.
 
-    Hidden files and files that plainly are no pictures are left out; every other file,
-    whatever its suffix, is found. Raises ToolError with one sentence for layouts that give
-    a picture no class or a split twice, and for links that lead round in a circle.
+@dataclass(frozen=True)
+class SplitFolder:
+    """A folder of one split; ``prefix`` begins the keys of its images."""
+
+    split: str
+    folder: Location
+    prefix: str
+
+
+def find_folders(src: Location, given: Given) -> Finding:
+    """A folder of class folders -> its images.
+
+    Hidden files and files that plainly are no images are left out; every other file, whatever
+    its suffix, is found. Raises ToolError for layouts that leave an image without a class, for
+    a class that has the name of a split, and for links that lead round in a circle.
     """
-    splits = split_folders(src)
-    return Finding(itertools.chain.from_iterable(_walk_split(src, *each) for each in splits), {})
+    notices: list[str] = []
+    finding = find_in(src, split_folders(src, given, notices), given)
+    finding.notices[:0] = notices
+    return finding
 
 
-def split_folders(src: Location) -> list[tuple[str, Location, str]]:
-    """(split, its folder, the prefix of its keys) of each split of ``src``."""
+def find_in(
+    src: Location,
+    splits: list[SplitFolder],
+    given: Given,
+    class_of: Callable[[str], str] = imagenet.val_class,
+) -> Finding:
+    """The images of the folders of splits; ``class_of`` gives the class of an image of a flat
+    split by its name, "" where it is not known."""
+    listed = [(at, entries_of(at.folder)) for at in splits]
+    deep = any(_has_classes(entries) for _, entries in listed)
+    classes: dict[str, set[str]] = defaultdict(set)
+    finding = Finding((), classes)
+    groups: list[Iterator[list[Source]]] = []
+    for at, entries in listed:
+        if _has_classes(entries):
+            names = [text_of(entry.name) for entry in entries if is_folder(entry)]
+            _check_classes(src, at, names, given, classes[at.split])
+            classes[at.split].update(names)
+            groups.append(_class_groups(at, entries, alone=len(names) == len(splits) == 1))
+            continue
+        images = [entry for entry in entries if may_be_image(entry)]
+        known = [class_of(text_of(entry.name)) for entry in images]
+        if deep and images and not any(known) and at.split == "test":
+            finding.notices.append(f"{at.prefix[:-1]}: left out, its images have no classes")
+            continue
+        if any(known) or deep:
+            without = next((e for e, name in zip(images, known, strict=True) if not name), None)
+            if without is not None:
+                raise _no_class(without)
+        else:
+            known = [text_of(src.resolve().name) or "images"] * len(images)
+        # A flat folder of ImageNet's val has the names of val, whatever it is called.
+        split = "val" if images and imagenet.val_class(text_of(images[0].name)) else at.split
+        classes[split].update(known)
+        groups.append(iter([_flat_group(at, split, images, known)]))
+    finding.groups = (group for groups_ in groups for group in groups_)
+    every = set().union(*classes.values())
+    finding.readable = {wnid: name for wnid, name in imagenet.names().items() if wnid in every}
+    return finding
+
+
+def _has_classes(entries: list[Entry]) -> bool:
+    """Whether there are class folders, and not a folder of something else beside images."""
+    folders = [entry for entry in entries if is_folder(entry)]
+    if any(suffix_of(entry.name) in IMAGES and may_be_image(entry) for entry in entries):
+        folders = [f for f in folders if next(walk(f.path, ""), None) is not None]
+    return bool(folders)
+
+
+def split_folders(src: Location, given: Given, notices: list[str]) -> list[SplitFolder]:
+    """The folders of the splits of ``src``; itself as train where it has none."""
     folders = [entry.name for entry in entries_of(src) if is_folder(entry)]
-    named = [name for name in folders if name.lower() in SPLIT_OF]
-    # Among other class folders "train" is a class (a railway), unless classes lie in it.
-    deep = any(
-        SPLIT_OF[name.lower()] == "train" and any(is_folder(e) for e in entries_of(src / name))
-        for name in named
-    )
-    if not named and len(folders) == 1:
-        _refuse_outer(src, src / folders[0])
+    named = {name: given.get(text_of(name), split_of(name)) for name in folders}
+    named = {name: split for name, split in named.items() if split not in ("", "class")}
+    # Among class folders "train" may be a class (a railway), unless classes lie in it.
+    deep = any(text_of(name) in given or _is_deep(src / name) for name in named)
     if not named or (len(named) < len(folders) and not deep):
-        return [("train", src, "")]
-    taken: dict[str, str] = {}
-    for name in named:
-        other = taken.setdefault(SPLIT_OF[name.lower()], name)
-        if other != name:
-            raise ToolError(
-                f"{src}: the folders {other} and {name} both mean the split "
-                f"{SPLIT_OF[name.lower()]}; merge them or move one away"
-            )
-    return [(split, src / name, f"{text_of(name)}/") for split, name in taken.items()]
+        return [SplitFolder("train", src, "")]
+    notices += [
+        f"{text_of(name)}: left out, it is no split (name its split with --split)"
+        for name in folders
+        if name not in named and not isinstance(src, Url) and _holds_images(src / name)
+    ]
+    _check_twice(src, named, given)
+    return [_innermost(split, src / name, f"{text_of(name)}/") for name, split in named.items()]
 
 
-def _refuse_outer(src: Location, inner: Location) -> None:
-    """Raises where the only folder of ``src`` is no class but holds a set with its splits."""
-    for entry in entries_of(inner):
-        is_train = is_folder(entry) and SPLIT_OF.get(entry.name.lower()) == "train"
-        if is_train and any(is_folder(e) for e in entries_of(inner / entry.name)):
-            raise ToolError(f"{src}: holds a set in {inner.name}; give --src {inner}")
+def _is_deep(folder: Location) -> bool:
+    return any(is_folder(entry) for entry in entries_of(folder))
 
 
-def _walk_split(src: Location, split: str, folder: Location, prefix: str) -> Iterator[Found]:
-    """The files of one split. Without class folders they are one class, named after ``src``."""
+def _holds_images(folder: Location) -> bool:
+    """Whether there are images in it, or in a folder in it."""
     entries = entries_of(folder)
-    loose = [entry for entry in entries if may_be_picture(entry)]
-    empty = True
+    inner = [entry for e in entries if is_folder(e) for entry in entries_of(e.path)]
+    return any(suffix_of(e.name) in IMAGES and may_be_image(e) for e in [*entries, *inner])
+
+
+def _innermost(split: str, folder: Location, prefix: str) -> SplitFolder:
+    """``seg_train/seg_train/`` is one split."""
+    entries = entries_of(folder)
+    only = entries[0] if len(entries) == 1 and is_folder(entries[0]) else None
+    if only is not None and split_of(only.name) == split and _is_deep(folder / only.name):
+        return _innermost(split, folder / only.name, f"{prefix}{text_of(only.name)}/")
+    return SplitFolder(split, folder, prefix)
+
+
+def _check_twice(src: Location, named: dict[str, str], given: Given) -> None:
+    """ToolError where two folders are one split, unless they are numbered or were named so."""
+    by_split: dict[str, list[str]] = defaultdict(list)
+    for name, split in named.items():
+        by_split[split].append(name)
+    for split, names in by_split.items():
+        starts = {match[1] if (match := _NUMBERED.fullmatch(name)) else name for name in names}
+        if len(starts) > 1 and not all(text_of(name) in given for name in names):
+            raise ToolError(
+                "source.split_twice",
+                f"{src}: the folders {names[0]} and {names[1]} both mean the split {split}; move "
+                "one away, or name both with --split",
+            )
+
+
+def _check_classes(
+    src: Location, at: SplitFolder, names: Sequence[str], given: Given, others: set[str]
+) -> None:
+    """ToolError for a class that has a split's name, or lies in two folders of one split."""
+    for name in names:
+        path = at.prefix + name
+        if split_of(name) and given.get(path) != "class":
+            raise ToolError(
+                "source.split_as_class",
+                f"{src}: the folder {path} would be a class, but has the name of a split; use "
+                f"--split {path}={split_of(name)} if it is one, --split {path}=class if not",
+            )
+        if name in others:
+            raise ToolError(
+                "source.class_twice",
+                f"{src}: two folders of the split {at.split} have the class {name}; merge them",
+            )
+
+
+def _no_class(image: Entry) -> ToolError:
+    return ToolError(
+        "source.no_class",
+        f"{text_of(image.path)}: lies in no class folder, so it has no class; move it into one",
+    )
+
+
+def _class_groups(at: SplitFolder, entries: list[Entry], *, alone: bool) -> Iterator[list[Source]]:
+    """The images of the class folders of a split, class by class."""
     for entry in listed_ahead(entries):
         if not is_folder(entry):
+            if suffix_of(entry.name) in IMAGES and may_be_image(entry):
+                raise _no_class(entry)
             continue
-        class_name = text_of(entry.name)
-        for place, inside in walk(entry.path, f"{class_name}/", (_identity(folder),)):
-            if empty and loose:
-                _refuse_loose(folder, loose)
-            empty = False
-            yield Found(prefix + inside, split, class_name, inside, place)
-    if not empty:
-        return
-    class_name = text_of(src.resolve().name) or "pictures"
-    for entry in loose:
         name = text_of(entry.name)
-        yield Found(prefix + name, split, class_name, f"{class_name}/{name}", place_at(entry.path))
-
-
-def _refuse_loose(folder: Location, loose: list[Entry]) -> None:
-    """Raises for a picture that lies beside class folders; other strays are passed over."""
-    for entry in loose:
-        if suffix_of(entry.name) in PICTURES:
+        places = walk(entry.path, f"{name}/", (_identity(at.folder),))
+        group = [found(at.prefix + path, at.split, name, path, place) for place, path in places]
+        below = {source.crop.split("/", 2)[1] for source in group if source.crop.count("/") > 1}
+        if alone and len(below) > 1:
             raise ToolError(
-                f"{text_of(entry.path)}: lies beside the class folders of {folder.name} and so "
-                "has no class; move it into one of them"
+                "source.one_class",
+                f"{at.folder}: all images would be of one class, {name}, which has the folders "
+                f"{', '.join(sorted(below)[:3])}; give the folder that holds the class folders",
             )
+        yield group
+
+
+def _flat_group(
+    at: SplitFolder, split: str, images: list[Entry], classes: list[str]
+) -> list[Source]:
+    """The images that lie in the folder of a split itself."""
+    group = []
+    for image, class_name in zip(images, classes, strict=True):
+        name = text_of(image.name)
+        place = place_at(image.path)
+        group.append(found(at.prefix + name, split, class_name, f"{class_name}/{name}", place))
+    return group
 
 
 def walk(
     folder: str | Url, prefix: str, above: tuple[Hashable, ...] = ()
 ) -> Iterator[tuple[Place, str]]:
-    """(place, ``prefix`` + path below ``folder``) of every file that may be a picture.
+    """(place, ``prefix`` + path below ``folder``) of every file that may be an image.
 
-    Links are followed. Raises ToolError for one to a folder that it lies in: that would
-    never end.
+    Links are followed. Raises ToolError for one to a folder that it lies in.
     """
     identity = _identity(folder)
     if identity in above:
         raise ToolError(
-            f"{text_of(folder)}: is a link to a folder that it lies in, which never ends; "
-            "remove the link"
+            "source.link_circle",
+            f"{text_of(folder)}: is a link to a folder that it lies in; remove the link",
         )
     for entry in entries_of(folder):
         if is_folder(entry):
             yield from walk(entry.path, f"{prefix}{text_of(entry.name)}/", (*above, identity))
-        elif may_be_picture(entry):
+        elif may_be_image(entry):
             yield place_at(entry.path), prefix + text_of(entry.name)
 
 

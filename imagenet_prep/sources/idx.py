@@ -1,4 +1,4 @@
-"""IDX files, as MNIST and its relatives come -> their classes and pictures.
+"""IDX files, as MNIST and its relatives come -> their classes and images.
 
 ``train-images-idx3-ubyte`` with ``train-labels-idx1-ubyte``, and the same with ``t10k`` (or
 ``val``, ``test``); with a dot before ``idx`` and with ``.gz`` too. Source of the format:
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from math import prod
 
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.types import SPLIT_OF, Finding, Found, entries_of
+from imagenet_prep.sources.names import SPLIT_OF, entries_of
+from imagenet_prep.sources.source import Finding, Source, found, in_memory
 from imagenet_prep.storage.byte_range import MAX_UNPACKED_BYTES, Place, unpack
 from imagenet_prep.storage.location import Location, Url, place_of_file
 
@@ -33,7 +34,7 @@ class _Array:
     """An IDX file: its dimensions, and where its values begin in what it unpacks to.
 
     ``kind`` begins the form of the places in it.
-    ``values`` are those of a file of labels; empty for pictures, which stay where they are.
+    ``values`` are those of a file of labels; empty for images, which stay where they are.
     """
 
     name: str
@@ -45,16 +46,16 @@ class _Array:
 
 
 def is_idx(src: Location) -> bool:
-    """Whether ``src`` is an IDX file of pictures, or a folder with one."""
+    """Whether ``src`` is an IDX file of images, or a folder with one."""
     if src.is_dir():
         return any(_split_of(entry.name) for entry in entries_of(src))
     return _split_of(src.name) is not None
 
 
 def find_idx(src: Location) -> Finding:
-    """IDX files of pictures, each with its file of labels -> the pictures.
+    """IDX files of images, each with its file of labels -> the images.
 
-    Raises UsageError or ToolError with one sentence for a missing or damaged file.
+    Raises UsageError or ToolError for a missing or damaged file.
     """
     folder = src if src.is_dir() else src.parent
     names = [entry.name for entry in entries_of(folder)] if src.is_dir() else [src.name]
@@ -66,21 +67,25 @@ def find_idx(src: Location) -> Finding:
         other = by_split.setdefault(split, folder / name)
         if other.name != name:
             raise ToolError(
-                f"{folder}: {other.name} and {name} both mean the split {split}; move one away"
+                "source.split_twice",
+                f"{folder}: {other.name} and {name} both mean the split {split}; move one away",
             )
     if not by_split:
-        raise UsageError(f"{src}: has no pictures in IDX files (train-images-idx3-ubyte)")
-    found: list[Found] = []
-    for split, path in by_split.items():
-        found.extend(_find_split(split, path))
-    most = max((int(item.class_name) for item in found), default=-1)
-    order = tuple(str(label) for label in range(most + 1))
-    fashion = len(order) == len(_FASHION) and "fashion" in folder.resolve().name.lower()
-    return Finding(found, dict(zip(order, _FASHION, strict=True)) if fashion else {}, order)
+        raise UsageError(
+            "source.layout_mismatch",
+            f"{src}: has no images in IDX files (train-images-idx3-ubyte)",
+        )
+    finding = in_memory(s for split, path in by_split.items() for s in _find_split(split, path))
+    most = max((int(name) for names in finding.classes.values() for name in names), default=-1)
+    finding.order = order = [str(label) for label in range(most + 1)]
+    path = folder.resolve()
+    if len(order) == len(_FASHION) and "fashion" in f"{path.parent.name}/{path.name}".lower():
+        finding.readable = dict(zip(order, _FASHION, strict=True))
+    return finding
 
 
 def _split_of(name: str) -> str | None:
-    """The split that the name of a file of pictures stands for; None for other files."""
+    """The split that the name of a file of images stands for; None for other files."""
     match = _NAME.fullmatch(name)
     which = _SETS.fullmatch(match["set"].lower()) if match else None
     if match is None or which is None or match["what"] != "images" or "idx3" not in match["rest"]:
@@ -88,38 +93,43 @@ def _split_of(name: str) -> str | None:
     return SPLIT_OF.get(which[1], "val")
 
 
-def _find_split(split: str, path: Location) -> Iterator[Found]:
-    pictures = _read_array(path, 3)
+def _find_split(split: str, path: Location) -> Iterator[Source]:
+    images = _read_array(path, 3)
     labels = _read_array(_labels_beside(path), 1)
-    count, rows, columns = pictures.shape
+    count, rows, columns = images.shape
     if labels.shape[0] != count:
         raise ToolError(
-            f"{path}: has {count} pictures, but {labels.name} has {labels.shape[0]} labels; "
-            "fetch both again"
+            "idx.counts",
+            f"{path}: has {count} images, but {labels.name} has {labels.shape[0]} labels; "
+            "fetch both again",
         )
     if not (0 < rows <= _MAX_SIDE_PX and 0 < columns <= _MAX_SIDE_PX) and count:
-        raise ToolError(f"{path}: has pictures of {columns} x {rows} pixels; fetch it again")
-    form = f"{pictures.kind}pgm:{columns}x{rows}"
-    file, seen = pictures.place.file, pictures.place.seen
+        raise ToolError(
+            "idx.shape", f"{path}: has images of {columns} x {rows} pixels; fetch it again"
+        )
+    form = f"{images.kind}pgm:{columns}x{rows}"
+    file, seen = images.place.file, images.place.seen
     size, digits = rows * columns, len(str(max(count - 1, 0)))
     classes = [str(label) for label in range(256)]
     for index in range(count):
         name = f"{index:0{digits}}.pgm"
         class_name = classes[labels.values[index]]
-        place = Place(file, pictures.start + index * size, size, form, seen)
-        yield Found(f"{path.name}/{name}", split, class_name, f"{class_name}/{name}", place)
+        place = Place(file, images.start + index * size, size, form, seen)
+        yield found(f"{path.name}/{name}", split, class_name, f"{class_name}/{name}", place)
 
 
 def _labels_beside(path: Location) -> Location:
-    """The file of labels of a file of pictures, compressed or not."""
+    """The file of labels of a file of images, compressed or not."""
     match = _NAME.fullmatch(path.name)
-    assert match is not None  # or it would be no file of pictures
+    assert match is not None  # or it would be no file of images
     plain = match["rest"].removesuffix(".gz").replace("idx3", "idx1")
     names = [f"{match['set']}labels{plain}{suffix}" for suffix in (".gz", "")]
     for name in names:
         if (path.parent / name).is_file():
             return path.parent / name
-    raise ToolError(f"{path}: its labels, {names[1]}, are not beside it; fetch them too")
+    raise ToolError(
+        "list.missing", f"{path}: its labels, {names[1]}, are not beside it; fetch them too"
+    )
 
 
 def _read_array(path: Location, dimensions: int) -> _Array:
@@ -138,16 +148,17 @@ def _read_array(path: Location, dimensions: int) -> _Array:
             most = start if dimensions > 1 else size
             data = place._replace(length=min(most, max(size, 0)), form=kind.strip()).read()
     except OSError as error:
-        raise ToolError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ToolError("source.unreadable", f"{path}: cannot be read ({error.strerror})") from None
     if len(data) < start or data[:4] != bytes((0, 0, _UINT8, dimensions)):
         raise ToolError(
-            f"{path}: is no IDX file of bytes in {dimensions} dimensions; fetch it again"
+            "idx.damaged",
+            f"{path}: is not an IDX file of bytes in {dimensions} dimensions; fetch it again",
         )
     shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4))
     if size != start + prod(shape):
         raise ToolError(
-            f"{path}: has {size} bytes, but what it says of itself makes {start + prod(shape)}; "
-            "fetch it again"
+            "idx.damaged",
+            f"{path}: has {size} bytes, but its header makes {start + prod(shape)}; fetch it again",
         )
     return _Array(path.name, place, shape, start, kind, data[start:] if dimensions == 1 else b"")
 

@@ -1,18 +1,17 @@
 """A tar, or a tar within a tar -> where its members' bytes lie. Only headers are read.
 
-A header is one block of 512 bytes before each member (POSIX.1-2001, "ustar" and "pax");
-long names come as members of their own: GNU types L and K, pax types x and g. Nothing is
-unpacked, and a million members take seconds.
+``tarfile`` reads the headers. It takes the first damaged header or block of zeros for the end
+of an archive, so here the end is checked: two blocks of zeros, and nothing but zeros up to the
+end of the last record, as every tar writes it.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import zlib
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.buffered import Windows
@@ -24,14 +23,13 @@ LINKED = "a link in its archive, which is not followed"
 SPARSE = "stored with holes in its archive, which is not supported"
 FOREIGN = "of an unknown kind in its archive"
 _REMEDY = "fetch or make the archive again"
-_MAX_META_BYTES = 1 << 20
-_MAX_NAME, _MAX_PART = 1000, 255
-_BLANK = 8 * ord(" ")
-_FILE_KINDS = b"0\x007"
-_META_KINDS = b"LKxg"
-_KINDS_WITHOUT_DATA = b"123456"
-_FOLDERS_DEVICES_LABELS = b"3456DVN"
+_RECORD_BYTES = 20 * BLOCK_BYTES
+_MAX_READ_BYTES = 1 << 22
+_MAX_NAME = 1000
 _UNPACKERS = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}
+
+Read = Callable[[int, int], bytes]
+"""(length, offset) -> the bytes of a file from there; fewer where it ends."""
 
 
 class Member(NamedTuple):
@@ -46,8 +44,23 @@ class Member(NamedTuple):
     fault: str = ""
 
 
-Read = Callable[[int, int], bytes]
-"""(length, offset) -> the bytes of a file from there; fewer where it ends."""
+class _Part:
+    """Bytes ``start`` to ``end`` of a file, as the file that ``tarfile`` reads."""
+
+    def __init__(self, read: Read, start: int, end: int) -> None:
+        self._read, self._start, self.bytes, self._at = read, start, end - start, 0
+
+    def read(self, length: int) -> bytes:
+        length = max(min(length, self.bytes - self._at, _MAX_READ_BYTES), 0)
+        data = self._read(length, self._start + self._at) if length else b""
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int) -> None:
+        self._at = offset
+
+    def tell(self) -> int:
+        return self._at
 
 
 class Tar:
@@ -62,7 +75,8 @@ class Tar:
         self._read = reader()
         self._kept: dict[int, bytes] = {}
         self._start = start
-        self._end = end
+        self._part = _Part(self._read, start, end)
+        self._targets: dict[str, Member] | None = None
 
     def inner(self, member: Member) -> Tar:
         """The tar that a member is."""
@@ -74,221 +88,187 @@ class Tar:
         """The bytes of a small member. Raises ToolError if it has more than ``most``."""
         if member.length > most:
             raise ToolError(
+                "archive.member_size",
                 f"{self.shown}: its member {member.name} has {member.length} bytes, at most "
-                f"{most} are believable; {_REMEDY}"
+                f"{most} are possible; {_REMEDY}",
             )
         kept = self._kept.get(member.offset)
         return kept if kept is not None else self._read(member.length, member.offset)
 
     def keep(self, member: Member) -> None:
-        """Reads a member that is small, for later: where its header was, it is at hand."""
+        """Reads a member that is small, for later: behind its header it is at hand."""
         if member.length <= BLOCK_BYTES:
             self._kept[member.offset] = self._read(member.length, member.offset)
 
-    def members(self) -> Iterator[Member]:
+    def members(self, *, joined: bool = False) -> Iterator[Member]:
         """Its files in their order, with the reason for those that are of no use.
 
-        Folders and devices are left out. Raises ToolError with one sentence for an archive
-        that is damaged, cut off or compressed, and for a name that leaves the folder.
+        Folders and devices are left out; a hard link is the member that it links to.
+        ``joined``: several archives may follow one another in the file. Raises ToolError for
+        an archive that is damaged, cut off or compressed, and for a name that leaves the
+        folder.
         """
-        at, end, read = self._start, self._end, self._read
-        notes, noted = _Notes(), False
-        while True:
-            block = read(BLOCK_BYTES, at)
-            if len(block) < BLOCK_BYTES or at + BLOCK_BYTES > end:
-                raise self._compressed(at, block) or self._cut_off()
-            if not block[0] and not any(block):
-                return  # the mark at its end
-            kind = block[156]
-            length = _octal(block, 124, 136)
-            if not _sound(block) or length < 0:
-                raise self._damaged(at, block)
-            at += BLOCK_BYTES
-            if kind in _META_KINDS:
-                if length > _MAX_META_BYTES:
-                    raise self._damaged(at - BLOCK_BYTES, block)
-                data = read(length, at)
-                at += length + 511 & -512
-                if at > end or not notes.take(kind, data):
-                    raise self._cut_off() if at > end else self._damaged(at, block)
-                noted = True
-                continue
-            name, fault = _name(block), ""
-            if noted:
-                name, length, fault = notes.apply(name, length)
-                noted = notes.lasting
-            if kind in _FILE_KINDS:
-                kept = name[-1:] != "/"
-            else:
-                kept = kind not in _FOLDERS_DEVICES_LABELS
-                fault = LINKED if kind in b"12" else SPARSE if kind in b"S" else FOREIGN
-                if kind in b"S":
-                    at = self._after_sparse_map(block, at)
-                if kind in _KINDS_WITHOUT_DATA:
-                    length = 0
-            if at + length > end or length < 0:
-                raise self._cut_off()
-            if kept:
-                yield Member(self._checked(name), at, length, fault)
-            at += length + 511 & -512
+        for info, at in self._headers(joined):
+            if info.isreg():
+                if info.name[-1:] != "/":
+                    sparse = info.sparse is not None or "GNU.sparse.major" in info.pax_headers
+                    fault = SPARSE if sparse else ""
+                    offset = self._start + at + info.offset_data
+                    yield Member(self._checked(info.name), offset, info.size, fault)
+            elif info.islnk():
+                target = self._target(info.linkname, joined)
+                yield target._replace(name=self._checked(info.name))
+            elif not (info.isdir() or info.isdev() or info.type in b"DVN"):
+                fault = LINKED if info.issym() else FOREIGN
+                yield Member(self._checked(info.name), self._start + at, 0, fault)
 
-    def _after_sparse_map(self, block: bytes, at: int) -> int:
-        """Where the data of a GNU sparse member begin: its map may go on in further blocks."""
-        more = block[482]
-        while more and at < self._end:
-            block = self._read(BLOCK_BYTES, at)
-            if len(block) < BLOCK_BYTES:
-                raise self._cut_off()
-            more = block[504]
-            at += BLOCK_BYTES
-        return at
+    def _target(self, name: str, joined: bool) -> Member:
+        """The member that a hard link means."""
+        if self._targets is None:
+            self._targets = {
+                self._checked(info.name): Member("", self._start + at + info.offset_data, info.size)
+                for info, at in self._headers(joined)
+                if info.isreg()
+            }
+        return self._targets.get(name.removeprefix("./"), Member("", self._start, 0, LINKED))
+
+    def _headers(self, joined: bool) -> Iterator[tuple[tarfile.TarInfo, int]]:
+        """(header, the start of its archive in this part) of every member."""
+        at = 0
+        while True:
+            part = _Part(self._read, self._start + at, self._start + self._part.bytes)
+            end = 0
+            for info in self._of_one(part, at):
+                end = info[1]
+                yield info[0], at
+            following = self._after_end(part, end, joined)
+            if not following:
+                return
+            at += following
+
+    def _of_one(self, part: _Part, at: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
+        """(header, the end of its member) of one archive."""
+        try:
+            tar = tarfile.TarFile(
+                fileobj=cast(IO[bytes], part), encoding="utf-8", errors="backslashreplace"
+            )
+            while (info := tar.next()) is not None:
+                cast(Any, tar).members.clear()  # a million of them would take a gigabyte
+                end = tar.offset
+                if info.size < 0 or end <= info.offset:
+                    raise self._damaged(at + info.offset)
+                if info.offset_data + info.size > part.bytes and not info.islnk():
+                    raise self._cut_off()
+                yield info, end
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            raise self._not_a_tar(part, at, str(error)) from None
+
+    def _after_end(self, part: _Part, end: int, joined: bool) -> int:
+        """Where the next archive begins in ``part``; 0: nowhere. Raises unless this one ended."""
+        part.seek(end)
+        tail = part.read(_RECORD_BYTES + 2 * BLOCK_BYTES)
+        if len(tail) < BLOCK_BYTES or (len(tail) < 2 * BLOCK_BYTES and not any(tail)):
+            raise self._cut_off()
+        if any(tail[:BLOCK_BYTES]):
+            raise self._damaged(end)
+        zeros = len(tail) - len(tail.lstrip(b"\0"))
+        following = zeros // BLOCK_BYTES * BLOCK_BYTES
+        if end + len(tail) == part.bytes and zeros == len(tail):
+            return 0
+        if joined and 2 * BLOCK_BYTES <= following < len(tail) and _is_header(tail, following):
+            return end + following
+        if zeros == len(tail) or following < 2 * BLOCK_BYTES:
+            raise ToolError(
+                "archive.hole",
+                f"{self.shown}: has zeros from byte {end} on where the next member should be, as "
+                f"after a download that was not finished; {_REMEDY}",
+            )
+        raise ToolError(
+            "archive.data_after_end",
+            f"{self.shown}: ends at byte {end}, but {part.bytes - end} bytes follow; {_REMEDY}",
+        )
 
     def _checked(self, name: str) -> str:
         """A member's name without ``./`` before it, if it is one that stays where it is put."""
         if name.startswith("./") or "//" in name or "/./" in name:
             rooted = "/" if name[0] == "/" else ""
             name = rooted + "/".join(part for part in name.split("/") if part not in ("", "."))
-        unsafe = not name or name[0] == "/" or (".." in name and ".." in name.split("/"))
-        if unsafe:
+        if not name or name[0] == "/" or (".." in name and ".." in name.split("/")):
             raise ToolError(
+                "archive.unsafe_name",
                 f"{self.shown}: its member {name or '(without a name)'} would lie outside of the "
-                f"folder that it is unpacked to, so the archive is not trusted; {_REMEDY}"
+                f"folder that it is unpacked to, so the archive is not trusted; {_REMEDY}",
             )
         if len(name) > 60 and (
-            len(name) > _MAX_NAME or any(len(p.encode()) > _MAX_PART for p in name.split("/"))
+            len(name) > _MAX_NAME or any(len(p.encode()) > 255 for p in name.split("/"))
         ):
-            raise ToolError(f"{self.shown}: the name of a member is too long for a disk; {_REMEDY}")
+            raise ToolError(
+                "archive.long_name",
+                f"{self.shown}: the name of a member is too long for a disk; {_REMEDY}",
+            )
         return name
 
     def _cut_off(self) -> ToolError:
-        if self._end == self._start:
-            return ToolError(f"{self.shown}: is empty; {_REMEDY}")
+        if not self._part.bytes:
+            return ToolError("archive.empty", f"{self.shown}: is empty; {_REMEDY}")
         return ToolError(
-            f"{self.shown}: is cut off, it has {self._end - self._start} bytes and goes on "
-            f"beyond them; {_REMEDY}"
+            "archive.cut_off",
+            f"{self.shown}: is cut off after {self._part.bytes} bytes; {_REMEDY}",
         )
 
-    def _damaged(self, at: int, block: bytes) -> ToolError:
-        if at > self._start:
-            where = at - self._start
-            return ToolError(f"{self.shown}: is damaged at byte {where}; {_REMEDY}")
-        return self._compressed(at, block) or ToolError(
-            f"{self.shown}: is no tar archive; {_REMEDY}"
-        )
+    def _damaged(self, at: int) -> ToolError:
+        if not at:
+            return self._not_a_tar(self._part, 0, "")
+        return ToolError("archive.damaged", f"{self.shown}: is damaged at byte {at}; {_REMEDY}")
 
-    def _compressed(self, at: int, block: bytes) -> ToolError | None:
-        """The sentence for a compressed archive, if that is what it begins like."""
-        tool = _UNPACKERS.get(block[:2])
-        if tool is None or at > self._start:
-            return None
+    def _not_a_tar(self, part: _Part, at: int, reason: str) -> ToolError:
+        """The error for what ``tarfile`` cannot read."""
+        reached = part.tell()
+        part.seek(0)
+        tool = _UNPACKERS.get(part.read(2)) if not at else None
+        if tool is None and (reached >= part.bytes or "unexpected end" in reason):
+            return self._cut_off()
+        if at or reached > BLOCK_BYTES:
+            return ToolError(
+                "archive.damaged",
+                f"{self.shown}: is damaged near byte {at + reached} ({reason}); {_REMEDY}",
+            )
+        if tool is None:
+            return ToolError("archive.not_a_tar", f"{self.shown}: is not a tar; {_REMEDY}")
         return ToolError(
+            "archive.compressed",
             f"{self.shown}: is compressed, so its members cannot be read in place; unpack it "
-            f"with {tool} first (pictures do not get smaller by it)"
+            f"with {tool} first (images do not get smaller by it)",
         )
 
 
-class _Notes:
-    """What members of the kinds L, K, x and g say of the member that follows."""
-
-    def __init__(self) -> None:
-        self._next: dict[str, str] = {}
-        self._lasting: dict[str, str] = {}
-
-    @property
-    def lasting(self) -> bool:
-        """Whether they say something of every member from here on."""
-        return bool(self._lasting)
-
-    def take(self, kind: int, data: bytes) -> bool:
-        """Reads such a member; False if it is damaged."""
-        if kind in b"LK":
-            name = data.partition(b"\0")[0].decode("utf-8", "backslashreplace")
-            self._next["path" if kind in b"L" else "linkpath"] = name
-            return True
-        records = self._next if kind in b"x" else self._lasting
-        while data.strip(b"\0"):
-            size_text, _, rest = data.partition(b" ")
-            if not size_text.isdigit() or len(size_text) > 7:
-                return False
-            size = int(size_text) - len(size_text) - 1
-            key, equals, value = rest[:size].partition(b"=")
-            if not 0 < size <= len(rest) or not equals or value[-1:] != b"\n":
-                return False
-            text = value[:-1].decode("utf-8", "backslashreplace")
-            records[key.decode("utf-8", "backslashreplace")] = text
-            data = rest[size:]
-        return True
-
-    def apply(self, name: str, length: int) -> tuple[str, int, str]:
-        """The name, length (-1: damaged) and fault of the member that follows."""
-        said = self._lasting | self._next
-        self._next = {}
-        size = said.get("size", "")
-        if size:
-            length = int(size) if size.isdecimal() and len(size) < 16 else -1
-        sparse = any(key.startswith("GNU.sparse.") for key in said)
-        name = said.get("GNU.sparse.name", said.get("path", name))
-        return name, length, SPARSE if sparse else ""
-
-
-def _octal(block: bytes, start: int, stop: int) -> int:
-    """A number of a header: octal, or binary where the first bit is set; -1: neither."""
+def _is_header(data: bytes, at: int) -> bool:
     try:
-        return int(block[start : stop - 1], 8)
-    except ValueError:
-        field = block[start:stop]
-        if field[0] == 0x80:
-            return int.from_bytes(field[1:], "big")
-        text = field.strip(b" \0")
-        if not text:
-            return 0
-        return int(text, 8) if text.isdigit() and not set(text) & set(b"89") else -1
-
-
-def _sound(block: bytes) -> bool:
-    """Whether a header's checksum, the sum of its bytes with its own field blank, is right.
-
-    Adler-32 has the sum of bytes plus one in its lower half, modulo 65521, and is fast.
-    """
-    others = (zlib.adler32(block) & 0xFFFF) - 1 - sum(block[148:156]) + _BLANK
-    return (others - _octal(block, 148, 155)) % 65521 == 0
-
-
-def _name(block: bytes) -> str:
-    name = block[:100].partition(b"\0")[0]
-    if block[345] and block[257:263] == b"ustar\0":
-        name = block[345:500].partition(b"\0")[0] + b"/" + name
-    return name.decode("utf-8", "backslashreplace")
+        tarfile.TarInfo.frombuf(data[at : at + BLOCK_BYTES], "utf-8", "backslashreplace")
+    except tarfile.TarError:
+        return False
+    return True
 
 
 @contextmanager
 def open_tar(path: Location) -> Iterator[Tar]:
     """A tar file, open for reading its headers. Raises ToolError when it cannot be read."""
-    if isinstance(path, Url):
-        with _open_remote(path) as tar:
-            yield tar
-        return
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise ToolError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        # Headers lie far apart: reading on behind each would read the whole archive.
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-        read = functools.partial(os.pread, handle)
-        yield Tar(lambda: read, Place(str(path)), str(path), 0, os.fstat(handle).st_size)
-    except OSError as error:
-        raise ToolError(f"{path}: cannot be read ({error.strerror})") from None
-    finally:
-        os.close(handle)
+        if isinstance(path, Url):
+            place = path.place_of_parts()
+            size = place.stamp()[0]
+            yield Tar(lambda: Windows(place, size).read, place, str(path), 0, size)
+            return
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            # Headers lie far apart: reading on behind each would read the whole archive.
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
 
+            def read(length: int, offset: int) -> bytes:
+                return os.pread(handle, length, offset)
 
-@contextmanager
-def _open_remote(path: Url) -> Iterator[Tar]:
-    """The same of a tar behind a URL."""
-    try:
-        place = path.place_of_parts()
-        size = place.stamp()[0]
-        yield Tar(lambda: Windows(place, size).read, place, str(path), 0, size)
+            yield Tar(lambda: read, Place(str(path)), str(path), 0, os.fstat(handle).st_size)
+        finally:
+            os.close(handle)
     except OSError as error:
-        raise ToolError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ToolError("source.unreadable", f"{path}: cannot be read ({error.strerror})") from None

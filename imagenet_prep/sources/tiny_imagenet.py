@@ -1,8 +1,9 @@
-"""Tiny ImageNet's own layout -> its classes and pictures.
+"""Tiny ImageNet's own layout -> its classes and images.
 
 ``train/<wnid>/images/``, ``val/images/`` with the classes in ``val/val_annotations.txt``
-(name, wnid and a box, between tabs), ``wnids.txt`` and ``words.txt``. The pictures of
-``test`` have no classes and are left out.
+(name, wnid and a box, between tabs), ``wnids.txt`` and ``words.txt``. Scripts often move the
+images of val into ``val/<wnid>/`` or ``val/<wnid>/images/``, all or some of them. The images
+of ``test`` have no classes and are left out.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.types import (
-    Finding,
-    Found,
+from imagenet_prep.sources.names import (
     entries_of,
     is_folder,
-    may_be_picture,
+    may_be_image,
     read_text,
     text_of,
 )
+from imagenet_prep.sources.source import Finding, Source, found, in_memory
 from imagenet_prep.storage.location import (
     Location,
     listed_ahead,
@@ -40,60 +40,96 @@ def is_tiny(src: Location) -> bool:
 
 
 def find_tiny(src: Location) -> Finding:
-    """The folder of Tiny ImageNet -> its pictures. Labels follow the sorted wnids.
+    """The folder of Tiny ImageNet -> its images. Labels follow the sorted wnids.
 
-    Raises UsageError or ToolError with one sentence for what is missing or has no class.
+    Raises UsageError or ToolError for what is missing or has no class.
     """
     train, val = src / "train", src / "val"
     if not train.is_dir() and not (val / _ANNOTATIONS).is_file():
-        raise UsageError(f"{src}: has neither train/ nor val/{_ANNOTATIONS}; name their folder")
-    found = list(_find_train(train)) if train.is_dir() else []
+        raise UsageError(
+            "source.layout_mismatch",
+            f"{src}: has neither train/ nor val/{_ANNOTATIONS}; give the folder of both",
+        )
+    sources = list(_in_folders(train, "train")) if train.is_dir() else []
     if val.is_dir():
-        found.extend(_find_val(val))
-    order = None
+        sources += _find_val(val)
+    finding = in_memory(sources)
     if (src / "wnids.txt").is_file():
-        order = tuple(sorted(set(read_text(src / "wnids.txt", "the list of wnids").split())))
-    present = {item.class_name for item in found}
-    return Finding(found, _words(src / "words.txt", present | set(order or ())), order)
+        finding.order = sorted(set(read_text(src / "wnids.txt", "the list of wnids").split()))
+    present = set().union(*finding.classes.values(), finding.order or ())
+    finding.readable = _words(src / "words.txt", present)
+    if (src / "test").is_dir():
+        finding.notices.append("test: left out, its images have no classes")
+    return finding
 
 
-def _find_train(train: Location) -> Iterator[Found]:
-    for folder in listed_ahead(entries_of(train)):
-        if not is_folder(folder):
+def _in_folders(folder: Location, split: str) -> Iterator[Source]:
+    """The images of class folders, with or without ``images`` in them."""
+    for entry in listed_ahead(entries_of(folder)):
+        if not is_folder(entry) or entry.name == "images":
             continue
-        wnid = text_of(folder.name)
-        images = location_in(folder) / "images"
-        # The boxes lie beside images/; without that folder the pictures lie there too.
+        wnid = text_of(entry.name)
+        images = location_in(entry) / "images"
+        # The boxes lie beside images/; without that folder the images lie there too.
         below = "images/" if images.is_dir() else ""
-        for entry in entries_of(images if below else location_in(folder)):
-            if may_be_picture(entry):
-                name = text_of(entry.name)
-                key = f"train/{wnid}/{below}{name}"
-                yield Found(key, "train", wnid, f"{wnid}/{name}", place_at(entry.path))
+        for image in entries_of(images if below else location_in(entry)):
+            if may_be_image(image):
+                name = text_of(image.name)
+                key = f"{split}/{wnid}/{below}{name}"
+                yield found(key, split, wnid, f"{wnid}/{name}", place_at(image.path))
 
 
-def _find_val(val: Location) -> Iterator[Found]:
-    path = val / _ANNOTATIONS
+def _find_val(val: Location) -> Iterator[Source]:
+    """The images of val where they came, and those that were moved into class folders."""
+    path, images = val / _ANNOTATIONS, val / "images"
+    moved = {source.key.rpartition("/")[2]: source for source in _in_folders(val, "val")}
+    entries = entries_of(images) if images.is_dir() else []
+    there = {text_of(entry.name) for entry in entries if may_be_image(entry)}
     if not path.is_file():
-        raise ToolError(f"{path}: is missing, and with it the classes of val; fetch it again")
+        if there or not moved:
+            raise ToolError(
+                "list.missing", f"{path}: is missing, and so are the classes of val; fetch it again"
+            )
+        yield from moved.values()
+        return
+    wnids = _annotations(path)
+    foreign = sorted((there | moved.keys()) - wnids.keys())
+    if foreign:
+        raise ToolError(
+            "source.no_class", f"{path}: has no line for the image {foreign[0]}; fetch both again"
+        )
+    for name, wnid in wnids.items():
+        if name in there or name not in moved:  # one that is missing fails when it is read
+            place = place_of_file(images / name)
+            yield found(f"val/images/{name}", "val", wnid, f"{wnid}/{name}", place)
+        elif moved[name].class_name != wnid:
+            raise ToolError(
+                "source.class_conflict",
+                f"{val}: {name} lies in {moved[name].class_name}, but {_ANNOTATIONS} gives it "
+                f"the class {wnid}; fetch the set again",
+            )
+        else:
+            yield moved[name]
+
+
+def _annotations(path: Location) -> dict[str, str]:
+    """Image -> wnid."""
     wnids: dict[str, str] = {}
     for number, line in enumerate(read_text(path, "the classes of val").splitlines(), 1):
         name, *fields = line.split("\t")
         if not line.strip():
             continue
         if not fields or not _is_plain(fields[0]) or wnids.get(name, fields[0]) != fields[0]:
-            raise ToolError(f"{path}: line {number} gives no picture one class; fetch it again")
-        wnids[name] = fields[0]
-    images = val / "images"
-    there = {text_of(entry.name) for entry in entries_of(images) if may_be_picture(entry)}
-    foreign = sorted(there - wnids.keys())
-    if foreign:
-        raise ToolError(f"{images / foreign[0]}: has no line in {path.name}; fetch both again")
-    for name, wnid in wnids.items():
+            raise ToolError(
+                "list.row", f"{path}: line {number} does not give one class; fetch it again"
+            )
         if not _is_plain(name):
-            raise ToolError(f"{path}: the picture {name} would lie outside of {images}; remove it")
-        place = place_of_file(images / name)  # one that is missing fails when it is read
-        yield Found(f"val/images/{name}", "val", wnid, f"{wnid}/{name}", place)
+            raise ToolError(
+                "list.unsafe_path",
+                f"{path}: line {number}: {name} would lie outside of the images; remove it",
+            )
+        wnids[name] = fields[0]
+    return wnids
 
 
 def _is_plain(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""WebDataset shards, a folder of tars -> their classes and pictures, read in place.
+"""WebDataset shards, a folder of tars -> their classes and images, read in place.
 
 Members that share a name up to its first dot are one sample: ``0001.jpg`` with its class in
 ``0001.cls`` (a number or a name), else in ``0001.json`` ({"label": ...}), else in
@@ -16,20 +16,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.tar import Member, Tar, open_tar
-from imagenet_prep.sources.types import (
-    PICTURES,
+from imagenet_prep.sources.names import (
+    IMAGES,
     SPLIT_OF,
-    Finding,
-    Found,
-    FoundList,
     entries_of,
     is_folder,
-    may_be_picture,
+    may_be_image,
     place_of,
     safe_part,
     text_of,
 )
+from imagenet_prep.sources.source import Finding, Source, found, in_memory
+from imagenet_prep.sources.tar import Member, Tar, open_tar
 from imagenet_prep.storage.location import Location, Url, each, location_in
 
 _LABELS = ("cls", "json", "txt")
@@ -46,7 +44,7 @@ _CAPTIONS_FROM = 50
 class _Sample:
     """The members of a sample that matter."""
 
-    pictures: list[Member] = field(default_factory=list)
+    images: list[Member] = field(default_factory=list)
     labels: dict[str, Member] = field(default_factory=dict)
 
 
@@ -62,7 +60,7 @@ def is_webdataset(src: Location) -> bool:
         return False
     holding = {name.rpartition("/")[0] for name, _ in shards}
     if all(
-        entry.name in holding if is_folder(entry) else not may_be_picture(entry)
+        entry.name in holding if is_folder(entry) else not may_be_image(entry)
         for entry in entries_of(src)
     ):
         return True
@@ -73,31 +71,37 @@ def is_webdataset(src: Location) -> bool:
                 _sort_in(samples, member)
     except ToolError:
         return False
-    return any(sample.pictures and sample.labels for sample in samples.values())
+    return any(sample.images and sample.labels for sample in samples.values())
 
 
 def find_webdataset(src: Location) -> Finding:
-    """A folder of shards, or one shard -> their pictures.
+    """A folder of shards, or one shard -> their images.
 
-    Raises UsageError or ToolError with one sentence for a missing, damaged or compressed
+    Raises UsageError or ToolError for a missing, damaged or compressed
     shard and for samples without a class.
     """
     shards = list(_shards(src)) if src.is_dir() else [(text_of(src.name), src)]
     if not shards:
-        raise UsageError(f"{src}: has no shards (.tar); name the folder that holds them")
-    found = FoundList()
+        raise UsageError(
+            "source.layout_mismatch",
+            f"{src}: has no shards (.tar); name the folder that holds them",
+        )
+    sources: list[Source] = []
     interned: dict[str, str] = {}
     captions = 0
     find = functools.partial(_find_shard, interned)
     for item, kind in each(find, shards, waiting=isinstance(src, Url)):
         captions += kind == "txt"
-        found.append(item)
-    if captions == len(found) >= _CAPTIONS_FROM and len(interned) > len(found) // 2:
+        sources.append(item)
+    if captions == len(sources) >= _CAPTIONS_FROM and len(interned) > len(sources) // 2:
         raise ToolError(
+            "webdataset.captions",
             f"{src}: the .txt members differ from sample to sample, so they are captions and no "
-            "classes; a class belongs into a .cls member"
+            "classes; a class belongs into a .cls member",
         )
-    return Finding(found, {}, _order(src, interned))
+    finding = in_memory(sources)
+    finding.order = _order(src, interned)
+    return finding
 
 
 def _order(src: Location, names: dict[str, str]) -> tuple[str, ...]:
@@ -106,7 +110,10 @@ def _order(src: Location, names: dict[str, str]) -> tuple[str, ...]:
         return tuple(sorted(names))
     most = max(map(int, names), default=-1)
     if most >= _MAX_CLASSES:
-        raise ToolError(f"{src}: has a sample of class {most}, which is not believable; check it")
+        raise ToolError(
+            "webdataset.label",
+            f"{src}: has a sample of class {most}, which is not believable; check it",
+        )
     return tuple(map(str, range(most + 1)))
 
 
@@ -128,43 +135,45 @@ def _is_shard(name: str) -> bool:
 
 def _find_shard(
     interned: dict[str, str], shard: tuple[str, Location]
-) -> Iterator[tuple[Found, str]]:
-    """(picture, kind of its label) of every sample of a shard that has a picture."""
+) -> Iterator[tuple[Source, str]]:
+    """(image, kind of its label) of every sample of a shard that has a image."""
     shown, where = shard
     if shown.lower().endswith(_PACKED):
         raise ToolError(
+            "archive.compressed",
             f"{where}: is compressed, so its members cannot be read in place; unpack the "
-            "shards with gunzip or the like first (pictures do not get smaller by it)"
+            "shards with gunzip or the like first (images do not get smaller by it)",
         )
     shown = shown.removesuffix(".tar")
     folder = safe_part(shown.replace("/", "-"))
     words = re.split(r"[^a-z0-9]+", shown.lower())
     split = next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
     with open_tar(where) as tar:
-        for picture, name, kind in _pictures(tar, where):
+        for image, name, kind in _images(tar, where):
             name = interned.setdefault(name, name)
-            inside = f"{safe_part(name)}/{folder}/{picture.name}"
-            place = place_of(tar.place, picture.offset, picture.length, picture.fault)
-            yield Found(f"{shown}.tar/{picture.name}", split, name, inside, place), kind
+            inside = f"{safe_part(name)}/{folder}/{image.name}"
+            place = place_of(tar.place, image.offset, image.length, image.fault)
+            yield found(f"{shown}.tar/{image.name}", split, name, inside, place), kind
 
 
-def _pictures(tar: Tar, where: Location) -> Iterator[tuple[Member, str, str]]:
-    """(picture, its class, the kind of member that says so) of every sample with a picture."""
+def _images(tar: Tar, where: Location) -> Iterator[tuple[Member, str, str]]:
+    """(image, its class, the kind of member that says so) of every sample with a image."""
     samples: dict[str, _Sample] = {}
     for member in tar.members():
         if _sort_in(samples, member) and isinstance(where, Url):
             tar.keep(member)
     for key, sample in samples.items():
-        if not sample.pictures:
+        if not sample.images:
             continue
         kind = next((kind for kind in _LABELS if kind in sample.labels), "")
         if not kind:
             raise ToolError(
-                f"{tar.shown}: the sample {key} has no class; it needs a member {key}.cls"
+                "webdataset.no_label",
+                f"{tar.shown}: the sample {key} has no class; it needs a member {key}.cls",
             )
         name = _label_of(tar, sample.labels[kind], kind)
-        for picture in sample.pictures:
-            yield picture, name, kind
+        for image in sample.images:
+            yield image, name, kind
 
 
 def _sort_in(samples: dict[str, _Sample], member: Member) -> bool:
@@ -175,8 +184,8 @@ def _sort_in(samples: dict[str, _Sample], member: Member) -> bool:
         return False
     sample = samples.setdefault(folder + slash + stem, _Sample())
     kind = kind.lower()
-    if f".{kind}" in PICTURES:
-        sample.pictures.append(member)
+    if f".{kind}" in IMAGES:
+        sample.images.append(member)
     elif kind in _LABELS:
         return sample.labels.setdefault(kind, member) is member
     return False
@@ -186,17 +195,24 @@ def _label_of(tar: Tar, member: Member, kind: str) -> str:
     """The class that a label's member says."""
     what = f"{tar.shown}: its member {member.name}"
     if member.fault:
-        raise ToolError(f"{what} is {member.fault}")
+        raise ToolError("webdataset.label", f"{what} is {member.fault}")
     try:
         text = tar.read(member, _MAX_LABEL_BYTES).decode("utf-8-sig").strip()
         value: Any = json.loads(text) if kind == "json" else text
     except (ValueError, RecursionError):
-        raise ToolError(f"{what} is not {'JSON' if kind == 'json' else 'text'} in UTF-8") from None
+        raise ToolError(
+            "webdataset.label", f"{what} is not {'JSON' if kind == 'json' else 'text'} in UTF-8"
+        ) from None
     if isinstance(value, dict):
         value = next((value[name] for name in _JSON_NAMES if name in value), None)
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
-        raise ToolError(f'{what} says no class; give it one, such as {{"label": 3}} or 3')
+        raise ToolError(
+            "webdataset.label", f'{what} says no class; give it one, such as {{"label": 3}} or 3'
+        )
     name = str(value).strip().splitlines()[0]
     if len(name) > _MAX_NAME:
-        raise ToolError(f"{what} has {len(name)} letters, too many for a class; use a .cls member")
+        raise ToolError(
+            "webdataset.label",
+            f"{what} has {len(name)} letters, too many for a class; use a .cls member",
+        )
     return name

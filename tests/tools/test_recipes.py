@@ -21,7 +21,7 @@ from PIL import Image
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tests.kit.sources import WNIDS, devkit, train_tar, val_tar
+from tests.kit.sources import WNIDS, train_tar, val_tar
 from tools import demo
 from tools.demo import StageError
 from tools.recipes import record as recipe_record
@@ -103,7 +103,6 @@ def test_imagenets_recipe_takes_the_archives_as_downloaded_and_five_views(
                for at, wnid in enumerate(WNIDS)}  # fmt: skip
     train_tar(raw, members)
     val_tar(raw, pictures[:3])
-    devkit(raw, [1, 2, 3])
     words = ["imagenet", "--theirs", "--raw", str(raw), "--out", str(tmp_path / "out")]
     assert recipe_run.main([*words, "--record", str(record), *SMALLEST]) == 0
     (run,) = recipe_record.read(record)

@@ -68,7 +68,7 @@ class Case:
 
 def _found(count: int) -> Iterator[Any]:
     """``count`` pictures in class folders, as a layout finds them, in the order of listing."""
-    from imagenet_prep.sources.types import Found
+    from imagenet_prep.sources.source import found
     from imagenet_prep.storage.byte_range import Place
 
     classes = min(CLASSES, max(1, count // 50))
@@ -80,15 +80,16 @@ def _found(count: int) -> Iterator[Any]:
             chance = (label * 1_000_003 + index) * 2_654_435_761 % (1 << 32)
             seen = f"{60_000 + chance % 100_000} {1_600_000_000_000_000_000 + chance * 1_000_003}"
             place = Place(f"s3://bucket/train/{inside}", seen=seen)
-            yield Found(f"train/{inside}", "train", name, inside, place)
+            yield found(f"train/{inside}", "train", name, inside, place)
 
 
 def _collection(count: int) -> Any:
-    from imagenet_prep.sources.collection import collect
-    from imagenet_prep.sources.types import Finding, without_collector
+    from imagenet_prep.sources.scan import Scan
+    from imagenet_prep.sources.source import Finding, grouped
 
-    with without_collector():
-        return collect(Path("bucket"), Finding(_found(count), {}))
+    names = {f"n{label:08d}" for label in range(min(CLASSES, max(1, count // 50)))}
+    finding = Finding(grouped(_found(count)), {"train": names})
+    return Scan(Path("bucket"), "folders", finding, None, "")
 
 
 def _settings() -> Any:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.files import publish
-from imagenet_prep.sources.scan import Collection, scan
+from imagenet_prep.sources.scan import Scan, scan
 
 LIST_NAME, CLASSES_NAME = "list.csv", "classes.txt"
 HELD_OUT_SHARE = 0.2
@@ -88,9 +88,8 @@ SETS = {
     ),
     "imagenet": RawSet(
         "ImageNet (ILSVRC2012)",
-        "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
-        "of image-net.org",
-        "these three archives, not unpacked",
+        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar of image-net.org",
+        "these two archives, not unpacked",
         ("ilsvrc2012", "ILSVRC2012", "imagenet"),
         ("ILSVRC2012_img_train.tar",),
         "ilsvrc",
@@ -246,7 +245,7 @@ def _link(folder: Path, work: Path) -> Path:
     return link
 
 
-def _pictures(found: Collection, folder: Path, link: Path) -> Iterator[Picture]:
+def _pictures(found: Scan, folder: Path, link: Path) -> Iterator[Picture]:
     """What was found in ``folder`` and is there, with paths through ``link``."""
     splits = {source.split for source in found.sources}
     for source in found.sources:

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import is_inside
+from imagenet_prep.sources.names import safe_part
 from imagenet_prep.sources.scan import scan
-from imagenet_prep.sources.types import safe_part
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tests.kit.sources import contents, made, rows, tar_bytes
+from tests.kit.sources import contents, made, refused, rows, tar_bytes
 
 # WebDataset
 
@@ -70,35 +69,38 @@ def test_the_class_is_in_the_first_of_cls_json_and_txt(
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "code"),
     [
-        ({"1.jpg": b"x"}, r"the sample 1 has no class; it needs a member 1\.cls"),
-        ({"1.jpg": b"x", "1.cls": b"\xff"}, r"1\.cls is not text in UTF-8"),
-        ({"1.jpg": b"x", "1.cls": b" "}, r"1\.cls says no class"),
-        ({"1.jpg": b"x", "1.json": b"{"}, r"1\.json is not JSON"),
-        ({"1.jpg": b"x", "1.json": b"[" * 50_000}, r"1\.json is not JSON"),
-        ({"1.jpg": b"x", "1.json": b'{"label": null}'}, r"1\.json says no class"),
-        ({"1.jpg": b"x", "1.cls": b"x" * 300}, "has 300 letters, too many"),
-        ({"1.jpg": b"x", "1.cls": b"x" * 2_000_000}, "2000000 bytes"),
-        ({"1.jpg": b"x", "1.cls": b"123456789"}, "class 123456789, which is not believable"),
-        ({"../1.jpg": b"x", "../1.cls": b"1"}, "would lie outside"),
-        ({"1.jpg": b"x", "1.JPG": b"x", "1.cls": b"1"}, "differ only in upper and lower case"),
-        ({"1.jpg": b"", "1.cls": b"Cat", "2.jpg": b"", "2.cls": b"cat"}, "classes Cat and cat"),
+        ({"1.jpg": b"x"}, "webdataset.no_label"),
+        ({"1.jpg": b"x", "1.cls": b"\xff"}, "webdataset.label"),
+        ({"1.jpg": b"x", "1.cls": b" "}, "webdataset.label"),
+        ({"1.jpg": b"x", "1.json": b"{"}, "webdataset.label"),
+        ({"1.jpg": b"x", "1.json": b"[" * 50_000}, "webdataset.label"),
+        ({"1.jpg": b"x", "1.json": b'{"label": null}'}, "webdataset.label"),
+        ({"1.jpg": b"x", "1.cls": b"x" * 300}, "webdataset.label"),
+        ({"1.jpg": b"x", "1.cls": b"x" * 2_000_000}, "archive.member_size"),
+        ({"1.jpg": b"x", "1.cls": b"123456789"}, "webdataset.label"),
+        ({"../1.jpg": b"x", "../1.cls": b"1"}, "archive.unsafe_name"),
+        ({"1.jpg": b"x", "1.JPG": b"x", "1.cls": b"1"}, "source.names_alike"),
+        (
+            {"1.jpg": b"", "1.cls": b"Cat", "2.jpg": b"", "2.cls": b"cat"},
+            "source.class_names_alike",
+        ),
     ],
 )
 def test_faulty_shards_are_one_sentence(
-    tmp_path: Path, members: dict[str, bytes], said: str
+    tmp_path: Path, members: dict[str, bytes], code: str
 ) -> None:
     src = shard(tmp_path / "raw/0.tar", members)
-    with pytest.raises(ToolError, match=said):
-        scan(src)
+    with refused(code):
+        _ = scan(src).sources
 
 
 def test_captions_are_not_taken_for_classes(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for n in range(60):
         members |= {f"{n}.jpg": b"x", f"{n}.txt": f"picture {n} of a cat".encode()}
-    with pytest.raises(ToolError, match="captions and no classes"):
+    with refused("webdataset.captions"):
         scan(shard(tmp_path / "raw/0.tar", members))
 
 
@@ -106,13 +108,13 @@ def test_compressed_and_damaged_shards_have_a_remedy(tmp_path: Path) -> None:
     src = shard(tmp_path / "raw/0.tar", {"1.jpg": b"x", "1.cls": b"1"})
     whole = (src / "0.tar").read_bytes()
     (src / "0.tar").write_bytes(whole[:700])
-    with pytest.raises(ToolError, match=r"0\.tar: is cut off"):
+    with refused("archive.cut_off"):
         scan(src)
     (src / "0.tar").write_bytes(gzip.compress(whole))
-    with pytest.raises(ToolError, match="unpack it with gunzip"):
+    with refused("archive.compressed"):
         scan(src)
     (src / "0.tar").rename(src / "0.tar.gz")
-    with pytest.raises(ToolError, match="unpack the shards with gunzip"):
+    with refused("archive.compressed"):
         scan(src)
 
 
@@ -125,13 +127,13 @@ def test_a_tar_beside_class_folders_is_no_shard(tmp_path: Path) -> None:
 def test_class_names_never_lead_out_of_the_destination(tmp_path: Path) -> None:
     picture = jpeg_bytes(smooth_pixels(40, 50, 1))
     members: dict[str, bytes] = {}
-    for n, name in enumerate(("../../x", "/etc", "..", "a/b", ".hidden", "\x1b[31m", "é" * 200)):
+    for n, name in enumerate(("../../x", "/etc", "..", "a/b", ".hidden", "é" * 200)):
         members |= {f"{n}.jpg": picture, f"{n}.cls": name.encode()}
     src = shard(tmp_path / "raw/0.tar", members)
     crops = [source.crop for source in scan(src).sources]
     assert all(is_inside(crop) and crop.count("/") == 3 for crop in crops)
     report = run_crop(src, tmp_path / "cropped", CropSettings(size=16), jobs=1)
-    assert (report.ok, report.failed) == (7, 0)
+    assert (report.ok, report.failed) == (6, 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cropped", "raw"]
 
 
@@ -186,45 +188,39 @@ def test_numbers_in_a_list_are_sorted_as_numbers(tmp_path: Path) -> None:
 
 def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path) -> None:
     path = listed(tmp_path / "raw", "a.jpg\tant\n", "train.txt")
-    with pytest.raises(UsageError, match=r"is a file, but no list \(\.csv, \.tsv\)"):
+    with refused("source.layout_unknown", usage=True):
         scan(path)
     assert scan(path, layout="tsv").sources[0].key == "a.jpg"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "code"),
     [
-        ("", "lists no pictures"),
-        ("path,label\n", "lists no pictures"),
-        ("a.jpg,ant\nb.jpg\n", "line 2 has 1 columns"),
-        (
-            "id,breed\na.jpg,ant\n",
-            "names a column of each picture's path and none of its class; call",
-        ),
-        (
-            "picture,label\na.jpg,ant\n",
-            "of each picture's class and none of its path; call that path",
-        ),
-        ("a.jpg,ant\nb.jpg,\n", "line 2 lacks a class"),
-        ("a.jpg,ant\n,bee\n", "line 2 lacks a path"),
-        ("a.jpg,ant\nb.jpg,bee\n./a.jpg,bee\n", r"line 3 lists \./a\.jpg again, which line 1"),
-        ("path,label,split\na.jpg,ant,extra\n", "line 2 has the split extra"),
-        ("a.jpg,ant,train\nb.jpg,ant\n", "line 2 has 2 columns"),
-        ('a.jpg,"ant\n', "cannot be read"),
-        ("a\0.jpg,ant\n", "line 1 has a zero byte"),
-        (f"a.jpg,{'x' * 200_000}\n", "line 1 cannot be read"),
-        ("a.jpg,ant\nA.JPG,ant\n", "differ only in upper and lower case"),
-        ("path,label,split\na.jpg,ant,train\nb.jpg,bee,val\n", "split val has the class bee"),
+        ("", "source.empty"),
+        ("path,label\n", "source.empty"),
+        ("a.jpg,ant\nb.jpg\n", "list.row"),
+        ("id,breed\na.jpg,ant\n", "list.header"),
+        ("picture,label\na.jpg,ant\n", "list.header"),
+        ("a.jpg,ant\nb.jpg,\n", "list.row"),
+        ("a.jpg,ant\n,bee\n", "list.row"),
+        ("a.jpg,ant\nb.jpg,bee\n./a.jpg,bee\n", "list.duplicate"),
+        ("path,label,split\na.jpg,ant,extra\n", "list.split"),
+        ("a.jpg,ant,train\nb.jpg,ant\n", "list.row"),
+        ('a.jpg,"ant\n', "list.row"),
+        ("a\0.jpg,ant\n", "list.row"),
+        (f"a.jpg,{'x' * 200_000}\n", "list.row"),
+        ("a.jpg,ant\nA.JPG,ant\n", "source.names_alike"),
+        ("path,label,split\na.jpg,ant,train\nb.jpg,bee,val\n", "source.class_unknown"),
     ],
 )
-def test_faulty_lists_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ToolError, match=said):
-        scan(listed(tmp_path / "raw", text))
+def test_faulty_lists_are_one_sentence(tmp_path: Path, text: str, code: str) -> None:
+    with refused(code):
+        _ = scan(listed(tmp_path / "raw", text)).sources
 
 
 def test_a_list_in_another_encoding_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"caf\xe9.jpg,ant\n")
-    with pytest.raises(ToolError, match="is not text in UTF-8"):
+    with refused("list.encoding"):
         scan(tmp_path / "list.csv")
 
 
@@ -276,30 +272,30 @@ def test_chosen_classes_have_labels_in_the_order_of_the_file(raw: Path) -> None:
 
 
 def test_a_class_that_only_val_has_can_be_left_out(raw: Path) -> None:
-    with pytest.raises(ToolError, match="split val has the class wasp"):
+    with refused("source.class_unknown"):
         scan(raw)
     assert len(scan(raw, classes=chosen(raw, "bee\nant\n")).sources) == 3
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "code"),
     [
-        ("ant\nbees\n", "line 2: the source has no class bees; did you mean bee"),
-        ("xyz\n", "no class xyz; it has ant, bee, cat, wild and 1 more"),
-        ("ant\nant\tagain\n", "line 2: the class ant is there twice"),
-        ("\n \n", "names no classes"),
+        ("ant\nbees\n", "classes.unknown"),
+        ("xyz\n", "classes.unknown"),
+        ("ant\nant\tagain\n", "classes.duplicate"),
+        ("\n \n", "classes.empty"),
     ],
 )
-def test_faulty_class_lists_are_one_sentence(raw: Path, text: str, said: str) -> None:
-    with pytest.raises(ToolError, match=said):
+def test_faulty_class_lists_are_one_sentence(raw: Path, text: str, code: str) -> None:
+    with refused(code):
         scan(raw, classes=chosen(raw, text))
 
 
 def test_a_class_list_that_is_missing_or_no_text_is_one_sentence(raw: Path) -> None:
-    with pytest.raises(UsageError, match="no such file"):
+    with refused("classes.missing", usage=True):
         scan(raw, classes=raw / "none.txt")
     (raw.parent / "classes.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(ToolError, match="is not text in UTF-8"):
+    with refused("list.encoding"):
         scan(raw, classes=raw.parent / "classes.txt")
 
 

@@ -12,7 +12,7 @@ import pytest
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.sources.scan import scan
 from imagenet_prep.storage.location import location_of
-from tests.kit.sources import devkit, idx_pair, tar_bytes, train_tar, val_tar
+from tests.kit.sources import WNIDS, idx_pair, tar_bytes, train_tar, val_tar
 from tests.kit.store import BUCKET, Store, crop, failures, made
 
 
@@ -54,10 +54,10 @@ def test_arrays(store: Store, tmp_path: Path, packed: bool) -> None:
 def test_ilsvrc_archives_are_read_in_place(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "archives"
     folder.mkdir()
-    pictures = {name: name.encode() * 4000 for name in ("n01_1.JPEG", "n01_2.JPEG")}
+    images = {name: name.encode() * 4000 for name in ("1.JPEG", "2.JPEG")}
     val_tar(folder, [b"one", b"two" * 30_000, b"three"])
-    devkit(folder, (1, 2, 1))
-    train_tar(folder, {"n01": pictures, "n02": {"n02_1.JPEG": b"x"}, "n03": {"n03_1.JPEG": b"y"}})
+    a, b, c = WNIDS
+    train_tar(folder, {a: images, b: {"3.JPEG": b"x"}, c: {"4.JPEG": b"y"}})
     assert len(same(store, folder)) == 7
 
 
