@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from imagenet_prep.core.errors import UsageError
+from trainer.network import blocks
 from trainer.network.lrn import LocalResponseNorm, SpatialResponseNorm
+from trainer.network.space_to_depth import space_to_depth, stem_weight
 
 
 class NetworkError(UsageError):
@@ -202,8 +205,43 @@ class _Grey(nn.Module):
         return x.mean(1, keepdim=True) if x.shape[1] > 1 else x
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A convolution and what follows it: as layers and, where there is a kernel, as a block."""
+
+    convolution: nn.Conv2d
+    layers: tuple[nn.Module, ...]
+    block: blocks.Block | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The next stage's input."""
+        if self.block is not None and blocks.takes(x, self.convolution.out_channels):
+            bias = self.convolution.bias
+            assert bias is not None
+            return self.block(self._sums(x), bias)
+        x = self.convolution(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def _sums(self, x: Tensor) -> Tensor:
+        """The convolution without its bias; the first one over squares of 4 x 4 pixels."""
+        layer = self.convolution
+        if layer.kernel_size == (11, 11):
+            if x.shape[1] == layer.in_channels:
+                assert isinstance(layer.padding[0], int)
+                x = space_to_depth(x, layer.padding[0])
+            return functional.conv2d(x, stem_weight(layer.weight))
+        return functional.conv2d(
+            x, layer.weight, None, layer.stride, layer.padding, groups=layer.groups
+        )
+
+
 class AlexNet(nn.Module):
-    """(B, 3, S, S) levels minus the mean -> (B, classes) logits."""
+    """(B, 3, S, S) levels minus the mean -> (B, classes) logits.
+
+    On CUDA also (B, 48, n, n), what ``space_to_depth`` makes of them.
+    """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -211,32 +249,46 @@ class AlexNet(nn.Module):
         self.spec = spec
         self.grey = _Grey() if spec.channels == 1 else nn.Identity()
         self.scale = _Scale(spec.input_scale) if spec.input_scale != 1.0 else nn.Identity()
-        self.features = nn.Sequential(*_feature_layers(spec))
+        stages = _stages(spec)
+        self._stages = stages
+        self.features = nn.Sequential(
+            *(layer for stage in stages for layer in (stage.convolution, *stage.layers))
+        )
         same = side == spec.pooled
         self.avgpool = nn.Identity() if same else nn.AdaptiveAvgPool2d(spec.pooled)
         self.classifier = nn.Sequential(*_classifier_layers(spec))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
-        x = self.avgpool(self.features(self.scale(self.grey(x))))
+        x = self.scale(self.grey(x))
+        if not (x.is_meta or torch.is_autocast_enabled(x.device.type)):
+            x = x.to(self._stages[0].convolution.weight.dtype)
+        for stage in self._stages:
+            x = stage(x)
         # Channels first before flattening: the weights' order is torchvision's.
-        logits: Tensor = self.classifier(x.flatten(1))
+        logits: Tensor = self.classifier(self.avgpool(x).flatten(1))
         return logits
 
 
-def _feature_layers(spec: NetworkSpec) -> list[nn.Module]:
-    layers: list[nn.Module] = []
+def _stages(spec: NetworkSpec) -> list[_Stage]:
+    stages: list[_Stage] = []
     inputs = spec.channels
     kernels = ((11, 4, spec.stem_padding), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
     for index, (kernel, stride, padding) in enumerate(kernels):
         width, groups = spec.widths[index], spec.groups[index]
-        layers.append(nn.Conv2d(inputs, width, kernel, stride, padding, groups=groups))
+        convolution = nn.Conv2d(inputs, width, kernel, stride, padding, groups=groups)
+        words = (*spec.orders, "relu", "relu", "relu pool")[index].split()
+        layers = [layer for word in words for layer in _following(word, width, spec)]
+        block = None
         if spec.norm == "batch":
-            layers.append(nn.BatchNorm2d(width))
-        order = (*spec.orders, "relu", "relu", "relu pool")[index]
-        layers += [layer for word in order.split() for layer in _following(word, width, spec)]
+            layers.insert(0, nn.BatchNorm2d(width))
+        else:
+            kept = [word for word in words if spec.norm == "lrn" or word in ("relu", "pool")]
+            constants = (spec.lrn_size, spec.lrn_alpha, spec.lrn_beta, spec.lrn_k)
+            block = blocks.block_of(" ".join(kept), *constants)
+        stages.append(_Stage(convolution, tuple(layers), block))
         inputs = width
-    return layers
+    return stages
 
 
 def _following(word: str, width: int, spec: NetworkSpec) -> list[nn.Module]:

@@ -1,26 +1,14 @@
-"""Whether this machine can make kernels for a GPU, and the network made of them."""
+"""The network made of kernels for a GPU."""
 
 from __future__ import annotations
-
-import importlib.util
-import os
-import shutil
-import sysconfig
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from trainer.network.blocks import builds_kernels
+
 MODE = "max-autotune-no-cudagraphs"
 """How ``torch.compile`` chooses kernels: it tries them, for a minute or two at the start."""
-
-
-def builds_kernels() -> bool:
-    """Whether Triton can run here: it is installed, and there are a C compiler and Python's
-    headers, with which it builds what launches its kernels."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    return bool(importlib.util.find_spec("triton") and compiler and header.exists())
 
 
 def compiled(model: nn.Module, device: torch.device, choice: str) -> nn.Module:

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.network import lrn_cpu as lrn_kernels
-from trainer.network.compile import builds_kernels
-
-TRITON = builds_kernels()
+from trainer.network.blocks import TRITON
 
 
 def band_matrix(channels: int, size: int) -> Tensor:

@@ -13,7 +13,8 @@ from trainer.device import Precision
 from trainer.loader.loader import Batch
 from trainer.network import compile as compiling
 from trainer.network.alexnet import NetworkSpec, build
-from trainer.network.compile import builds_kernels, compiled
+from trainer.network.blocks import builds_kernels
+from trainer.network.compile import compiled
 from trainer.training.optim import make_optimizer
 from trainer.training.step import Stepper, StepSettings, train_epoch
 

@@ -1,0 +1,108 @@
+"""What follows a convolution as one operation: bias, ReLU, LRN and pooling, on CUDA.
+
+The kernels are in ``blocks_triton``. What they do not take (other devices and dtypes, batch or
+spatial normalisation, widths that are no multiple of eight) goes through plain layers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def builds_kernels() -> bool:
+    """Whether Triton runs here: it is installed, and there are a C compiler and Python's
+    headers, with which it builds what launches its kernels."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return bool(importlib.util.find_spec("triton") and compiler and header.exists())
+
+
+TRITON = builds_kernels()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Bias and ReLU; with ``pools`` also max pooling of 3 x 3 by 2, with ``alpha`` above 0 LRN
+    (windows of 5, beta 0.75) between them. ``first``: ReLU before LRN, not after the pooling."""
+
+    pools: bool
+    alpha: float = 0.0
+    k: float = 1.0
+    first: bool = True
+
+    def __call__(self, z: Tensor, bias: Tensor) -> Tensor:
+        """Sums of a convolution without its bias (B, C, H, W) -> the next layer's input."""
+        z = z.contiguous(memory_format=torch.channels_last)
+        if self.pools:
+            pooled: Tensor = _Pool.apply(z, bias, self.alpha, self.k, self.first)
+            return pooled
+        out: Tensor = _ReLU.apply(z, bias)
+        return out
+
+
+def block_of(words: str, size: int, alpha: float, beta: float, k: float) -> Block | None:
+    """What ``words`` (relu, norm, pool, in this order) stand for; None: no kernel does that."""
+    if words == "relu":
+        return Block(pools=False)
+    if words in ("relu pool", "pool relu"):
+        return Block(pools=True)
+    if words in ("relu norm pool", "norm pool relu") and (size, beta) == (5, 0.75) and alpha > 0:
+        return Block(pools=True, alpha=alpha, k=k, first=words.startswith("relu"))
+    return None
+
+
+def takes(x: Tensor, filters: int) -> bool:
+    """Whether the kernels may follow a convolution of ``x`` with so many ``filters``."""
+    return x.is_cuda and TRITON and x.dtype != torch.float64 and filters % 8 == 0 and x.numel() > 0
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, bias: Tensor, alpha: float, k: float, first: bool) -> Tensor:
+        from trainer.network import blocks_triton
+
+        y, cells = blocks_triton.pool_forward(z, bias, alpha, k, first)
+        kept = z if alpha else None  # without LRN the places say all
+        ctx.save_for_backward(kept, bias, cells)
+        ctx.settings = (tuple(z.shape[2:]), alpha, k, first)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        from trainer.network import blocks_triton
+
+        z, bias, cells = ctx.saved_tensors
+        dz, sums = blocks_triton.pool_backward(z, bias, gradients[0], cells, *ctx.settings)
+        return dz, sums.to(bias.dtype), None, None, None
+
+
+class _ReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, bias: Tensor) -> Tensor:
+        from trainer.network import blocks_triton
+
+        blocks_triton.relu_forward_(z, bias)
+        ctx.mark_dirty(z)
+        ctx.save_for_backward(z)
+        ctx.bias_dtype = bias.dtype
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        from trainer.network import blocks_triton
+
+        (y,) = ctx.saved_tensors
+        dz, sums = blocks_triton.relu_backward(y, gradients[0])
+        return dz, sums.to(ctx.bias_dtype)
