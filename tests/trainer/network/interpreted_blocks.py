@@ -150,7 +150,7 @@ def network(name: str) -> dict[str, Any]:
 def networks() -> list[dict[str, Any]]:
     """Every network without batch normalisation; one of those that differ in constants only."""
     blocks.takes = lambda x, filters: filters % 8 == 0  # it asks for CUDA otherwise
-    kinds = {}
+    kinds: dict[Any, str] = {}
     for name in FAITHFUL:
         spec = alexnet.NETWORKS[name]
         kinds.setdefault((spec.orders, spec.groups, spec.norm, spec.stem_padding), name)
