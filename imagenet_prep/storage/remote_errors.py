@@ -14,70 +14,49 @@ from http import HTTPStatus
 
 from imagenet_prep.core.redact import shown
 
-_NOT_NOW = frozenset({408, 425, 429})  # and all of 5xx but those:
-_NEVER = frozenset({501, 505})
+_LATER = frozenset({408, 425, 429})  # and all of 5xx but 501 and 505
 _LONGEST_REASON = 200
 _ADDRESS = re.compile(r"\S*://\S*")
 _USER_AND_PASSWORD = re.compile(r"[^\s/:@\"']+:[^\s/@\"']+@")
-_FINAL = {
-    errno.EACCES: "access denied",
-    errno.EPERM: "access denied",
-    errno.ENOENT: os.strerror(errno.ENOENT),
-}
-_NO_CREDENTIALS_TEXT = """
-    NoCredentialsError PartialCredentialsError CredentialRetrievalError ProfileNotFound
-    TokenRetrievalError SSOTokenLoadError UnauthorizedSSOTokenError GoogleAuthError RefreshError
-    DefaultCredentialsError
-"""
-_NO_CREDENTIALS = frozenset(_NO_CREDENTIALS_TEXT.split())
-_PASSING_TEXT = """
-    ClientConnectionError ServerDisconnectedError ClientPayloadError ClientOSError
-    EndpointConnectionError ConnectionClosedError HTTPClientError ProxyConnectionError
-    IncompleteReadError IncompleteRead ResponseStreamingError ResponseParserError
-    FlexibleChecksumError TransferEncodingError ContentLengthError
-"""
-_PASSING = frozenset(_PASSING_TEXT.split())
-# What the operating system says of this process or machine, not of the server.
+_NO_CREDENTIALS = re.compile(r".*(Credential|Profile|Token|Auth|Refresh).*Error|ProfileNotFound")
+# What the operating system reports of this process or machine, not of the server.
 _OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+_NETWORK_TEXT = """
+    ClientError ClientConnectionError ClientPayloadError EndpointConnectionError HTTPClientError
+    ConnectionClosedError IncompleteReadError IncompleteRead ResponseStreamingError
+    ResponseParserError FlexibleChecksumError TransferEncodingError ContentLengthError
+"""
+_NETWORK = frozenset(_NETWORK_TEXT.split())
 
 
 class RemoteError(OSError):
     """What is left of a fault: ``strerror`` is the reason, ``filename`` the URL as it is shown.
 
-    ``passing`` says whether another try may help.
+    ``passing``: another try may help.
     """
 
-    passing: bool
-
-    def __init__(self, number: int, reason: str, url: str, *, passing: bool = False) -> None:
+    def __init__(self, number: int, reason: str, url: str, passing: bool = False) -> None:
         super().__init__(number, reason, shown(url))
         self.passing = passing
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _again, (self.errno, self.strerror, self.filename, self.passing)
-
-
-def _again(number: int, reason: str, url: str, passing: bool) -> RemoteError:
-    return RemoteError(number, reason, url, passing=passing)
+        return RemoteError, (self.errno, self.strerror, self.filename, self.passing)
 
 
 def fault_of(error: BaseException, url: str) -> RemoteError:
-    """An exception of fsspec or of what it uses -> what to say and whether to try again."""
+    """An exception of fsspec or of what it uses -> the reason and whether to try again."""
     if isinstance(error, RemoteError):
         return error
     chain = list(_causes(error))
-    own = next((e for e in chain if isinstance(e, OSError) and e.errno in _OWN), None)
-    if own is not None:
-        number = own.errno or errno.EIO
+    number = next((e.errno for e in chain if isinstance(e, OSError) and e.errno in _OWN), None)
+    if number:
         return RemoteError(number, os.strerror(number), url)
     status = next(filter(None, map(_status, chain)), None)
     if status is not None:
-        return _of_status(status, url)
-    for cause in chain:
-        found = _of_kind(cause, url)
-        if found is not None:
-            return found
-    return RemoteError(errno.EIO, _told(error), url)
+        return _answered(status, url)
+    return next(filter(None, (_of_kind(cause, url) for cause in chain)), None) or RemoteError(
+        errno.EIO, _text(error), url
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -100,42 +79,40 @@ def _status(error: BaseException) -> int | None:
     return next((code for code in found if isinstance(code, int) and 400 <= code < 600), None)
 
 
-def _of_status(status: int, url: str) -> RemoteError:
+def _answered(status: int, url: str) -> RemoteError:
     name = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
-    said = f"{status} {name}".strip()
+    text = f"{status} {name}".strip()
     if status in (404, 410):
-        return RemoteError(errno.ENOENT, _FINAL[errno.ENOENT], url)
+        return RemoteError(errno.ENOENT, os.strerror(errno.ENOENT), url)
     if status in (401, 403):
-        return RemoteError(errno.EACCES, f"{_FINAL[errno.EACCES]} ({said})", url)
-    passing = status in _NOT_NOW or (status >= 500 and status not in _NEVER)
-    return RemoteError(errno.EIO, f"the server answers {said}", url, passing=passing)
+        return RemoteError(errno.EACCES, f"access denied ({text})", url)
+    passing = status in _LATER or (status >= 500 and status not in (501, 505))
+    return RemoteError(errno.EIO, f"the server answers {text}", url, passing)
 
 
 def _of_kind(error: BaseException, url: str) -> RemoteError | None:
-    """What the type of an exception says, if anything."""
+    """What the type of an exception tells, if anything."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & _NO_CREDENTIALS:
-        return RemoteError(errno.EACCES, f"no credentials ({_told(error)})", url)
-    if isinstance(error, FileNotFoundError):
-        return RemoteError(errno.ENOENT, _FINAL[errno.ENOENT], url)
+    if any(map(_NO_CREDENTIALS.fullmatch, kinds)):
+        return RemoteError(errno.EACCES, f"no credentials ({_text(error)})", url)
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return RemoteError(errno.ENOENT, os.strerror(errno.ENOENT), url)
     if isinstance(error, PermissionError):
-        return RemoteError(errno.EACCES, _FINAL[errno.EACCES], url)
-    if isinstance(error, NotADirectoryError | IsADirectoryError):
-        return RemoteError(errno.ENOENT, os.strerror(error.errno or errno.ENOTDIR), url)
-    if isinstance(error, TimeoutError) or any("Timeout" in kind for kind in kinds):
-        return RemoteError(errno.ETIMEDOUT, "no answer in time", url, passing=True)
+        return RemoteError(errno.EACCES, "access denied", url)
+    if any("Timeout" in kind for kind in kinds):
+        return RemoteError(errno.ETIMEDOUT, "no answer in time", url, True)
     if isinstance(error, ConnectionRefusedError):
-        return RemoteError(errno.ECONNREFUSED, "the connection is refused", url, passing=True)
+        return RemoteError(errno.ECONNREFUSED, "the connection is refused", url, True)
     if any("DNS" in kind for kind in kinds) or "gaierror" in kinds:
-        return RemoteError(errno.EIO, "the server's name is not known", url, passing=True)
-    if isinstance(error, ConnectionError | EOFError) or kinds & _PASSING:
-        return RemoteError(errno.ECONNRESET, "the connection broke off", url, passing=True)
+        return RemoteError(errno.EIO, "the server's name is not known", url, True)
+    if isinstance(error, ConnectionError | EOFError) or kinds & _NETWORK:
+        return RemoteError(errno.ECONNRESET, "the connection broke off", url, True)
     if isinstance(error, OSError) and error.errno == errno.EBUSY:
-        return RemoteError(errno.EIO, "the server is busy", url, passing=True)
+        return RemoteError(errno.EIO, "the server is busy", url, True)
     return None
 
 
-def _told(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     """The first line of an exception's text, without secrets; its type where it has none."""
     line = next(iter(str(error).strip().splitlines()), "")
     line = _USER_AND_PASSWORD.sub("***@", line)  # of what need not be a whole URL

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.sources.scan import scan
@@ -24,10 +23,11 @@ from imagenet_prep.storage import prefetch
 from imagenet_prep.storage.buffered import Windows
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Url, location_of
-from imagenet_prep.storage.remote import AT_ONCE, Patience, in_parallel, status
+from imagenet_prep.storage.remote import AT_ONCE, in_parallel, status
 from imagenet_prep.storage.remote_errors import RemoteError, fault_of
 from tests.conftest import REPOSITORY
 from tests.kit.remote import SECRETS, files_of, secrets_in
+from tests.kit.sources import refused
 
 SMALL = CropSettings(size=16)
 
@@ -103,13 +103,13 @@ def test_a_protocol_whose_package_is_missing_is_named() -> None:
     pytest.importorskip("fsspec")
     if importlib.util.find_spec("gcsfs") is not None:
         pytest.skip("gcsfs is installed")
-    with pytest.raises(ToolError, match=r"gs://bucket/raw: .*gcsfs.*\[cloud\]"):
+    with refused("remote.package_missing", "gs://bucket/raw", "gcsfs", "[cloud]"):
         scan(location_of("gs://bucket/raw"))
 
 
 def test_an_unknown_protocol_is_wrong_usage() -> None:
     pytest.importorskip("fsspec")
-    with pytest.raises(UsageError, match=r"^nosuch://a/b: is no URL that fsspec opens"):
+    with refused("remote.protocol", usage=True):
         scan(location_of("nosuch://a/b"))
 
 
@@ -125,22 +125,13 @@ def test_paths_alone_load_nothing_of_fsspec(make_raw: Callable[..., Path], tmp_p
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("variables", "patience"),
-    [
-        ({}, Patience(5, 0.5, 60.0)),
-        ({"TRIES": "1", "PAUSE_S": "0.25", "TIMEOUT_S": "9"}, Patience(1, 0.25, 9.0)),
-    ],
-)
-def test_patience_is_that_of_the_environment(variables: dict[str, str], patience: Patience) -> None:
-    named = {f"IMAGENET_PREP_REMOTE_{name}": value for name, value in variables.items()}
-    assert Patience.of(named) == patience
-
-
 @pytest.mark.parametrize("value", ["", "no", "0", "-1", "nan", "inf"])
-def test_patience_that_is_no_number_is_wrong_usage(value: str) -> None:
-    with pytest.raises(UsageError, match=f"IMAGENET_PREP_REMOTE_TIMEOUT_S: '{value}' is no"):
-        Patience.of({"IMAGENET_PREP_REMOTE_TIMEOUT_S": value})
+def test_a_setting_that_is_no_number_is_wrong_usage(
+    memory: Any, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("IMAGENET_PREP_REMOTE_TIMEOUT_S", value)
+    with refused("remote.setting", "IMAGENET_PREP_REMOTE_TIMEOUT_S", usage=True):
+        status("memory://raw")
 
 
 class ServerError(Exception):

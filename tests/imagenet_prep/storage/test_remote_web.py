@@ -15,7 +15,6 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import pytest
 
 from imagenet_prep.cli import main as cli
-from imagenet_prep.core.errors import ToolError
 from imagenet_prep.crop.run import CropReport, run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.names import JOURNAL_NAME
@@ -145,7 +144,7 @@ def test_a_server_that_sends_no_parts_is_named_before_all_is_fetched(
     big = bytes(3 << 20)
     site = write(tmp_path / "site", {"0.tar": tar_bytes({"1.jpg": big, "1.cls": b"1"})})
     spoiler.serve = Site(site, parts=False).serve
-    with pytest.raises(ToolError, match="the server sends no parts of files; copy it to a disk"):
+    with refused("remote.no_parts"):
         scan(location_of(f"{spoiler.url}/0.tar"))
 
 
