@@ -32,7 +32,7 @@ from imagenet_prep.cli.options import (
     where_options,
 )
 from imagenet_prep.cli.stats import make_stats, stats
-from imagenet_prep.core.console import INTERRUPTED, TERMINATED, Bar, run_command, say
+from imagenet_prep.core.console import INTERRUPTED, TERMINATED, Bar, run_command
 from imagenet_prep.dataset.names import SPLITS, STATS_NAME
 from imagenet_prep.storage.location import Location
 
@@ -152,15 +152,9 @@ cli.add_command(info)
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Command line arguments (default: the process's) -> exit status; says what went wrong."""
-    from imagenet_prep.workers.processes import WorkerDied
-
     terminated: list[int] = []
-    try:
-        with _as_interrupt(signal.SIGTERM, terminated):
-            status = run_command(cli, PROGRAM, arguments, FAREWELL)
-    except WorkerDied as error:
-        say(f"{PROGRAM}: {error}; run it again with fewer --jobs")
-        return 1
+    with _as_interrupt(signal.SIGTERM, terminated):
+        status = run_command(cli, PROGRAM, arguments, FAREWELL)
     return TERMINATED if terminated and status == INTERRUPTED else status
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from imagenet_prep.core.errors import Progress, ToolError, UsageError, quiet
 from imagenet_prep.core.files import publish, read_json, write_json
 from imagenet_prep.sample.scenes import KINDS, draw_picture
-from imagenet_prep.workers.processes import map_unordered, resolve_jobs
+from imagenet_prep.workers.processes import workers_of
 
 MARKER_NAME = ".sample.json"
 PICTURES_VERSION = 1  # raised whenever the same seed gives other pictures
@@ -257,7 +257,7 @@ def make_sample(
         missing = [item for item in plan if not Path(item.target).exists()]
         done = len(plan) - len(missing)
         progress("sample", done, len(plan))
-        for _ in map_unordered(_write, missing, jobs=resolve_jobs(jobs)):
+        for _ in workers_of(jobs).map_unordered(_write, missing):
             done += 1
             progress("sample", done, len(plan))
     except OSError as error:

@@ -1,1 +1,5 @@
-"""One interface to local processes and threads, Dask and Ray."""
+"""Parallel work: threads and processes of this machine, Dask and Ray clusters.
+
+The public face: ``processes`` (``Workers``, ``Jobs``, ``workers_of``, ``Ok``, ``Failed``),
+``threads.map_in_threads`` and ``cluster.open_workers``.
+"""

@@ -1,10 +1,7 @@
-"""The workers of a Dask or Ray cluster -> ``parallel.Workers``.
+"""The workers of a command: this machine's, or those of a Dask or Ray cluster.
 
-What the two have in common is here: chunks on the way, what becomes of their outcomes, the
-look at the workers before anything is done, and an end that leaves nothing running. What
-differs is in ``cluster_dask`` and ``cluster_ray``, as ``Engine``. When a worker dies, the
-engine itself gives its chunks to others, a few times: a chunk that is done twice comes to the
-same, because whatever bears its final name is whole. When the cluster dies, nobody waits.
+The cluster itself gives the chunks of a lost worker to others, a bounded number of times. Here:
+joining, and the check that each worker has the same versions and sees the same disk.
 """
 
 from __future__ import annotations
@@ -13,145 +10,66 @@ import contextlib
 import importlib.util
 import itertools
 import os
+import pickle
 import secrets
 import socket
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from imagenet_prep import __version__
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.redact import shown_address
-from imagenet_prep.workers.processes import CHUNK, Jobs, Workers, interrupt_held, resolve_jobs
-from imagenet_prep.workers.remote_worker import Fitness, Raised, Unfit, versions, work_of
+from imagenet_prep.workers.processes import (
+    AHEAD,
+    Jobs,
+    Pool,
+    Workers,
+    chunked,
+    interrupt_held,
+    resolve_jobs,
+    windowed,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 ENGINES = {"dask": "distributed", "ray": "ray"}
 """Backend -> the module that it needs; the extra that installs it has the backend's name."""
-_CHUNKS_AHEAD = 4  # per worker
-_WATCH_EVERY_S = 3.0
 _FOLDERS_LOOKED_AT = 1000
 _CONNECT_S = 5
 
 
-class Lost(ToolError):  # noqa: N818 - it reads as what happened
-    """The cluster does not answer any more."""
+class Cluster(Pool):
+    """A cluster that was joined; all methods raise ToolError, in bounded time, when it is lost."""
 
-    def __init__(self, engine: str) -> None:
-        super().__init__(
-            f"the {engine} cluster does not answer any more; start it again and run the same "
-            "command, which continues"
-        )
-
-
-class Exhausted(ToolError):  # noqa: N818 - it reads as what happened
-    """Workers have died, more often or more of them than the cluster makes up for."""
-
-    def __init__(self, engine: str, reason: str) -> None:
-        super().__init__(
-            f"the {engine} cluster {reason}; give its workers more memory, perhaps, then run the "
-            "same command, which continues"
-        )
-
-
-class Engine(Protocol):
-    """A cluster: it runs ``run_chunk`` of some bytes on any worker, again where one died.
-
-    Whatever cannot be said of one chunk raises ToolError: Lost, Exhausted. No method waits
-    without a bound, ``result`` of what ``wait`` has given included.
-    """
-
-    name: str
+    name = ""
 
     def count(self) -> int:
-        """How many chunks the workers work on at a time; 0 while there is none."""
+        """How many chunks run at a time; 0 without workers."""
+        raise NotImplementedError
 
-    def everywhere(self, fitness: Fitness) -> dict[str, str]:
-        """What ``probe_of(fitness)`` says on every host or worker, by name."""
-
-    def submit(self, work: bytes) -> Any:
-        """Begins a chunk -> its handle."""
-
-    def wait(self, handles: Sequence[Any], timeout_s: float) -> Any | None:
-        """The first of the handles that is done, or None if none is in time."""
-
-    def result(self, handle: Any) -> list[Any] | Raised | Unfit:
-        """What a chunk that is done came to."""
-
-    def check(self) -> None:
-        """Raises when the cluster does not answer or has no workers."""
-
-    def abandon(self, run: str, handles: Sequence[Any]) -> None:
-        """Ends what is on the way, and waits a little for what workers are in the middle of."""
+    def everywhere(self, probe: Callable[[], str]) -> dict[str, str]:
+        """``probe()`` on every worker or host, by its name."""
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Leaves the cluster; one that was started for this goes."""
+        """Leaves the cluster; ends one that was started for this command."""
+        raise NotImplementedError
 
 
-class Cluster:
-    """``parallel.Workers`` on an engine; ``fitness`` is what its workers are asked for."""
+def lost(name: str) -> ToolError:
+    """The error for a cluster that does not answer."""
+    problem = f"the {name} cluster does not answer any more"
+    remedy = "start it again and run the same command, which continues"
+    return ToolError("cluster.lost", f"{problem}; {remedy}")
 
-    def __init__(self, engine: Engine, fitness: Fitness) -> None:
-        self._engine = engine
-        self._fitness = fitness
-        self._count = max(1, engine.count())
 
-    @property
-    def count(self) -> int:
-        """How many items the workers work on at a time, when the cluster was joined."""
-        return self._count
-
-    def map_unordered(
-        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
-    ) -> Generator[R, None, None]:
-        """``function`` of every item, as the results come."""
-        return self._map(function, items, chunk, ordered=False)
-
-    def map_ordered(
-        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
-    ) -> Generator[R, None, None]:
-        """``function`` of every item, in the order of the items."""
-        return self._map(function, items, chunk, ordered=True)
-
-    def _map(
-        self, function: Callable[[T], R], items: Iterable[T], chunk: int, *, ordered: bool
-    ) -> Generator[R, None, None]:
-        run = secrets.token_hex(8)
-        source = iter(items)
-        chunks = iter(lambda: list(itertools.islice(source, chunk)), [])
-        work = (work_of(run, self._fitness, function, part) for part in chunks)
-        pending: deque[Any] = deque()
-        try:
-            for one in itertools.islice(work, self._count * _CHUNKS_AHEAD):
-                pending.append(self._engine.submit(one))
-            while pending:
-                handle = self._first_done([pending[0]] if ordered else list(pending))
-                pending.remove(handle)
-                results = self._results(handle)
-                pending.extend(self._engine.submit(one) for one in itertools.islice(work, 1))
-                yield from results
-        finally:
-            if pending:
-                with interrupt_held():
-                    self._engine.abandon(run, list(pending))
-
-    def _first_done(self, handles: Sequence[Any]) -> Any:
-        while True:
-            handle = self._engine.wait(handles, _WATCH_EVERY_S)
-            if handle is not None:
-                return handle
-            self._engine.check()
-
-    def _results(self, handle: Any) -> list[Any]:
-        found = self._engine.result(handle)
-        if isinstance(found, Raised):
-            raise found.error
-        if isinstance(found, Unfit):
-            raise ToolError(f"a worker of the {self._engine.name} cluster {found.reason}")
-        return found
+def workers_lost(name: str, reason: str) -> ToolError:
+    """The error for workers that were lost more often than the cluster retries."""
+    remedy = "give its workers more memory, then run the same command, which continues"
+    return ToolError("cluster.workers_lost", f"the {name} cluster {reason}; {remedy}")
 
 
 @contextlib.contextmanager
@@ -163,72 +81,57 @@ def open_workers(
     reads: Sequence[Path],
     writes: Sequence[Path] = (),
 ) -> Iterator[Jobs]:
-    """Who does the work of a command: workers that are there until the block ends.
+    """The workers of a command, until the block ends.
 
-    ``backend`` is local, or one of ENGINES. With ``address`` they are those of the cluster there,
-    without it ``jobs`` processes that are started here. ``reads`` and ``writes`` are what
-    they are to read (where it exists) and the folders to write in. Raises UsageError for
-    options that do not go together or an engine that is not installed, and ToolError where
-    nobody answers at the address, or a worker is not fit.
+    ``backend`` is local, or one of ENGINES: the cluster at ``address``, or without an address
+    one of ``jobs`` processes that is started here. ``reads`` and ``writes`` are what the workers
+    read (where it exists) and the folders that they write to. Raises UsageError for options
+    that exclude each other or an engine that is not installed, and ToolError where no cluster
+    answers, it has no workers, or a worker has other versions or does not see the disk.
     """
     if backend == "local":
         if address is not None:
-            raise UsageError(
-                "--address: names a cluster, and --backend local has none; add --backend dask "
-                "or ray"
-            )
+            message = "--address: needs a cluster; add --backend dask or --backend ray"
+            raise UsageError("cluster.address_without_backend", message)
         yield jobs
         return
     if address is not None and jobs is not None:
-        raise UsageError(
-            "--jobs: the cluster at --address has the workers that it has; leave one of the two out"
-        )
+        message = "--jobs: the cluster at --address has its own workers; leave out one of the two"
+        raise UsageError("cluster.jobs_with_address", message)
     if importlib.util.find_spec(ENGINES[backend]) is None:
-        raise UsageError(
-            f"--backend {backend}: {backend} is not installed; install the extra [{backend}] of "
-            "imagenet-alexnet"
-        )
-    with contextlib.ExitStack() as stack:
-        engine = _join(backend, address, resolve_jobs(jobs))
-        stack.callback(_close, engine)
-        yield _fit_workers(engine, reads, writes)
+        message = f"--backend {backend}: {backend} is not installed"
+        remedy = f"install the extra [{backend}] of imagenet-alexnet"
+        raise UsageError("cluster.not_installed", f"{message}; {remedy}")
+    if address is not None:
+        _require_listener(backend.title(), address)
+    cluster = _join(backend, address, resolve_jobs(jobs))
+    try:
+        yield _OnCluster(cluster, _checked(cluster, reads, writes))
+    finally:
+        with interrupt_held():
+            cluster.close()
 
 
-def _join(backend: str, address: str | None, jobs: int) -> Engine:
+def _join(backend: str, address: str | None, jobs: int) -> Cluster:
     if backend == "dask":
-        from imagenet_prep.workers import dask as cluster_dask
-
-        return cluster_dask.join(address, jobs)
-    from imagenet_prep.workers import ray as cluster_ray
-
-    return cluster_ray.join(address, jobs)
+        from imagenet_prep.workers.dask import join
+    else:
+        from imagenet_prep.workers.ray import join
+    return join(address, jobs)
 
 
-def _close(engine: Engine) -> None:
-    with interrupt_held():
-        engine.close()
+def not_joined(engine: str, address: str | None, reason: str) -> ToolError:
+    """The error for a cluster that cannot be joined, or a local one that does not start."""
+    if address is None:
+        message = f"--backend {engine.lower()}: {engine} does not start here ({reason})"
+        return ToolError("cluster.start", f"{message}; try fewer --jobs, or --backend local")
+    message = f"--address: no {engine} cluster answers at {shown_address(address)} ({reason})"
+    command = {"Dask": "dask scheduler", "Ray": "ray start --head"}[engine]
+    return ToolError("cluster.address", f"{message}; name the address that {command} prints")
 
 
-def _fit_workers(engine: Engine, reads: Sequence[Path], writes: Sequence[Path]) -> Workers:
-    """The engine's workers, each of which has been asked for what it needs."""
-    if engine.count() == 0:
-        raise ToolError(f"the {engine.name} cluster has no workers; start some, then run it again")
-    files = tuple(_example(folder) for folder in reads if folder.exists())
-    fitness = Fitness(versions(), files)
-    with contextlib.ExitStack() as stack:
-        written = tuple(stack.enter_context(_token(folder)) for folder in writes)
-        asked = Fitness(versions(), files, written)
-        for name, reason in sorted(engine.everywhere(asked).items()):
-            if reason:
-                raise ToolError(f"the worker {name} of the {engine.name} cluster {reason}")
-    return Cluster(engine, fitness)
-
-
-def require_somebody(engine: str, address: str, command: str) -> None:
-    """ToolError unless somebody listens at HOST:PORT; ``command`` is what would.
-
-    The engines themselves would try again and again, for longer than one likes to wait.
-    """
+def _require_listener(engine: str, address: str) -> None:
+    """ToolError unless something listens at HOST:PORT: the engines would retry for minutes."""
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         if not parts.hostname or not parts.port:
@@ -236,29 +139,110 @@ def require_somebody(engine: str, address: str, command: str) -> None:
         socket.create_connection((parts.hostname, parts.port), timeout=_CONNECT_S).close()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ToolError(
-            f"--address: no {engine} cluster answers at {shown_address(address)} "
-            f"({reason}); start one, or name the address that {command} shows"
-        ) from None
+        raise not_joined(engine, address, reason) from None
+
+
+class _OnCluster(Workers):
+    """``Workers`` on a cluster."""
+
+    def __init__(self, cluster: Cluster, fitness: Fitness) -> None:
+        self._cluster, self._fitness = cluster, fitness
+        self.count = cluster.count()
+
+    def _map(
+        self, function: Callable[[T], R], items: Iterable[T], chunk: int, *, ordered: bool
+    ) -> Generator[R, None, None]:
+        work: Any = _Work(self._cluster.name, self._fitness, function)
+        chunks = ([part] for part in chunked(items, chunk))
+        ahead = self.count * AHEAD
+        outcomes = windowed(self._cluster, work, chunks, ahead=ahead, ordered=ordered)
+        with contextlib.closing(outcomes):
+            for outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield from outcome
+
+
+class Fitness(NamedTuple):
+    """What a worker must have: versions; files that it sees (path, bytes; None: a folder);
+    files just written, and their text, in folders that it may write to."""
+
+    versions: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, int | None], ...] = ()
+    written: tuple[tuple[str, str], ...] = ()
+
+
+class _Work(NamedTuple):
+    """On a worker: items -> results of ``function``, or the exception that this process raises.
+
+    An exception is a result, so that no cluster tries its items again.
+    """
+
+    engine: str
+    fitness: Fitness
+    function: Callable[[Any], Any]
+
+    def __call__(self, items: Sequence[Any]) -> list[Any] | Exception:
+        reason = "" if self.fitness in _passed else unfit(self.fitness)
+        if reason:
+            return unfit_worker("a worker", self.engine, reason)
+        _passed.add(self.fitness)
+        try:
+            return [self.function(item) for item in items]
+        except Exception as error:  # noqa: BLE001 - raised again where the results are used
+            return _portable(error)
+
+
+_passed: set[Fitness] = set()
+"""The checks that this process has passed: workers that join later are checked as well."""
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception, or its text where it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - its own code, which may raise anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def unfit_worker(worker: str, engine: str, reason: str) -> ToolError:
+    """The error for a worker that cannot do the work; ``reason`` continues its name."""
+    return ToolError("cluster.worker_unfit", f"{worker} of the {engine} cluster {reason}")
+
+
+def _checked(cluster: Cluster, reads: Sequence[Path], writes: Sequence[Path]) -> Fitness:
+    """Checks every worker -> what those that join later must have; ToolError for an unfit one."""
+    if cluster.count() == 0:
+        message = f"the {cluster.name} cluster has no workers; start some, then run it again"
+        raise ToolError("cluster.no_workers", message)
+    wanted = Fitness(versions(), tuple(_example(path) for path in reads if path.exists()))
+    with contextlib.ExitStack() as stack:
+        written = tuple(stack.enter_context(_token(folder)) for folder in writes)
+        found = cluster.everywhere(probe_of(wanted._replace(written=written)))
+    for worker, reason in sorted(found.items()):
+        if reason:
+            raise unfit_worker(f"the worker {worker}", cluster.name, reason)
+    return wanted
 
 
 def _example(path: Path) -> tuple[str, int | None]:
-    """A file of a folder, and its bytes; or the folder, where there is none among its first."""
+    """A file of a folder and its bytes, or the folder where its first folders hold none."""
     if path.is_file():
         return str(path), path.stat().st_size
     for top, folders, names in itertools.islice(os.walk(path), _FOLDERS_LOOKED_AT):
         folders.sort()
-        for name in sorted(names):
-            file = Path(top, name)
-            # Hidden ones come and go with the run itself, and so do the journal's lines.
-            if not name.startswith(".") and not name.endswith(".jsonl") and file.is_file():
+        for file in (Path(top, name) for name in sorted(names)):
+            # Hidden files and journals change during the run itself.
+            changes = file.name.startswith((".", "crop.sqlite")) or file.suffix == ".jsonl"
+            if not changes and file.is_file():
                 return str(file), file.stat().st_size
     return str(path), None
 
 
 @contextlib.contextmanager
 def _token(folder: Path) -> Iterator[tuple[str, str]]:
-    """A file for a moment, where ``folder`` is or will be: its path and text."""
+    """A file in ``folder``, or where that will be, until the block ends: its path and text."""
     place = next(path for path in (folder, *folder.parents) if path.is_dir())
     text = secrets.token_hex(8)
     path = place / f".imagenet-prep.{text}.tmp"
@@ -267,3 +251,72 @@ def _token(folder: Path) -> Iterator[tuple[str, str]]:
         yield str(path), text
     finally:
         path.unlink(missing_ok=True)
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """The programs that determine the bytes of a result, here: (name, version)."""
+    import numpy
+    import PIL
+    from PIL import features
+
+    from imagenet_prep.jpeg.turbo import decoder_name
+
+    return (
+        ("imagenet_prep", __version__),
+        ("Pillow", PIL.__version__),
+        ("libjpeg-turbo", str(features.version_feature("libjpeg_turbo"))),
+        ("numpy", numpy.__version__),
+        ("the JPEG decoder", decoder_name()),
+    )
+
+
+def cannot_run(error: object) -> str:
+    """The reason of a worker that cannot import or unpickle the work."""
+    return f"cannot run the program ({error}); install the same versions there"
+
+
+def unfit(fitness: Fitness) -> str:
+    """Why this process cannot do the work, as the end of a message; empty when it can."""
+    here = dict(versions())
+    for name, wanted in fitness.versions:
+        if here.get(name) != wanted:
+            return f"has {name} {here.get(name)}, not {wanted}; install the same versions there"
+    remedy = "use a disk that all workers share, under the same path"
+    for path, size in fitness.files:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a string
+        except OSError as error:
+            return f"does not see {path} ({error.strerror}); {remedy}"
+        if size is not None and status.st_size != size:
+            return f"sees another file as {path}; {remedy}"
+    for path, text in fitness.written:
+        folder = Path(path).parent
+        try:
+            same = Path(path).read_text(encoding="ascii") == text
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            return f"does not see what is written in {folder}; {remedy}"
+        if not os.access(folder, os.W_OK):
+            return f"may not write in {folder}; change its permissions"
+    return ""
+
+
+def probe_of(fitness: Fitness) -> Callable[[], str]:
+    """``unfit`` as a function that is sent by value, so that it runs where the package is not."""
+    parts: Any = tuple(fitness)  # Fitness itself is of a module that may be missing there
+    wanted = dict(fitness.versions)["imagenet_prep"]
+
+    def probe() -> str:
+        try:
+            import imagenet_prep
+
+            if imagenet_prep.__version__ != wanted:
+                return f"has imagenet_prep {imagenet_prep.__version__}, not {wanted}; update it"
+            from imagenet_prep.workers import cluster
+
+            return cluster.unfit(cluster.Fitness(*parts))
+        except ImportError as error:
+            return f"cannot run the program ({error}); install version {wanted} there"
+
+    return probe

@@ -1,9 +1,8 @@
-"""Items and a function -> results, over the processors of this machine or of others.
+"""One interface for parallel work: ``Workers``, and the processes of this machine as ``Local``.
 
-``Workers`` is what the stages need: maps with a bounded number of items on the way, in which
-a death of workers is an error and never a wait, and an end within a moment of Ctrl-C. Those
-of a cluster are in ``cluster``; here are those of this machine. Their processes are joblib's
-(loky): they start fresh, so neither threads nor locks of this process are copied into them.
+Dask and Ray clusters (``cluster``, ``dask``, ``ray``) and threads (``threads``) feed the same
+window of submitted chunks. Local processes are joblib's loky: they start fresh, so neither the
+threads nor the locks of this process are copied into them.
 """
 
 from __future__ import annotations
@@ -17,24 +16,25 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from imagenet_prep.core.errors import ToolError, UsageError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 CHUNK = 8
-_CHUNKS_AHEAD = 4  # per worker: enough that none ever waits for the parent
+"""Items that a worker takes at a time."""
+AHEAD = 4
+"""Chunks per worker that are submitted ahead: enough that none waits for this process."""
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_WATCH_EVERY_S = 5.0
+_WATCH_EVERY_S = 3.0
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Ok(Generic[T]):
-    """What an item came to."""
+    """The result of an item."""
 
     key: str
     value: T
@@ -42,62 +42,118 @@ class Ok(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An item that came to nothing, and why; the run goes on."""
+    """An item without a result, and the reason; the run goes on."""
 
     key: str
     reason: str
 
 
-class WorkerDied(RuntimeError):  # noqa: N818 - it reads as what happened
-    """A worker process ended by itself: killed, out of memory, or a fault in a C library."""
+class Pool:
+    """Where chunks run: an executor of ``concurrent.futures``. Clusters override what differs."""
+
+    def __init__(self, executor: Any = None) -> None:
+        self._executor = executor
+
+    def submit(self, function: Callable[[T], R], items: Sequence[T]) -> Any:
+        """Starts ``function`` of the items -> a handle."""
+        return self._executor.submit(run_chunk, function, items)
+
+    def first_done(self, handles: Sequence[Any]) -> Any:
+        """Waits for one of the handles -> it; ToolError when none can finish any more."""
+        from concurrent.futures import FIRST_COMPLETED, wait
+
+        while True:
+            done, _ = wait(handles, timeout=_WATCH_EVERY_S, return_when=FIRST_COMPLETED)
+            if done:
+                return next(handle for handle in handles if handle in done)
+            self.watch()
+
+    def watch(self) -> None:
+        """Raises ToolError when no chunk can finish any more."""
+
+    def result(self, handle: Any) -> list[Any]:
+        """The results of a chunk that is done; raises the exception of its function."""
+        found: list[Any] = handle.result()
+        return found
+
+    def drop(self, handles: Sequence[Any]) -> None:
+        """Cancels the chunks of a map that ends early."""
+        for handle in handles:
+            handle.cancel()
 
 
-class Workers(Protocol):
-    """Processes that apply a function to items; here, or on a cluster.
+class Workers:
+    """Workers that apply a function to items, on this machine or on a cluster.
 
-    Functions and items must be picklable, and what a function does to the disk must come to
-    the same when it is done twice. ``items`` is read only a few chunks ahead of the results.
-    An exception of the function or of ``items`` is raised in the iteration, and so is the
-    death of the workers. However the iteration ends, nothing of it is left running; a
-    consumer that leaves it early closes it (``contextlib.closing``).
+    Functions and items must be picklable, and a function must have the same effect on the disk
+    when it runs twice: the chunk of a worker that is lost runs again on another. ``items`` is
+    read only a few chunks ahead of the results. Exceptions of the function and of ``items``
+    are raised in the iteration; ToolError (``workers.died``, ``cluster.lost``) when workers
+    are lost for good. A consumer that stops early closes the iterator (``contextlib.closing``).
     """
 
-    @property
-    def count(self) -> int:
-        """How many items they work on at a time."""
+    count: int
+    """How many chunks run at a time."""
 
     def map_unordered(
         self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
     ) -> Generator[R, None, None]:
         """``function`` of every item, as the results come."""
+        return self._map(function, items, chunk, ordered=False)
 
     def map_ordered(
         self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
     ) -> Generator[R, None, None]:
         """``function`` of every item, in the order of the items."""
+        return self._map(function, items, chunk, ordered=True)
+
+    def _map(
+        self, function: Callable[[T], R], items: Iterable[T], chunk: int, *, ordered: bool
+    ) -> Generator[R, None, None]:
+        raise NotImplementedError
 
 
 Jobs = int | Workers | None
-"""Who does the work: so many processes of this machine, one per processor, or ``Workers``."""
+"""A number of processes on this machine, None for one per processor, or ``Workers``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
-    """``Workers`` that are ``count`` processes of this machine, started for each map."""
+class Local(Workers):
+    """``count`` processes of this machine, started for each map; 1 runs in this process."""
 
-    count: int
+    def __init__(self, count: int) -> None:
+        self.count = resolve_jobs(count)
 
-    def map_unordered(
-        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
+    def _map(
+        self, function: Callable[[T], R], items: Iterable[T], chunk: int, *, ordered: bool
     ) -> Generator[R, None, None]:
-        """As ``map_unordered`` of this module."""
-        return map_unordered(function, items, jobs=self.count, chunk=chunk)
+        if self.count == 1:
+            return (function(item) for item in items)
+        return self._in_processes(function, items, chunk, ordered)
 
-    def map_ordered(
-        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
+    def _in_processes(
+        self, function: Callable[[T], R], items: Iterable[T], size: int, ordered: bool
     ) -> Generator[R, None, None]:
-        """As ``map_ordered`` of this module."""
-        return map_ordered(function, items, jobs=self.count, chunk=chunk)
+        chunks = chunked(items, size)
+        first = next(chunks, [])
+        if len(first) < size:  # less than a chunk: starting a process would take longer
+            yield from map(function, first)
+            return
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
+        pool = _Processes(self.count)
+        every = itertools.chain([first], chunks)
+        try:
+            yield from windowed(pool, function, every, ahead=self.count * AHEAD, ordered=ordered)
+        except UnboundLocalError as error:
+            # loky fails in its own clean-up where a process could not be started.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        except (BrokenProcessPool, BrokenPipeError):  # the latter: it died while it started
+            reason = "a worker process ended by itself (killed, out of memory, or a crash)"
+            raise _died(reason) from None
+        finally:
+            pool.end()
 
 
 def workers_of(jobs: Jobs) -> Workers:
@@ -106,105 +162,106 @@ def workers_of(jobs: Jobs) -> Workers:
 
 
 def resolve_jobs(jobs: int | None) -> int:
-    """The number of workers: ``jobs``, or one per processor that this process may use.
+    """``jobs``, or the number of processors that this process may use.
 
-    Raises ValueError below 1.
+    Raises UsageError (``jobs.invalid``) below 1.
     """
     if jobs is None:
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
     if jobs < 1:
-        raise ValueError(f"the number of jobs must be at least 1, not {jobs}")
+        raise UsageError("jobs.invalid", f"the number of jobs must be at least 1, not {jobs}")
     return jobs
 
 
-def map_unordered(
-    function: Callable[[T], R], items: Iterable[T], *, jobs: int, chunk: int = CHUNK
+def windowed(
+    pool: Pool,
+    function: Callable[[T], R],
+    chunks: Iterator[list[T]],
+    *,
+    ahead: int,
+    ordered: bool,
 ) -> Generator[R, None, None]:
-    """``function`` of every item, as the results come.
-
-    With ``jobs`` 1 in this process, lazily. Otherwise ``function`` and the items must be
-    picklable, and ``items`` is read only a few chunks ahead of the results; less than one
-    chunk is done in this process, because starting another would take longer. An exception
-    of ``function`` or of ``items`` is raised here; a worker that ends by itself raises
-    WorkerDied. However the iteration ends, no worker outlives it; a consumer that leaves
-    it early closes it (``contextlib.closing``), or drops its last reference.
-    """
-    return _map(function, items, jobs=jobs, chunk=chunk, ordered=False)
-
-
-def map_ordered(
-    function: Callable[[T], R], items: Iterable[T], *, jobs: int, chunk: int = CHUNK
-) -> Generator[R, None, None]:
-    """As ``map_unordered``, with the results in the order of the items."""
-    return _map(function, items, jobs=jobs, chunk=chunk, ordered=True)
+    """Results of ``function`` over chunks, ``ahead`` of which are in ``pool`` at a time."""
+    pending: deque[Any] = deque()
+    try:
+        for chunk in itertools.islice(chunks, ahead):
+            pending.append(pool.submit(function, chunk))
+        while pending:
+            ready = pool.first_done([pending[0]] if ordered else pending)
+            pending.remove(ready)
+            results: list[R] = pool.result(ready)
+            pending.extend(pool.submit(function, one) for one in itertools.islice(chunks, 1))
+            yield from results
+    finally:
+        if pending:
+            with interrupt_held():
+                pool.drop(pending)
 
 
-def _map(
-    function: Callable[[T], R], items: Iterable[T], *, jobs: int, chunk: int, ordered: bool
-) -> Generator[R, None, None]:
-    if jobs < 1 or chunk < 1:
-        raise ValueError(f"jobs and chunk must be at least 1, not {jobs} and {chunk}")
-    if jobs == 1:
-        return (function(item) for item in items)
-    return _map_in_workers(function, items, jobs, chunk, ordered)
-
-
-def _map_in_workers(
-    function: Callable[[T], R], items: Iterable[T], jobs: int, chunk: int, ordered: bool
-) -> Generator[R, None, None]:
+def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Items -> lists of ``size`` of them, read as they are asked for."""
     source = iter(items)
-    chunks = iter(lambda: list(itertools.islice(source, chunk)), [])
-    first = next(chunks, [])
-    if len(first) < chunk:  # all of it: one worker's work, so none need start
-        yield from (function(item) for item in first)
-        return
+    return iter(lambda: list(itertools.islice(source, size)), [])
+
+
+def run_chunk(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``function`` of each item; what a worker runs."""
+    return [function(item) for item in items]
+
+
+class _Processes(Pool):
+    """A loky pool."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(start_pool(count, _ONE_THREAD))
+        self._dropped = False
+
+    def submit(self, function: Callable[[T], R], items: Sequence[T]) -> Any:
+        with interrupt_held():  # new processes inherit this, from their first instruction
+            return super().submit(function, items)
+
+    def watch(self) -> None:
+        manager = getattr(self._executor, "_executor_manager_thread", None)
+        if manager is not None and not manager.is_alive():
+            raise _died("the thread that feeds the worker processes ended by itself")
+
+    def drop(self, handles: Sequence[Any]) -> None:  # noqa: ARG002 - the pool serves one map
+        self._dropped = True
+        # What no worker has begun; loky's manager thread would fail on a cancelled future.
+        queued = getattr(self._executor, "_work_ids", None)
+        with contextlib.suppress(queue.Empty):
+            while queued is not None:
+                queued.get_nowait()
+
+    def end(self) -> None:
+        """Ends the processes; at once, where chunks were dropped."""
+        with interrupt_held():
+            self._executor.shutdown(wait=True, kill_workers=self._dropped)
+
+
+def _died(what: str) -> ToolError:
+    return ToolError("workers.died", f"{what}; run the same command with fewer --jobs")
+
+
+def start_pool(
+    count: int, variables: dict[str, str], initializer: Callable[[], None] | None = None
+) -> Any:
+    """A loky executor whose processes have ``variables`` in their environment, leave Ctrl-C to
+    this process and end with it."""
     from joblib.externals.loky import ProcessPoolExecutor
-    from joblib.externals.loky.process_executor import BrokenProcessPool
 
     _start_trackers()  # before the pool, whose locks would start them
-    pool = ProcessPoolExecutor(
-        max_workers=jobs, initializer=_start_worker, initargs=(os.getpid(),), env=_ONE_THREAD
-    )
-    pending: deque[Future[list[R]]] = deque()
-    finished = False
-    try:
-        with interrupt_held():  # the workers inherit this, from their first instruction
-            pending.append(pool.submit(_run_chunk, function, first))
-        for part in itertools.islice(chunks, jobs * _CHUNKS_AHEAD - 1):
-            pending.append(pool.submit(_run_chunk, function, part))
-        while pending:
-            ready = _first_ready(pool, [pending[0]] if ordered else pending)
-            pending.remove(ready)
-            results = ready.result()
-            part_or_none = next(chunks, None)
-            if part_or_none is not None:
-                pending.append(pool.submit(_run_chunk, function, part_or_none))
-            yield from results
-        finished = True
-    except UnboundLocalError as error:
-        # loky stumbles in its own clean-up where a process could not be started.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
-    except (BrokenProcessPool, BrokenPipeError):  # the latter of one that dies while it starts
-        raise WorkerDied(
-            "a worker process ended by itself (killed, out of memory, or a fault in a library)"
-        ) from None
-    finally:
-        with interrupt_held():
-            if not finished:
-                _drop_queued(pool)
-            pool.shutdown(wait=True, kill_workers=not finished)
+    start = (os.getpid(), initializer)
+    return ProcessPoolExecutor(count, initializer=_start_worker, initargs=start, env=variables)
 
 
 def _start_trackers() -> None:
-    """Starts the helper processes that remove what a killed worker leaves, without warnings.
+    """Starts the resource trackers of the standard library and of loky, without warnings.
 
-    They are those of the standard library and of loky. Starting them lets the interrupt
-    through again, so it must not be left to the start of the workers. What they may say at
-    the end, that a semaphore was left or is gone already, is nothing that a user could mend.
+    Starting them unblocks signals again, so it must not be left to the start of the workers.
+    Their warnings about semaphores of killed workers are of no use to a user.
     """
     import sys
     from multiprocessing import resource_tracker
@@ -219,37 +276,10 @@ def _start_trackers() -> None:
             sys.warnoptions.pop()
 
 
-def _first_ready(pool: Any, pending: Sequence[Future[R]]) -> Future[R]:
-    """Waits for one of ``pending``, and watches the thread that it depends on."""
-    from concurrent.futures import FIRST_COMPLETED, wait
-
-    while True:
-        done, _ = wait(pending, timeout=_WATCH_EVERY_S, return_when=FIRST_COMPLETED)
-        if done:
-            return next(future for future in pending if future in done)
-        manager = getattr(pool, "_executor_manager_thread", None)
-        if manager is not None and not manager.is_alive():
-            raise WorkerDied("the thread that feeds the worker processes ended by itself")
-
-
-def _drop_queued(pool: Any) -> None:
-    """Forgets what no worker has begun: loky's manager thread would stumble over it."""
-    queued = getattr(pool, "_work_ids", None)
-    while queued is not None:
-        try:
-            queued.get_nowait()
-        except queue.Empty:
-            return
-
-
-def _run_chunk(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    return [function(item) for item in items]
-
-
 @contextlib.contextmanager
 def interrupt_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM arrive after the block, not inside it; Ctrl-C never at a process that
-    was started in it."""
+    """Delays Ctrl-C and SIGTERM until the block ends; a process that is started in the block
+    never gets Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -260,8 +290,8 @@ def interrupt_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(parent: int) -> None:
-    """Leaves Ctrl-C to the process ``parent``, and ends with it if it is killed (Linux)."""
+def _start_worker(parent: int, initializer: Callable[[], None] | None) -> None:
+    """Ignores Ctrl-C, and ends with the process ``parent`` (Linux)."""
     import ctypes
     import sys
 
@@ -270,5 +300,7 @@ def _start_worker(parent: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it was killed while this process started
+        if os.getppid() != parent:  # the parent was killed while this process started
             os._exit(1)
+    if initializer is not None:
+        initializer()

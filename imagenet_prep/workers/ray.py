@@ -1,203 +1,240 @@
-"""Ray as an ``Engine``: tasks of one processor each, on a cluster or a local instance.
+"""Ray as a ``Cluster``: tasks of one processor, with a local instance where there is no address.
 
-Ray itself does a task again whose worker or host has died, a few times. Its driver is a
-process of its own (``ray_driver``), each answer of which is waited for with a bound.
+Ray runs a task again whose worker or host was lost, ``_RETRIES`` times. It writes to stderr from
+compiled code and ends its process when its head is lost, so the functions below with an
+underscore run in a driver process of their own: a loky pool of one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import importlib
+import itertools
+import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.core.redact import shown_address
-from imagenet_prep.workers import ray_driver
-from imagenet_prep.workers.cluster import Engine, Exhausted, Lost, require_somebody
-from imagenet_prep.workers.processes import interrupt_held
-from imagenet_prep.workers.remote_worker import Fitness, Raised, Unfit
+from imagenet_prep.workers.cluster import (
+    Cluster,
+    cannot_run,
+    lost,
+    not_joined,
+    unfit_worker,
+    workers_lost,
+)
+from imagenet_prep.workers.processes import interrupt_held, run_chunk, start_pool
 
-_CONNECT_S = 5
+_RETRIES = 3
 _JOIN_S = 60  # Ray itself gives up much earlier
-_START_S = 120  # an instance of its own has half a dozen programs to start
+_START_S = 120  # a local instance starts half a dozen programs
 _ANSWER_S = 10
-_STORE_BYTES = 256 << 20  # results are small, and the disk is where pictures go
+_WAIT_S = 3.0
+_PROBE_S = 60
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of its own future
-    "RAY_py_gcs_connect_timeout_s": str(_CONNECT_S),  # it tries twice
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise Ray warns of a future default
+    "RAY_py_gcs_connect_timeout_s": "5",
 }
 
 
-def join(address: str | None, jobs: int) -> Engine:
-    """A driver of the cluster at ``address``, or of an instance of ``jobs`` processes here."""
+def join(address: str | None, jobs: int) -> Cluster:
+    """A driver of the cluster at ``address``, or of a local instance of ``jobs`` processes."""
     with contextlib.ExitStack() as stack:
-        if address is not None:
-            require_somebody("Ray", address, "ray start --head")
-            engine = _Ray({"address": address}, _QUIET, stack)
-        else:
+        options: dict[str, Any] = {"address": address}
+        variables = dict(_QUIET)
+        if address is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imagenet-prep-"))
-            engine = _Ray(_instance(jobs, folder), {**_QUIET, **_own()}, stack)
-        reason = engine.refusal(_START_S if address is None else _JOIN_S)
-        if reason is None:
-            engine.keep(stack.pop_all())
-            return engine
-    if address is None:
-        raise ToolError(f"--backend ray: Ray does not start here ({reason}); try --backend dask")
-    raise ToolError(
-        f"--address: Ray cannot be joined at {shown_address(address)} ({reason}); name the "
-        "address of its head, such as 10.0.0.1:6379 on one of its hosts and "
-        "ray://10.0.0.1:10001 elsewhere, and set RAY_AUTH_MODE=token where it wants a token"
-    )
+            options = {
+                "address": "local", "num_cpus": jobs, "include_dashboard": False,
+                "object_store_memory": 256 << 20, "_node_ip_address": "127.0.0.1",
+                "_temp_dir": folder,
+            }  # fmt: skip
+            # Loopback only, with a token: no other user can reach this instance.
+            token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            variables |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **token}
+        pool = start_pool(1, variables, _silence)
+        stack.callback(_end, pool)
+        try:
+            with interrupt_held():  # the driver process inherits it
+                joined = pool.submit(_join, options)
+            reason = joined.result(_START_S if address is None else _JOIN_S)
+        except (TimeoutError, OSError, RuntimeError):
+            reason = "no answer in time"
+            pool.shutdown(wait=False, kill_workers=True)
+        if reason:
+            raise not_joined("Ray", address, reason)
+        return _Ray(pool, stack.pop_all())
 
 
-def _instance(jobs: int, folder: str) -> dict[str, Any]:
-    """The options of an instance for this run."""
-    return {
-        "address": "local",
-        "num_cpus": jobs,
-        "include_dashboard": False,
-        "object_store_memory": _STORE_BYTES,
-        "_node_ip_address": "127.0.0.1",
-        "_temp_dir": folder,
-    }
+def _end(pool: Any) -> None:
+    """Leaves Ray in good order where the driver answers, and ends the driver."""
+    with contextlib.suppress(TimeoutError, OSError, RuntimeError):
+        pool.submit(_leave).result(_ANSWER_S)
+    pool.shutdown(wait=True, kill_workers=True)
 
 
-def _own() -> dict[str, str]:
-    """The settings by which nobody else can use an instance."""
-    return {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens on loopback only
-        # Otherwise Ray would put a token for everything into the user's home.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
-
-
-class _Ray:
-    """The process that is Ray's driver, as we ask it."""
+class _Ray(Cluster):
+    """What is asked of the driver process; handles are numbers of tasks."""
 
     name = "Ray"
 
-    def __init__(
-        self, options: dict[str, Any], variables: dict[str, str], stack: contextlib.ExitStack
-    ) -> None:
-        self._connection, theirs = multiprocessing.Pipe()
-        spawn = multiprocessing.get_context("spawn")
-        self._process = spawn.Process(target=ray_driver.serve, args=(theirs, options))
-        resource_tracker.ensure_running()  # its start would let the interrupt through again
-        with _environment(variables), interrupt_held():
-            self._process.start()
-        theirs.close()
-        self._number = 0
-        self._silent = False
-        self._stack = contextlib.ExitStack()
-        stack.callback(_end, self._process, self._connection)
-
-    def keep(self, stack: contextlib.ExitStack) -> None:
-        """What ends with the engine."""
+    def __init__(self, pool: Any, stack: contextlib.ExitStack) -> None:
+        super().__init__(pool)
         self._stack = stack
 
-    def refusal(self, timeout_s: float) -> str | None:
-        """Why Ray cannot be joined; None when it is."""
+    def _ask(
+        self, function: Callable[..., Any], *arguments: Any, timeout_s: float = _ANSWER_S
+    ) -> Any:
         try:
-            kind, value = self._answer(0, timeout_s)
-        except Lost:
-            self._process.kill()  # it would go on trying
-            return f"no answer within {timeout_s:.0f} s"
-        return None if kind == ray_driver.DONE else str(value)
+            return self._executor.submit(function, *arguments).result(timeout_s)
+        except (TimeoutError, OSError, RuntimeError):  # also of a driver that has ended
+            self._executor.shutdown(wait=False, kill_workers=True)
+            raise lost(self.name) from None
 
-    def _answer(self, number: int, timeout_s: float) -> tuple[str, Any]:
-        """What is answered to a request; Lost where nothing is in time."""
-        try:
-            while not self._silent and self._connection.poll(timeout_s):
-                found, kind, value = self._connection.recv()
-                if found == number:  # others were asked before an interrupt
-                    return kind, value
-        except (EOFError, OSError):  # Ray has ended its process
-            pass
-        self._silent = True
-        raise Lost(self.name)
+    def submit(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Any:
+        """Submits a chunk -> its number."""
+        return self._ask(_submit, function, items)
 
-    def _ask(self, timeout_s: float, method: str, *arguments: Any) -> Any:
-        self._number += 1
-        try:
-            if not self._silent:
-                self._connection.send((self._number, method, arguments))
-        except OSError:
-            self._silent = True
-        kind, value = self._answer(self._number, timeout_s)
-        if kind == ray_driver.EXHAUSTED:
-            raise Exhausted(self.name, value)
-        if kind == ray_driver.LOST:
-            raise Lost(self.name)
-        return value
+    def first_done(self, handles: Sequence[Any]) -> Any:
+        """Waits for one of the chunks."""
+        while (done := self._ask(_wait, list(handles))) is None:
+            if self.count() == 0:
+                raise workers_lost(self.name, "has no workers left")
+        return done
+
+    def result(self, handle: Any) -> list[Any]:
+        """The results of a chunk, the errors of Ray as ToolError."""
+        outcome, value = self._ask(_result, handle)
+        if outcome == "lost":
+            raise workers_lost(self.name, "gave up a chunk after several workers were lost with it")
+        if outcome == "failed":
+            raise unfit_worker("a worker", self.name, cannot_run(value))
+        found: list[Any] = value
+        return found
+
+    def drop(self, handles: Sequence[Any]) -> None:
+        """Cancels chunks that no worker has begun."""
+        with contextlib.suppress(ToolError):
+            self._ask(_cancel, list(handles))
 
     def count(self) -> int:
         """The processors of the hosts."""
-        return int(self._ask(_ANSWER_S, "count"))
+        return int(self._ask(_count))
 
-    def everywhere(self, fitness: Fitness) -> dict[str, str]:
-        """What the probe says on every host."""
-        return dict(self._ask(ray_driver.PROBE_S + _ANSWER_S, "everywhere", fitness))
-
-    def submit(self, work: bytes) -> Any:
-        """Begins a chunk -> its number."""
-        return self._ask(_ANSWER_S, "submit", work)
-
-    def wait(self, handles: Sequence[Any], timeout_s: float) -> Any | None:
-        """The first that is done, or None."""
-        return self._ask(timeout_s + _ANSWER_S, "wait", handles, timeout_s)
-
-    def result(self, handle: Any) -> list[Any] | Raised | Unfit:
-        """What a chunk came to. It may be done once more if its host has just died."""
-        while True:
-            found: list[Any] | Raised | Unfit | None = self._ask(2 * _ANSWER_S, "result", handle)
-            if found is not None:
-                return found
-            self.check()
-
-    def check(self) -> None:
-        """Raises when the head does not answer, or no host is left."""
-        if self.count() == 0:
-            raise Exhausted(self.name, "has no workers left")
-
-    def abandon(self, run: str, handles: Sequence[Any]) -> None:  # noqa: ARG002 - one by one
-        """Cancels the tasks, and waits for the items that workers are in the middle of."""
-        with contextlib.suppress(Lost, Exhausted):
-            self._ask(2 * ray_driver.ABANDON_S, "abandon", handles)
+    def everywhere(self, probe: Callable[[], str]) -> dict[str, str]:
+        """The answer of every host."""
+        return dict(self._ask(_everywhere, probe, timeout_s=_PROBE_S + _ANSWER_S))
 
     def close(self) -> None:
-        """Leaves the cluster; an instance of our own ends."""
+        """Leaves the cluster; a local instance ends."""
         self._stack.close()
 
 
-def _end(process: Any, connection: Connection) -> None:
-    """Lets the driver leave, which it does when nobody asks any more; not for ever."""
-    connection.close()
-    process.join(ray_driver.ABANDON_S)
-    if process.is_alive():
-        process.kill()
-        process.join(_ANSWER_S)
-    with contextlib.suppress(ValueError):
-        process.close()
+_tasks: dict[int, Any] = {}
+"""In the driver process: the chunks that are not done, by number."""
 
 
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """More variables in the environment, for processes that are started in the block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def _silence() -> None:
+    """Ray's compiled code writes to the standard streams."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+
+
+def _join(options: dict[str, Any]) -> str:
+    """Joins or starts Ray -> why that failed, or nothing."""
+    import ray
+
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    except (OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return ""
+
+
+def _leave() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """The hosts that are alive and take work."""
+    ray: Any = importlib.import_module("ray")
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def _count() -> int:
+    return sum(int(node["Resources"]["CPU"]) for node in _nodes())
+
+
+def _everywhere(probe: Callable[[], str]) -> dict[str, str]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=_RETRIES)(probe)
+    asked = {}
+    for node in _nodes():
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+        asked[name] = task.options(scheduling_strategy=there).remote()
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=_PROBE_S)
+    return {name: _answer(task) for name, task in asked.items()}
+
+
+def _answer(task: Any) -> str:
+    import ray
+
+    try:
+        return str(ray.get(task, timeout=0.1))
+    except ray.exceptions.GetTimeoutError:
+        return f"does not answer within {_PROBE_S} s; look at it"
+    except (ray.exceptions.RayTaskError, ImportError) as error:
+        return cannot_run(str(error).strip().rpartition("\n")[2])
+
+
+def _submit(function: Callable[[Any], Any], items: Sequence[Any]) -> int:
+    ray: Any = importlib.import_module("ray")
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(run_chunk)
+    number = next(_numbers)
+    _tasks[number] = task.remote(function, items)
+    return number
+
+
+_numbers = itertools.count()
+
+
+def _wait(numbers: Sequence[int]) -> int | None:
+    """The first task that is done, or None after a while."""
+    import ray
+
+    tasks = {_tasks[number]: number for number in numbers}
+    done, _ = ray.wait(list(tasks), timeout=_WAIT_S)
+    return tasks[done[0]] if done else None
+
+
+def _result(number: int) -> tuple[str, Any]:
+    """("ok", results), ("lost", nothing) or ("failed", reason) of a task that is done."""
+    import ray
+
+    errors = ray.exceptions
+    try:
+        return "ok", ray.get(_tasks.pop(number))
+    except (
+        errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError,
+        errors.ObjectLostError,
+    ):  # fmt: skip
+        return "lost", None
+    except (errors.RayTaskError, ImportError) as error:
+        return "failed", str(error).strip().rpartition("\n")[2]
+
+
+def _cancel(numbers: Sequence[int]) -> None:
+    import ray
+
+    for number in numbers:
+        ray.cancel(_tasks.pop(number), force=False)

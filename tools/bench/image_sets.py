@@ -104,7 +104,7 @@ def make_crops(pictures: Pictures, work: Path, count: int, jobs: int | None) -> 
     from imagenet_prep.dataset.journal import list_crops
     from imagenet_prep.dataset.names import STATS_NAME
     from imagenet_prep.stats.run import run_stats
-    from imagenet_prep.workers.processes import map_unordered, resolve_jobs
+    from imagenet_prep.workers.processes import workers_of
 
     name = "".join(c if c.isalnum() else "-" for c in pictures.kind)
     folder = work / f"crops-{name}-{count}-{_stages_digest()}"
@@ -116,7 +116,7 @@ def make_crops(pictures: Pictures, work: Path, count: int, jobs: int | None) -> 
         items = list(_shares(pictures.files, raw, count))
         for number in range(10):
             (raw / "train" / f"class{number}").mkdir(parents=True, exist_ok=True)
-        for _ in map_unordered(_write_variants, items, jobs=resolve_jobs(jobs)):
+        for _ in workers_of(jobs).map_unordered(_write_variants, items):
             pass
         run_crop(raw, cropped, CropSettings(), jobs=jobs, max_failures=0, progress=quiet)
         run_stats(cropped, stats, jobs=jobs)

@@ -1,4 +1,4 @@
-"""Maps over processes: order, errors, deaths, early ends and bounded memory."""
+"""Maps over processes and threads: order, errors, deaths, early ends and bounded memory."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from imagenet_prep.workers.processes import (
-    Failed,
-    Ok,
-    WorkerDied,
-    map_ordered,
-    map_unordered,
-    resolve_jobs,
-)
+from imagenet_prep.core.errors import ToolError
+from imagenet_prep.workers.processes import Failed, Local, Ok, resolve_jobs
+from imagenet_prep.workers.threads import map_in_threads
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -43,10 +39,8 @@ def refuse_seven(number: int) -> int:
     return number
 
 
-@pytest.mark.parametrize("mapper", [map_ordered, map_unordered])
-def test_one_job_stays_in_this_process_and_is_lazy(
-    mapper: Callable[..., Iterator[int]],
-) -> None:
+@pytest.mark.parametrize("ordered", [True, False])
+def test_one_job_stays_in_this_process_and_is_lazy(ordered: bool) -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -54,21 +48,18 @@ def test_one_job_stays_in_this_process_and_is_lazy(
             taken.append(number)
             yield number
 
-    results = mapper(own_process, items(), jobs=1)
+    local = Local(1)
+    results = (local.map_ordered if ordered else local.map_unordered)(own_process, items())
     assert next(results) == os.getpid()
     assert taken == [0]
 
 
-def test_no_items_give_no_results() -> None:
-    assert list(map_ordered(square, [], jobs=2)) == []
-    assert list(map_unordered(square, [], jobs=1)) == []
-
-
 def test_less_than_a_chunk_starts_no_process() -> None:
-    assert set(map_unordered(own_process, range(3), jobs=4, chunk=4)) == {os.getpid()}
+    assert list(Local(2).map_ordered(square, [])) == []
+    assert set(Local(4).map_unordered(own_process, range(3), chunk=4)) == {os.getpid()}
 
 
-def test_order_is_kept_over_processes_and_items_are_not_read_far_ahead() -> None:
+def test_order_is_kept_and_items_are_not_read_far_ahead() -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -76,33 +67,35 @@ def test_order_is_kept_over_processes_and_items_are_not_read_far_ahead() -> None
             taken.append(number)
             yield number
 
-    with contextlib.closing(map_ordered(square, items(), jobs=2, chunk=2)) as results:
+    with contextlib.closing(Local(2).map_ordered(square, items(), chunk=2)) as results:
         first = next(results)
         assert len(taken) < 40
         assert [first, *results] == [number * number for number in range(200)]
 
 
 def test_unordered_gives_every_result_once() -> None:
-    results = list(map_unordered(square, range(40), jobs=2, chunk=3))
+    results = list(Local(2).map_unordered(square, range(40), chunk=3))
     assert sorted(results) == [number * number for number in range(40)]
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_wait() -> None:
-    with pytest.raises(WorkerDied, match="ended by itself"):
-        list(map_unordered(die_at_seven, range(40), jobs=2, chunk=2))
+    with pytest.raises(ToolError) as caught:
+        list(Local(2).map_unordered(die_at_seven, range(40), chunk=2))
+    assert caught.value.code == "workers.died"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_exception_of_the_function_is_raised_here(jobs: int) -> None:
     with pytest.raises(LookupError, match="seven is refused"):
-        list(map_ordered(refuse_seven, range(40), jobs=jobs, chunk=2))
+        list(Local(jobs).map_ordered(refuse_seven, range(40), chunk=2))
 
 
 def test_leaving_early_leaves_no_process() -> None:
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     if not children.exists():
         pytest.skip("this system does not list a process's children")
-    with contextlib.closing(map_unordered(own_process, range(1000), jobs=2, chunk=1)) as results:
+    results = Local(2).map_unordered(own_process, range(1000), chunk=1)
+    with contextlib.closing(results):
         worker = next(results)
         assert worker != os.getpid()
     assert str(worker) not in children.read_text().split()
@@ -111,10 +104,9 @@ def test_leaving_early_leaves_no_process() -> None:
 def test_jobs_default_to_the_processors_and_must_be_positive() -> None:
     assert resolve_jobs(None) >= 1
     assert resolve_jobs(3) == 3
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ToolError) as caught:
         resolve_jobs(0)
-    with pytest.raises(ValueError, match="at least 1"):
-        map_ordered(square, [1], jobs=0)
+    assert caught.value.code == "jobs.invalid"
 
 
 def test_outcomes_are_values() -> None:
@@ -123,9 +115,9 @@ def test_outcomes_are_values() -> None:
 
 
 LEFTOVERS = """
-from imagenet_prep.workers.processes import map_unordered
+from imagenet_prep.workers.processes import Local
 
-assert sorted(map_unordered(abs, range(32), jobs=2)) == list(range(32))
+assert sorted(Local(2).map_unordered(abs, range(32))) == list(range(32))
 
 from joblib.externals.loky.backend import resource_tracker
 
@@ -143,3 +135,25 @@ def test_what_a_killed_worker_left_is_not_told_to_the_user() -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_threads_keep_order_and_read_only_a_little_ahead(jobs: int) -> None:
+    assert list(map_in_threads(square, range(50), jobs=jobs)) == [x * x for x in range(50)]
+    assert list(map_in_threads(str, [], jobs=jobs)) == []
+    items = iter(range(1000))
+    with contextlib.closing(map_in_threads(str, items, jobs=jobs)) as results:
+        next(results)
+    assert next(items) <= 4 * jobs + 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_no_thread_outlives_its_map(jobs: int) -> None:
+    before = threading.active_count()
+    with pytest.raises(LookupError, match="seven is refused"):
+        list(map_in_threads(refuse_seven, range(100), jobs=jobs))
+    done: list[int] = []
+    with contextlib.closing(map_in_threads(done.append, range(1000), jobs=jobs)) as results:
+        next(results)
+    assert threading.active_count() == before
+    assert len(done) <= 10
