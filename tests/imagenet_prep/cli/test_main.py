@@ -19,9 +19,9 @@ import pytest
 
 from imagenet_prep.cli import info as describe
 from imagenet_prep.cli import main as cli
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.manifest import load_manifest
 from imagenet_prep.dataset.statistics import load_stats
-from imagenet_prep.workers.processes import WorkerDied
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMANDS = ("sample", "crop", "merge", "failures", "stats", "build", "verify", "prepare", "info")
@@ -240,7 +240,7 @@ def test_build_wants_statistics_of_these_crops(capsys: Capture, raw: Path, tmp_p
     [
         (OSError(errno.ENOSPC, "No space left on device", "x.JPEG"), 1, "No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "x: Permission denied"),
-        (WorkerDied("a worker process ended by itself"), 1, "fewer --jobs"),
+        (ToolError("workers.died", "use fewer --jobs"), 1, "fewer --jobs"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
