@@ -1,9 +1,9 @@
-"""The door of ``trainer`` and ``python -m trainer``."""
+"""The console script ``trainer`` and ``python -m trainer``."""
 
 from __future__ import annotations
 
 from imagenet_prep.core.entry import enter
-from trainer import FAREWELL
+from trainer import INTERRUPTED_MESSAGE
 
 
 def _command_line() -> None:
@@ -14,7 +14,7 @@ def _command_line() -> None:
 
 def main() -> None:
     """The console script."""
-    enter("trainer", FAREWELL, _command_line)
+    enter("trainer", INTERRUPTED_MESSAGE, _command_line)
 
 
 if __name__ == "__main__":

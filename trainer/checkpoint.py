@@ -1,11 +1,14 @@
 """Checkpoints: everything a run or a prediction needs, in one file that is safe to open.
 
 A checkpoint is a dict of tensors, strings, numbers, lists and dicts, so that
-``torch.load(path, weights_only=True)`` opens it; its ``model`` is the state dict.
+``torch.load(path, weights_only=True)`` opens it; its ``model`` is the state dict. The comment of
+the zip archive is the SHA-256 of the bytes before it, which is checked while the file is read.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -26,15 +29,17 @@ if TYPE_CHECKING:
 KIND = "imagenet-alexnet checkpoint"
 FORMAT = 2
 _REMEDY = "name a last.pt or best.pt that trainer run wrote"
+_DIGEST = b"sha256:"
+_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A checkpoint as read from ``path``.
 
-    ``model`` and ``average`` are state dicts; ``partial`` is where a run stood inside an
-    epoch (None: between two); ``stats`` are the training pictures'
-    statistics, whole, and ``stats_digest`` is the SHA-256 of their ``stats.npz``.
+    ``model`` and ``average`` are state dicts; ``partial`` is the position inside an epoch (None:
+    between two); ``stats`` are the statistics of the training images, and ``stats_digest`` is
+    the SHA-256 of their ``stats.npz``.
     """
 
     path: Path
@@ -58,7 +63,7 @@ class Checkpoint:
 
     @property
     def stats_source(self) -> str:
-        """The digest of the pictures that the statistics are from."""
+        """The digest of the images that the statistics are of."""
         return self.stats.source
 
     @property
@@ -68,11 +73,23 @@ class Checkpoint:
 
     @property
     def crop_settings(self) -> CropSettings:
-        """How its pictures were made square; as usual where nobody knows."""
+        """How its images were cropped; the default where that is not stored."""
         try:
             return CropSettings.parse(str(self.config.get("crop")))
         except ValueError:
             return CropSettings(self.size_px)
+
+    def check_finite(self) -> None:
+        """ToolError when a weight is infinite or NaN."""
+        import torch
+
+        for name, weight in {**self.model, **(self.average or {})}.items():
+            if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+                raise ToolError(
+                    "checkpoint.not_finite",
+                    f"{self.path}: {name} has weights that are not finite: the run diverged; use "
+                    "an earlier checkpoint, or train again with a smaller --lr",
+                )
 
 
 def save_checkpoint(
@@ -113,14 +130,26 @@ def save_checkpoint(
     )
     try:
         # Through a file object: given a name, torch writes the (temporary) name inside.
-        with publish(path) as temporary, temporary.open("wb") as file:
-            torch.save(payload, file)
+        with publish(path) as temporary:
+            with temporary.open("wb") as file:
+                torch.save(payload, file)
+            _append_digest(temporary)
     except (OSError, RuntimeError) as error:
         # torch's zip writer reports a full disk as a RuntimeError.
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ToolError(
-            f"{path}: the checkpoint cannot be written ({reason}); make room or give another --out"
+            "checkpoint.write",
+            f"{path}: the checkpoint cannot be written ({reason}); free some space or give "
+            "another --out",
         ) from error
+
+
+def _append_digest(path: Path) -> None:
+    """Makes the digest of a zip archive without a comment its comment."""
+    comment = _DIGEST + file_digest(path).encode()
+    with path.open("r+b") as file:
+        file.seek(-2, io.SEEK_END)  # the length of the comment, 0
+        file.write(len(comment).to_bytes(2, "little") + comment)
 
 
 def _stored_stats(stats: Stats) -> dict[str, Any]:
@@ -198,69 +227,97 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> Che
     """Reads a checkpoint without running any code that is in it.
 
     Raises UsageError when there is no such file or device, ToolError when the file is
-    damaged, is something else or was written in another format.
+    damaged, is not a checkpoint or has another format.
     """
     import torch
 
     if not path.exists():
-        raise UsageError(f"{path}: no such checkpoint; {_REMEDY}")
+        raise UsageError("checkpoint.missing", f"{path}: no such checkpoint; {_REMEDY}")
     if path.is_dir():
-        raise UsageError(f"{path}: is a folder, not a checkpoint; {_REMEDY}")
+        raise UsageError("checkpoint.folder", f"{path}: is a folder, not a checkpoint; {_REMEDY}")
     if torch.device(map_location).type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"{path}: there is no CUDA device to load it onto; use --device cpu")
-    _check_archive(path)
+        raise UsageError(
+            "device.no_cuda", f"{path}: there is no CUDA device to load it onto; use --device cpu"
+        )
+    data = _read(path)
     try:
-        payload = torch.load(path, map_location=map_location, weights_only=True)
+        payload = torch.load(data, map_location=map_location, weights_only=True)
     except Exception as error:  # any type may come out of a foreign or damaged archive
         raise ToolError(
-            f"{path}: is not a checkpoint that can be opened safely; {_REMEDY}"
+            "checkpoint.unsafe",
+            f"{path}: is not a checkpoint that can be opened safely; {_REMEDY}",
         ) from error
     _check_kind(path, payload)
     try:
         return _checkpoint_of(path, payload)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ToolError(f"{path}: the checkpoint is damaged ({reason}); {_REMEDY}") from error
+        raise ToolError(
+            "checkpoint.damaged", f"{path}: the checkpoint is damaged ({reason}); {_REMEDY}"
+        ) from error
 
 
-def _check_archive(path: Path) -> None:
-    """ToolError unless ``path`` is a whole zip archive, which every checkpoint is.
+def _read(path: Path) -> io.BytesIO:
+    """The bytes of a checkpoint, whose digest is computed while they are read.
 
-    torch itself would try older formats next, and does not compare all checksums.
+    ToolError unless they are a whole zip archive with the digest in its comment; in archives of
+    earlier versions, which have none, the checksums of the members are compared.
     """
+    data, digest, size = io.BytesIO(), hashlib.sha256(), path.stat().st_size
+    tail = size - len(_DIGEST) - 64 - 2
     try:
         with path.open("rb") as file:
-            begins = file.read(4) == b"PK\x03\x04"
-        if not begins:
-            raise ToolError(f"{path}: is not a checkpoint; {_REMEDY}")
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk[: max(0, tail - data.tell())])
+                data.write(chunk)
     except OSError as error:
-        raise ToolError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+        raise ToolError(
+            "checkpoint.unreadable", f"{path}: cannot be read ({error.strerror}); {_REMEDY}"
+        ) from error
+    if bytes(data.getbuffer()[:4]) != b"PK\x03\x04":
+        raise ToolError("checkpoint.foreign", f"{path}: is not a checkpoint; {_REMEDY}")
+    digest.update(b"\0\0")  # the length of the comment when the digest was computed
+    try:
+        with zipfile.ZipFile(data) as archive:
+            stored = archive.comment
+            whole = not archive.testzip() if not stored else stored == _DIGEST + _hex(digest)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
-        raise ToolError(f"{path}: the checkpoint is cut short or damaged; {_REMEDY}") from error
-    if damaged is not None:
-        raise ToolError(f"{path}: the checkpoint is damaged (wrong checksum); {_REMEDY}")
+        raise ToolError(
+            "checkpoint.truncated", f"{path}: the checkpoint is truncated or damaged; {_REMEDY}"
+        ) from error
+    if not whole:
+        raise ToolError(
+            "checkpoint.damaged", f"{path}: the checkpoint is damaged (wrong digest); {_REMEDY}"
+        )
+    data.seek(0)
+    return data
+
+
+def _hex(digest: hashlib._Hash) -> bytes:
+    return digest.hexdigest().encode()
 
 
 def _check_kind(path: Path, payload: object) -> None:
-    """ToolError unless ``payload`` says that it is a checkpoint in this format."""
+    """ToolError unless ``payload`` is that of a checkpoint in this format."""
     import torch
 
     if not isinstance(payload, dict) or payload.get("kind") != KIND:
-        bare = isinstance(payload, dict) and any(
-            isinstance(value, torch.Tensor) for value in payload.values()
+        if isinstance(payload, dict) and any(isinstance(v, torch.Tensor) for v in payload.values()):
+            raise ToolError(
+                "checkpoint.bare_weights",
+                f"{path}: holds bare weights, not a checkpoint; train from them with "
+                f"--weights {path}",
+            )
+        raise ToolError(
+            "checkpoint.foreign", f"{path}: is not a checkpoint of this trainer; {_REMEDY}"
         )
-        what = (
-            "holds bare weights, no checkpoint" if bare else "is not a checkpoint of this trainer"
-        )
-        raise ToolError(f"{path}: {what}; {_REMEDY}")
     found = payload.get("format")
     if type(found) is not int or found != FORMAT:
         age = "a newer" if type(found) is int and found > FORMAT else "an older"
         raise ToolError(
+            "checkpoint.format",
             f"{path}: was written by {age} version (format {found}, this one reads {FORMAT}); "
-            "use that version or train again"
+            "use that version or train again",
         )
 
 
@@ -304,15 +361,16 @@ def _state_dict(value: Any, what: str) -> dict[str, Tensor]:
 def check_classes(checkpoint: Checkpoint, classes: Classes) -> None:
     """ToolError unless ``checkpoint`` was trained on ``classes``, in the same order."""
     trained, given = checkpoint.classes.names, classes.names
-    remedy = "use the checkpoint with the beton's own classes, or train on this beton"
-    if len(trained) != len(given):
-        raise ToolError(
-            f"{checkpoint.path}: was trained on {len(trained)} classes and the beton has "
-            f"{len(given)}; {remedy}"
+    if trained == given:
+        return
+    difference = f"{len(trained)} classes, the beton file has {len(given)}"
+    if len(trained) == len(given):
+        label = next(
+            i for i, pair in enumerate(zip(trained, given, strict=True)) if len({*pair}) > 1
         )
-    for label, (ours, theirs) in enumerate(zip(trained, given, strict=True)):
-        if ours != theirs:
-            raise ToolError(
-                f"{checkpoint.path}: was trained with class {label} being {ours}, and in the "
-                f"beton that is {theirs}; {remedy}"
-            )
+        difference = f"class {label} = {trained[label]}, in the beton file it is {given[label]}"
+    raise ToolError(
+        "checkpoint.other_classes",
+        f"{checkpoint.path}: was trained with {difference}; use a checkpoint with the beton "
+        "file's classes, or train on this one (--weights starts from these weights)",
+    )

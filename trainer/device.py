@@ -32,16 +32,16 @@ class Precision:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """``auto`` -> the fastest that the device has in hardware; other names stay.
+    """``auto`` -> the fastest number format that the device has in hardware; others stay.
 
     bfloat16 on CUDA from compute capability 8, float16 on older CUDA devices; bfloat16 on
     CPUs with AMX or AVX512-BF16 where a short measurement says that it is faster; float32
-    elsewhere. UsageError for float16 on a CPU, which has no use for it.
+    elsewhere. UsageError for float16 on a CPU.
     """
     if name == "float16" and device.type == "cpu":
         raise UsageError(
-            "--precision float16 is for CUDA devices, and this runs on a CPU; use bfloat16, "
-            "float32 or auto"
+            "device.float16_on_cpu",
+            "--precision float16 needs a CUDA device; use bfloat16, float32 or auto on a CPU",
         )
     if name != "auto":
         return name
@@ -66,7 +66,7 @@ _TRIED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def _convolution_s(dtype: torch.dtype) -> float:
-    """Seconds of conv4 of the paper on 16 pictures, forward and backward, the best of three."""
+    """Seconds of conv4 of the paper on 16 images, forward and backward, the best of three."""
     weight = torch.full((384, 384, 3, 3), 0.01, dtype=dtype, requires_grad=True)
     x = torch.ones(16, 384, 13, 13, dtype=dtype).to(memory_format=torch.channels_last)
     best = math.inf
@@ -81,5 +81,8 @@ def choose_device(name: str) -> torch.device:
     """``auto`` -> CUDA where there is a device; UsageError for CUDA without one."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise UsageError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+        raise UsageError(
+            "device.no_cuda",
+            "--device cuda: this machine has no usable CUDA device; use --device cpu",
+        )
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")

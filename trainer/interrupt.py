@@ -1,113 +1,154 @@
-"""Ctrl-C and SIGTERM: a run ends after its step with a checkpoint, anything else at once.
+"""Signals: a run ends after its step with a checkpoint, any other command ends at once.
 
-Python runs its signal handlers between bytecodes only, and one backward pass of a large
-batch is a single call of many seconds. A thread therefore watches for signals too: if
-the ordinary KeyboardInterrupt has not ended the process in time, or a run that finishes
-its step gets a second signal, it removes the temporary files and ends the process.
+Python runs signal handlers between bytecodes only, and one backward pass of a large batch is a
+single call of many seconds. A thread therefore watches for signals too: if KeyboardInterrupt has
+not ended the process in time, or a run gets the same signal twice, it removes temporary files and
+ends the process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 from imagenet_prep.core.errors import ToolError
+from trainer import INTERRUPTED_MESSAGE
 
 GRACE_S = 1.2
-INTERRUPTED = 130
-TERMINATED = 143
-STATUS_OF = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STATUS_OF = {number: 128 + number for number in SIGNALS}
+"""Signal -> exit status: 130 for Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2."""
+INTERRUPTED = STATUS_OF[signal.SIGINT]
+TIME_LIMIT = 124
+"""The exit status of a run that --time-limit has ended, as that of timeout(1)."""
+_PR_SET_PDEATHSIG = 1
 
 
 class StoppedError(ToolError):
-    """A run that ended before its time because it was asked to; ``status`` is 130 or 143."""
+    """A run that ended early because it was asked to, with that exit status."""
 
-    def __init__(self, sentence: str, status: int) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__("run.time_limit" if status == TIME_LIMIT else "run.interrupted", message)
         self.status = status
 
 
 class Stop:
-    """A wish to end: 0, or the exit status that the process is to end with."""
+    """A request to end a run, by a signal or because its time is over.
 
-    def __init__(self) -> None:
-        self.status = 0
+    ``limit_s``: seconds until the run is to have ended; ``reserve_s`` of them are left for
+    writing the checkpoint.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self.deadline = None if limit_s is None else time.monotonic() + limit_s
+        self.reserve_s = 0.0
+        self._status = 0
+
+    @property
+    def status(self) -> int:
+        """0, or the exit status that the process is to end with."""
+        late = self.deadline is not None and time.monotonic() + self.reserve_s >= self.deadline
+        return self._status or (TIME_LIMIT if late else 0)
+
+    def request(self, status: int) -> None:
+        """Asks for the end with ``status``; the first request counts."""
+        self._status = self._status or status
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """While it lasts, the first SIGINT or SIGTERM is a wish and a second one of its kind
-        ends: torchrun adds a SIGTERM of its own to the terminal's SIGINT.
+        """The first of SIGNALS becomes a request; the same signal again ends the process.
 
-        In the main thread only, where Python handles signals.
+        In the main thread only, where Python handles signals. An ignored SIGHUP (nohup) stays
+        ignored, except under torchrun, which passes it on and then kills.
         """
 
         def handle(number: int, _: FrameType | None) -> None:
             status = STATUS_OF[signal.Signals(number)]
-            if self.status == status:  # where no guard's thread has ended the process
-                raise StoppedError("ended at once", status)
-            self.status = self.status or status
+            if self._status == status:  # no InterruptGuard has ended the process
+                raise StoppedError("ended at once by a second signal", status)
+            self.request(status)
 
-        before = {number: signal.signal(number, handle) for number in STATUS_OF}
+        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        before = {
+            number: signal.signal(number, handle)
+            for number in SIGNALS
+            if under_torchrun or signal.getsignal(number) != signal.SIG_IGN
+        }
         try:
+            if under_torchrun:
+                end_with_parent()
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-class InterruptGuard:
-    """Watches for signals in a thread; ``folders`` are swept of temporary files at the end.
+def end_with_parent() -> None:
+    """This process gets SIGTERM when its parent dies (Linux): ranks do not outlive torchrun."""
+    if sys.platform.startswith("linux"):
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:  # it died before the call
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    Where there is a ``stop_request`` the run ends by itself after the first signal, and the
-    second one ends the process at once; elsewhere SIGINT does, after a grace.
+
+class InterruptGuard:
+    """Watches for signals in a thread; ``folders`` are cleared of temporary files at the end.
+
+    With a ``stop_request`` the run ends by itself after the first signal, and the same signal
+    again ends the process at once; without one SIGINT does, after a grace period.
     """
 
-    def __init__(self, farewell: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.folders: list[Path] = []
         self.stop_request: Stop | None = None
-        self._farewell = farewell
-        self._read, self._write = socket.socketpair()
-        self._write.setblocking(False)
-        self._thread = threading.Thread(target=self._watch, name="interrupt-guard", daemon=True)
 
     def start(self) -> InterruptGuard:
         """Begins to watch; call it in the main thread."""
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._thread = threading.Thread(target=self._watch, name="interrupt-guard", daemon=True)
         # The C-level handler writes the signal's number here at once.
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Ends the watch and gives its sockets back."""
+        """Ends the watch and closes its sockets."""
         signal.set_wakeup_fd(-1)
         self._write.close()
         self._thread.join()
         self._read.close()
 
     def _watch(self) -> None:
-        wishes: list[int] = []
+        seen: list[int] = []
         while True:
             received = self._read.recv(1)
             if not received:
                 return
+            number = received[0]
             if self.stop_request is not None:
-                if received[0] in wishes:
-                    self.leave(STATUS_OF[signal.Signals(received[0])])
-                wishes += [received[0]] if received[0] in STATUS_OF else []
-            elif received[0] == signal.SIGINT:
-                threading.Event().wait(GRACE_S)
-                self.leave(INTERRUPTED)
+                if number in seen:
+                    self._leave(STATUS_OF[signal.Signals(number)])
+                seen += [number] if number in STATUS_OF else []
+            elif number == signal.SIGINT:
+                time.sleep(GRACE_S)
+                self._leave(INTERRUPTED)
 
-    def leave(self, status: int) -> None:
-        """Sweeps the temporary files, says goodbye and ends the process."""
+    def _leave(self, status: int) -> None:
         self.sweep()
-        self._farewell()
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # no terminal any more
+            sys.stderr.write(f"\ntrainer: {INTERRUPTED_MESSAGE}\n")
+            sys.stderr.flush()
         os._exit(status)
 
     def sweep(self) -> None:
@@ -115,3 +156,7 @@ class InterruptGuard:
         for folder in self.folders:
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
+
+
+guard = InterruptGuard()
+"""The guard of this process, which ``trainer.cli.main.main`` starts."""

@@ -70,6 +70,7 @@ def fork(job: dict[str, Any], rank: int, port: int) -> int:
     if job["ranks"] > 1:
         os.environ |= {
             **{"RANK": str(rank), "WORLD_SIZE": str(job["ranks"]), "LOCAL_RANK": str(rank)},
+            **{"LOCAL_WORLD_SIZE": str(job["ranks"])},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
             "GLOO_SOCKET_IFNAME": "lo",  # the host's own name need not resolve
         }

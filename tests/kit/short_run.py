@@ -70,6 +70,7 @@ def train_short(
     *,
     resume: bool = False,
     force: bool = False,
+    overwrite: bool = False,
     at_batch: Callable[[int], None] = lambda _: None,
     stop: Stop | None = None,
     world: World | None = None,
@@ -88,8 +89,8 @@ def train_short(
     torch.set_num_threads(1)
     try:
         train(
-            config, beton, folder, resume=resume, force=force, report=lambda _: None,
-            progress=progress, stop=stop, world=world,
+            config, beton, folder, resume=resume, force=force, overwrite=overwrite,
+            report=lambda _: None, progress=progress, stop=stop, world=world,
         )  # fmt: skip
     finally:
         del NETWORKS["short"], NETWORKS["plain"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from trainer.cli.options import FILE, checkpoint_option, doorkeeper, json_option, print_json
+from trainer.cli.options import FILE, checkpoint_option, json_option, print_json
+from trainer.interrupt import guard
 
 
 @click.command(short_help="Writes the network for other programs.")
@@ -30,7 +31,7 @@ def export(checkpoint: Path, format: str, out: Path | None, as_json: bool) -> No
     """
     from trainer.inference.export import export as write
 
-    doorkeeper.watch((out or checkpoint).parent)
+    guard.folders.append((out or checkpoint).parent)
     done = write(checkpoint, format, out)
     if as_json:
         value = {

@@ -1,7 +1,8 @@
-"""The `trainer` command: options in, tables and exit statuses out."""
+"""The command line ``trainer``: options in, results and exit statuses out."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -10,21 +11,20 @@ from collections.abc import Sequence
 import click
 
 from imagenet_prep.core.console import run_command, say
-from trainer import FAREWELL, __version__
+from trainer import INTERRUPTED_MESSAGE, __version__
 from trainer.cli.doctor import doctor
 from trainer.cli.evaluate import evaluate
 from trainer.cli.export import export
-from trainer.cli.options import doorkeeper
 from trainer.cli.predict import predict
 from trainer.cli.run import run
 from trainer.cli.show import presets, summary
-from trainer.interrupt import INTERRUPTED, TERMINATED
+from trainer.interrupt import STATUS_OF, guard
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="trainer")
 def cli() -> None:
-    """Trains AlexNet on a beton that imagenet-prep made, evaluates it and predicts with it.
+    """Trains AlexNet on a beton file of imagenet-prep, evaluates it and predicts with it.
 
     \b
     Example: trainer run --beton train.beton
@@ -39,32 +39,33 @@ _NO_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 
 def run_trainer(arguments: Sequence[str] | None = None) -> int:
-    """Command line arguments (default: the process's) -> exit status; says what went wrong."""
+    """Command line arguments (default: the process's) -> exit status; prints error messages."""
     try:
-        return run_command(cli, "trainer", arguments, FAREWELL)
+        return run_command(cli, "trainer", arguments, INTERRUPTED_MESSAGE)
     except (RuntimeError, MemoryError) as error:  # torch's own errors, CUDA's among them
         if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
             raise
         say(
-            "trainer: the memory is not enough; use a smaller --batch-size (--accumulate keeps the "
-            "step)"
+            "trainer: out of memory; use a smaller --batch-size (with --accumulate the step keeps "
+            "its size)"
         )
         return 1
 
 
 def main() -> None:
-    """What the door of ``trainer`` opens to: :func:`run_trainer`, with a prompt Ctrl-C."""
-    guard = doorkeeper.open()
+    """The program: :func:`run_trainer` with prompt reactions to signals."""
+    guard.start()
     status = run_trainer()
-    stopped = status in (INTERRUPTED, TERMINATED)
+    stopped = status in STATUS_OF.values()
     if stopped:
         guard.sweep()
     else:
         guard.stop()
     if stopped or "RANK" in os.environ:
-        # Not through the interpreter's own end, which waits for threads in long calls, and
-        # which the threads of gloo now and then turn into an abort.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # Not through the interpreter's exit, which waits for threads in long calls, and which
+        # the threads of gloo sometimes turn into an abort.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
         os._exit(status)
     sys.exit(status)

@@ -1,8 +1,12 @@
-"""What the commands of ``trainer`` share: options, grouped help, how a result is printed."""
+"""What the commands of ``trainer`` share: options, grouped help, output."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +14,10 @@ from typing import Any
 
 import click
 
+from imagenet_prep.core.console import Bar
 from imagenet_prep.core.errors import UsageError
 from imagenet_prep.dataset.shards import shard_pattern
-from trainer import FAREWELL
 from trainer.config.run_config import SETTINGS, Setting
-from trainer.interrupt import InterruptGuard, Stop
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 AT_LEAST_ONE = click.IntRange(min=1)
@@ -23,7 +26,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 class Option(click.Option):
-    """An option that says under which heading of the help it stands."""
+    """An option with the heading of the help under which it is listed."""
 
     def __init__(self, *names: Any, heading: str = "Other options", **settings: Any) -> None:
         super().__init__(*names, **settings)
@@ -31,10 +34,10 @@ class Option(click.Option):
 
 
 class BetonCommand(click.Command):
-    """A command with --beton that knows what it looks like when a shell expands a pattern."""
+    """A command with --beton that explains a pattern which the shell has expanded."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Click's answer; of several betons after one --beton the sentence that helps."""
+        """As click does; for several beton files after one --beton a UsageError with the remedy."""
         betons = [word for word in args if word.endswith(".beton")]
         try:
             return super().parse_args(ctx, args)
@@ -42,8 +45,9 @@ class BetonCommand(click.Command):
             if "unexpected extra argument" not in error.message or len(betons) < 2:
                 raise
             raise UsageError(
-                "--beton: takes one name; put a pattern in quotes, so that the shell leaves it "
-                f"as it is: --beton '{shard_pattern(Path(betons[0]))}'"
+                "usage.unquoted_pattern",
+                "--beton takes one name; put a pattern in quotes, so that the shell does not "
+                f"expand it: --beton '{shard_pattern(Path(betons[0]))}'",
             ) from None
 
 
@@ -134,15 +138,70 @@ class _IntegersType(click.ParamType[Any]):
             return self.fail(f"{value!r} is not a list of integers such as 25,51,79", param, ctx)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Result as JSON on stdout.")
 checkpoint_option = click.option(
-    "--checkpoint", type=PATH, required=True, help="best.pt or last.pt of a run."
+    "--checkpoint", type=PATH, required=True, help="Checkpoint: best.pt or last.pt of a run."
 )
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """The result of a command as one line of JSON."""
-    click.echo(json.dumps(value))
+def print_json(value: Any) -> None:
+    """The result of a command as one line of JSON; numbers that are not finite become null."""
+    click.echo(json.dumps(_finite(value), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def echo(line: str, *, err: bool = False) -> None:
+    """A line on stdout or stderr. A closed stream (a terminal that has gone, ``| head``) is
+    replaced by /dev/null: training continues without it."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        click.echo(line, file=stream)
+    except (OSError, ValueError):
+        _discard(stream)
+
+
+def _discard(stream: Any) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class SafeBar(Bar):
+    """A progress bar that a closed stderr does not end."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """The ``Progress`` callback."""
+        try:
+            super().__call__(what, done, total)
+        except (OSError, ValueError):
+            _discard(sys.stderr)
+
+
+class Duration(click.ParamType[float]):
+    """``11h30m`` -> seconds; a number alone is minutes."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """The seconds, above 0; a usage error for anything else."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", value)
+        days, hours, minutes, seconds = (
+            [int(part or 0) for part in found.groups()] if found else [0, 0, 0, 0]
+        )
+        if value.isdigit():
+            minutes = int(value)
+        total = float(seconds + 60 * (minutes + 60 * (hours + 24 * days)))
+        if total <= 0:
+            self.fail(f"{value!r} is not a duration such as 11h30m, 45m or 90s", param, ctx)
+        return total
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -157,31 +216,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in [head, *rows]
     ]
-
-
-class Doorkeeper:
-    """The process's guard against long calls after Ctrl-C, where ``main`` has started one."""
-
-    def __init__(self) -> None:
-        self.guard: InterruptGuard | None = None
-
-    def open(self) -> InterruptGuard:
-        """Starts the guard; call it in the main thread."""
-        self.guard = InterruptGuard(farewell).start()
-        return self.guard
-
-    def watch(self, folder: Path | None, stop: Stop | None = None) -> None:
-        """Sweeps ``folder`` at a sudden end (None: it is not ours); ``stop`` gets the first
-        Ctrl-C."""
-        if self.guard is not None:
-            self.guard.folders += [] if folder is None else [folder]
-            self.guard.stop_request = stop
-
-
-doorkeeper = Doorkeeper()
-
-
-def farewell() -> None:
-    """The last line of a process that ends at once."""
-    sys.stderr.write(f"\ntrainer: {FAREWELL}\n")
-    sys.stderr.flush()

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagenet_prep.core.console import Bar, say
+from imagenet_prep.core.console import one_line
 from imagenet_prep.core.errors import UsageError
 from trainer import TRIVIAL_TOP5
 from trainer.cli.options import (
     PATH,
+    Duration,
     GroupedCommand,
     Option,
-    doorkeeper,
+    SafeBar,
+    echo,
     json_option,
     print_json,
     run_options,
 )
 from trainer.distributed import torchrun as launch
-from trainer.interrupt import Stop
+from trainer.interrupt import Stop, guard
+from trainer.training.folder import RunFolder
 from trainer.training.schedule import peak_rate
 
 if TYPE_CHECKING:
@@ -51,8 +54,12 @@ def _option(name: str, heading: str, text: str, **details: Any) -> Callable[[Any
     default="small", show_default=True,
 )  # fmt: skip
 @_option(
-    "--out", "Input and output", "Folder of the run.  [default: a free name runs/<preset>-N]",
-    type=PATH,
+    "--val", "Input and output", "Validation set instead of val.beton beside --beton; further sets "
+    "as NAME=FILE.  Repeatable.", multiple=True, metavar="[NAME=]FILE",
+)  # fmt: skip
+@_option(
+    "--out", "Input and output", "Folder of the run.  [default: runs/<preset>, or a free "
+    "runs/<preset>-N]", type=PATH,
 )  # fmt: skip
 @_option("--overwrite", "Input and output", "Replacement of the run in --out.", is_flag=True)
 @_option(
@@ -60,7 +67,11 @@ def _option(name: str, heading: str, text: str, **details: Any) -> Callable[[Any
     is_flag=True,
 )  # fmt: skip
 @_option(
-    "--force", "Interruptions", "With --resume: other settings or images.", is_flag=True,
+    "--force", "Interruptions", "With --resume: other settings or images allowed.", is_flag=True,
+)  # fmt: skip
+@_option(
+    "--time-limit", "Interruptions", "Time until the run ends with a checkpoint, e.g. 11h30m.",
+    type=Duration(), metavar="DURATION",
 )  # fmt: skip
 @run_options
 @_option(
@@ -68,22 +79,12 @@ def _option(name: str, heading: str, text: str, **details: Any) -> Callable[[Any
     type=click.FloatRange(0, min_open=True), metavar="SECONDS",
 )  # fmt: skip
 @json_option
-def run(
-    beton: Path,
-    preset: str,
-    out: Path | None,
-    resume: bool,
-    force: bool,
-    overwrite: bool,
-    as_json: bool,
-    timeout: float | None,
-    **options: Any,
-) -> None:
+def run(beton: Path, preset: str, **options: Any) -> None:
     """Trains a network; writes checkpoints, metrics and a report.
 
     val.beton (or its shards) and the statistics beside --beton are used. Options that are not
-    given take the preset's value. Ctrl-C and SIGTERM end the run after its step, with a
-    checkpoint; a second signal ends it at once.
+    given take the preset's value. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 end the run after
+    its step, with a checkpoint; the same signal again ends it at once.
 
     \b
     Several GPUs (--batch-size is per GPU):
@@ -95,96 +96,112 @@ def run(
     Example: trainer run --beton train.beton --preset small --epochs 12
     """
     from trainer.config import presets
-    from trainer.config.run_config import with_options
+    from trainer.config.run_config import SETTINGS, with_options
 
-    config = with_options(presets.preset(preset), options)
-    _check_launch(options["gradients"], timeout, out)
-    if force and not resume:
+    settings = {name: options.pop(name) for name in SETTINGS if name in options}
+    config = with_options(presets.preset(preset), settings)
+    given = _Given(**options)
+    _check_launch(settings["gradients"], given)
+    if given.force and not given.resume:
         raise UsageError("run.force_without_resume", "--force needs --resume; add it")
-    if launch.is_main():
-        again = out is not None and launch.continues(out)
-        resume, overwrite = resume or again, overwrite and not again
-        folder = _run_folder(config, out, resume=resume, overwrite=overwrite)
-    else:  # other ranks neither read nor write there
-        folder = out or Path("runs") / config.preset
-    _train(config, beton, folder, resume=resume, force=force, as_json=as_json, timeout=timeout)
+    base = Path("runs") / config.preset
+    if not launch.is_main():  # other ranks neither read nor write there
+        _train(config, beton, given.out or base, given)
+        return
+    again = given.out is not None and launch.continues(given.out)
+    given = replace(given, resume=given.resume or again, overwrite=given.overwrite and not again)
+    with RunFolder.choose(
+        base, given.out, resume=given.resume, overwrite=given.overwrite
+    ) as folder:
+        _train(config, beton, folder.path, given)
 
 
-def _check_launch(gradients: str | None, timeout: float | None, out: Path | None) -> None:
-    """UsageError for what does nothing with one process, or cannot be with restarts."""
+@dataclass(frozen=True)
+class _Given:
+    """The options of ``run`` that are no settings of the recipe."""
+
+    out: Path | None
+    val: tuple[str, ...]
+    resume: bool
+    force: bool
+    overwrite: bool
+    time_limit: float | None
+    timeout: float | None
+    as_json: bool
+
+
+def _check_launch(gradients: str | None, given: _Given) -> None:
+    """UsageError for options that need several processes, or --out with restarts."""
+    launch.check()
     if not launch.several():
-        for option, given in (("--gradients", gradients), ("--timeout", timeout)):
-            if given is not None:
+        for option, value in (("--gradients", gradients), ("--timeout", given.timeout)):
+            if value is not None:
                 raise UsageError(
-                    f"{option} does nothing with one process; start several with torchrun, or "
-                    "leave it out"
+                    "run.one_process",
+                    f"{option} has no effect with one process; start several with torchrun, or "
+                    "remove it",
                 )
-    if launch.restarts() and out is None:
-        raise UsageError("torchrun --max-restarts: a restart could not find the run; add --out")
+    if launch.restarts() and given.out is None:
+        raise UsageError(
+            "run.restarts_without_out", "torchrun --max-restarts needs --out, to find the run again"
+        )
 
 
-def _train(
-    config: RunConfig,
-    beton: Path,
-    folder: Path,
-    *,
-    resume: bool,
-    force: bool,
-    as_json: bool,
-    timeout: float | None,
-) -> None:
-    """Trains with a bar, a line per epoch and an ear for signals; prints what came of it."""
-    stop = Stop()
-    doorkeeper.watch(folder if launch.is_main() else None, stop)
+def _train(config: RunConfig, beton: Path, folder: Path, given: _Given) -> None:
+    """Trains with a progress bar, a line per epoch and signals; prints the result."""
+    stop = Stop(given.time_limit)
+    guard.folders += [folder] if launch.is_main() else []
+    guard.stop_request = stop
     with stop.listening():
         from imagenet_prep.core.errors import quiet
         from trainer.distributed.world import TIMEOUT_S, World
         from trainer.training.run import train
 
-        bar, world = Bar(), World.join(timeout or TIMEOUT_S)
-        lines, several = sys.stderr if as_json else sys.stdout, True
+        bar, world = SafeBar(), World.join(given.timeout or TIMEOUT_S)
+        top5 = True
 
         def begin(classes: int) -> None:
-            nonlocal several
-            several = classes > TRIVIAL_TOP5
+            nonlocal top5
+            top5 = classes > TRIVIAL_TOP5
             if world.main:
-                click.echo(_first_line(config, folder, world.ranks), file=lines)
+                echo(_first_line(config, folder, world.ranks), err=given.as_json)
 
         def report(row: dict[str, Any]) -> None:
             bar.close()
-            click.echo(_epoch_line(row, config.epochs, top5=several), file=lines)
+            echo(_epoch_line(row, config.epochs, top5=top5), err=given.as_json)
 
-        def notice(sentence: str) -> None:
+        def notice(message: str) -> None:
             bar.close()
             if world.main:
-                say(f"trainer: {sentence}")
+                echo(one_line(f"trainer: {message}"), err=True)
 
         try:
             result = train(
-                config, beton, folder, resume=resume, force=force, begin=begin, report=report,
+                config, beton, folder, resume=given.resume, force=given.force,
+                overwrite=given.overwrite, validation=given.val, begin=begin, report=report,
                 notice=notice, progress=bar if world.main else quiet, stop=stop, world=world,
             )  # fmt: skip
         finally:
             bar.close()
             world.leave()
     if world.main:
-        _show(result, as_json)
+        _show(result, given.as_json)
 
 
 def _first_line(config: RunConfig, folder: Path, ranks: int) -> str:
-    """What is trained where; with several processes or a scaled learning rate, that too."""
+    """Preset, network and folder; processes and scaled learning rate, if any."""
     text = f"preset {config.preset}, network {config.network}, to {folder}"
     total = config.batch_size * config.accumulate * ranks
     if ranks > 1:
-        text += f"; {ranks} processes, {total} pictures in a step"
+        text += f"; {ranks} processes, {total} images in a step"
     if config.lr_per:
         rate = peak_rate(config.lr, config.lr_per, total)
-        text += f"; learning rate {config.lr:g} per {config.lr_per} pictures: {rate:g} for {total}"
+        text += f"; learning rate {config.lr:g} per {config.lr_per} images: {rate:g} for {total}"
     return text
 
 
 def _show(result: RunResult, as_json: bool) -> None:
-    """What came of a run."""
+    """Prints the result of a run."""
     folder = result.folder
     if as_json:
         print_json({"out": str(folder), "best": result.best, "seconds": result.seconds})
@@ -192,42 +209,8 @@ def _show(result: RunResult, as_json: bool) -> None:
     best = result.best
     if "val_top1_error" in best:
         errors = _errors(best, "val", top5=result.classes > TRIVIAL_TOP5)
-        click.echo(
-            f"best: epoch {best['epoch']}, validation {errors}; {result.seconds:.0f} s in all"
-        )
-    click.echo(f"look at {folder / 'report.html'}; predict with --checkpoint {folder / 'best.pt'}")
-
-
-def _run_folder(config: RunConfig, out: Path | None, *, resume: bool, overwrite: bool) -> Path:
-    """Where the run goes; a sentence where that is taken or not there."""
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other; give one of them")
-    base = Path("runs") / config.preset
-    if resume:
-        folder = out or base
-        if not (folder / "config.json").exists():
-            raise UsageError(f"{folder}: no run to resume; name the run's folder in --out")
-        return folder
-    if out is None:
-        folder, number = base, 1
-        while folder.exists() and not overwrite:
-            number += 1
-            folder = base.with_name(f"{base.name}-{number}")
-        return folder
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file, not a folder; give another --out")
-    if overwrite:
-        return out
-    if (out / "last.pt").exists():
-        raise UsageError(
-            f"{out}: already holds a run; continue it with --resume, replace it with "
-            "--overwrite, or give another --out"
-        )
-    if (out / "best.pt").exists():
-        raise UsageError(
-            f"{out}: holds the best.pt of a run; replace it with --overwrite, or give another --out"
-        )
-    return out
+        echo(f"best: epoch {best['epoch']}, validation {errors}; {result.seconds:.0f} s")
+    echo(f"report: {folder / 'report.html'}; checkpoint to predict with: {folder / 'best.pt'}")
 
 
 def _epoch_line(row: dict[str, Any], epochs: int, *, top5: bool) -> str:
@@ -246,7 +229,7 @@ def _epoch_line(row: dict[str, Any], epochs: int, *, top5: bool) -> str:
 
 
 def _errors(row: dict[str, Any], part: str, *, top5: bool, width: int = 0) -> str:
-    """Top-1 and, where it says anything, top-5 error of a row's ``part``, in percent."""
+    """Top-1 and, with enough classes, top-5 error of a row's ``part``, in percent."""
     text = f"top-1 error {row[f'{part}_top1_error']:{width}.2f} %"
     return f"{text}, top-5 {row[f'{part}_top5_error']:{width}.2f} %" if top5 else text
 

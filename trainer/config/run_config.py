@@ -55,11 +55,12 @@ class Setting:
 
     def check(self, value: Any) -> None:
         """ConfigError unless ``value`` is within the choices and bounds."""
-        if self.choices and value not in self.choices:
-            allowed = ", ".join(map(str, self.choices))
-            raise ConfigError(
-                "config.choice", f"{self.flag}: invalid value {value!r}; choose from {allowed}"
-            )
+        for one in (value if isinstance(value, tuple) else [value]) if self.choices else ():
+            if one not in self.choices:
+                allowed = ", ".join(map(str, self.choices))
+                raise ConfigError(
+                    "config.choice", f"{self.flag}: invalid value {one!r}; choose from {allowed}"
+                )
         if value is None:
             return
         for bound, words, holds in (
@@ -83,6 +84,12 @@ class RunConfig:
 
     preset: str = setting("small", "", "Preset that the settings started from.")
     network: str = setting("small", RECIPE, "Network; `trainer summary` lists them.")
+    weights: str = setting(
+        "",
+        RECIPE,
+        "Weights to start from: a checkpoint, a state dict (.pth, .safetensors), or torchvision.",
+        metavar="FILE",
+    )
     channels: int = setting(3, RECIPE, "Colour channels: 3, or 1 for greyscale.", choices=(1, 3))
     epochs: int = setting(24, RECIPE, "Number of passes over the training set.", low=1)
     batch_size: int = setting(64, RECIPE, "Images in a batch, on each process.", low=1)
@@ -112,6 +119,9 @@ class RunConfig:
     clip_norm: float = setting(1.0, LEARNING, "Maximum gradient norm; 0: no clipping.", low=0)
     average: float = setting(
         0.0, LEARNING, "Decay of the running average of weights; 0: no average.", low=0, below=1
+    )
+    lr_backbone: float = setting(
+        1.0, LEARNING, "Learning rate of all layers but the last, as a factor.", above=0
     )
     schedule: str = setting(
         "linear",
@@ -181,9 +191,29 @@ class RunConfig:
     checkpoint_every: int = setting(
         0,
         INTERRUPTIONS,
-        "Steps between checkpoints inside an epoch; 0: none.",
+        "Steps between checkpoints inside an epoch; 0: by time only.",
         low=0,
         metavar="STEPS",
+        free=True,
+    )
+    checkpoint_minutes: float = setting(
+        10.0,
+        INTERRUPTIONS,
+        "Minutes between checkpoints inside an epoch; 0: none.",
+        low=0,
+        free=True,
+    )
+    keep: int = setting(
+        0, INTERRUPTIONS, "Number of last epochs whose checkpoints are kept.", low=0, free=True
+    )
+    keep_every: int = setting(
+        0, INTERRUPTIONS, "Epochs between checkpoints that are kept; 0: none.", low=0, free=True
+    )
+    log: tuple[str, ...] = setting(
+        (),
+        INTERRUPTIONS,
+        "Experiment tracker besides TensorBoard: wandb or mlflow; repeatable.",
+        choices=("wandb", "mlflow"),
         free=True,
     )
     gradients: str = setting(

@@ -1,8 +1,8 @@
-"""What torchrun tells a process of its launch: its place, and whether it was started again.
+"""The environment of a launch by torchrun: this process's rank, and whether it was restarted.
 
 After a rank has died ``torchrun --max-restarts`` ends the others and runs the same command
 line again. The run's ``config.json`` names the launch that began it, so that such a restart
-continues its own run from ``last.pt`` and never an older one that lies in the same folder.
+continues its own run from ``last.pt`` and never an older one in the same folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import os
 from pathlib import Path
 
+from imagenet_prep.core.errors import UsageError
+
 
 def several() -> bool:
     """Whether this process is one of several."""
@@ -18,8 +20,19 @@ def several() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this process is rank 0, which writes and prints."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process writes and prints: rank 0, or the only one."""
+    return not several() or os.environ.get("RANK", "0") == "0"
+
+
+def check() -> None:
+    """UsageError for an incomplete environment of several processes."""
+    missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
+    if several() and missing:
+        raise UsageError(
+            "distributed.environment",
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but {' and '.join(missing)} not set; start "
+            "with torchrun, or unset WORLD_SIZE to train with one process",
+        )
 
 
 def restarts() -> bool:
@@ -28,8 +41,8 @@ def restarts() -> bool:
 
 
 def launch() -> dict[str, str] | None:
-    """What names a launch by torchrun: the id that all its hosts and restarts share (without
-    --rdzv-id or --standalone it is "none"), and which torchrun it is. None without torchrun."""
+    """The identity of a launch by torchrun: the id that all its hosts and restarts share ("none"
+    without --rdzv-id or --standalone), and the torchrun process. None without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     if name is None:
         return None
@@ -37,19 +50,19 @@ def launch() -> dict[str, str] | None:
 
 
 def _started(process: int) -> str:
-    """When ``process`` began, in the system's own ticks; nothing where that is not told."""
+    """When ``process`` began, in clock ticks of the system; "" where that is unknown."""
     try:
-        told = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return told.rpartition(")")[2].split()[19]
+    return text.rpartition(")")[2].split()[19]
 
 
 def continues(folder: Path) -> bool:
-    """Whether ``folder`` has a run that this launch began: torchrun has started it again.
+    """Whether ``folder`` has a run that this launch began: torchrun has restarted it.
 
-    That does not go by the count of restarts alone, which hosts may have differently. Where it
-    is above 0 the launch's id is enough: rank 0 may have moved to another host.
+    The count of restarts alone does not tell: it may differ between hosts. If it is above 0 the
+    launch's id is enough: rank 0 may have moved to another host.
     """
     here = launch()
     if here is None:

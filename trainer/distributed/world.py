@@ -32,6 +32,13 @@ _TRANSPORT = re.compile(r"gloo|NCCL|pair closure|TCPStore|socket|connection", re
 _SILENCE = re.compile(r"timed? ?out", re.IGNORECASE)
 
 
+def _share_of_cpus() -> int:
+    """The CPUs of this process, divided by the ranks on this machine; at least 1."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 class World:
     """``rank`` of ``ranks`` processes; rank 0 writes and speaks."""
 
@@ -54,13 +61,18 @@ class World:
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return world
         if not torch.distributed.is_available():
-            raise UsageError("this torch has no distributed training; run without torchrun")
+            raise UsageError(
+                "distributed.unavailable",
+                "this torch has no distributed training; run without torchrun",
+            )
         world.rank, world.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         world.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         world.timeout_s = timeout_s
         if world.ranks > 1:
             # Hosts start apart from each other, however short the steps' patience is.
             patience_s = max(timeout_s, TIMEOUT_S)
+            if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # 1 is torchrun's, not the user's
+                torch.set_num_threads(_share_of_cpus())
             with world.answering(patience_s):
                 world._connect(patience_s)
         return world
@@ -98,12 +110,13 @@ class World:
             if self.ranks == 1 or not lost:
                 raise
             self._broken = True
-            what = "has gone"
+            what = "has ended"
             if _SILENCE.search(text):
                 what = f"did not answer for {patience_s or self.timeout_s:g} s (--timeout)"
             raise ToolError(
-                f"rank {self.rank} of {self.ranks}: another process {what}; look for its own "
-                "last words, and continue from last.pt with --resume"
+                "distributed.lost",
+                f"rank {self.rank} of {self.ranks}: another process {what}; see its own error "
+                "message, and continue from last.pt with --resume",
             ) from error
 
     @contextlib.contextmanager
@@ -123,11 +136,8 @@ class World:
         return self.rank == 0
 
     def jobs(self, wanted: int | None) -> int | None:
-        """Decoding threads of this process: its share of the machine unless said otherwise."""
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        if wanted is not None or self.ranks == 1 or not hasattr(os, "sched_getaffinity"):
-            return wanted
-        return max(1, len(os.sched_getaffinity(0)) // beside)
+        """Decoding threads of this process: ``wanted``, or its share of the machine's CPUs."""
+        return wanted if wanted is not None or self.ranks == 1 else _share_of_cpus()
 
     def learner(self, model: nn.Module, device: torch.device, gradients: str) -> nn.Module:
         """``model`` itself, or wrapped so that its gradients are averaged over the ranks.

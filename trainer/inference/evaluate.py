@@ -1,4 +1,4 @@
-"""A checkpoint and a beton -> loss and errors, on the pictures as the network sees them."""
+"""A checkpoint and a beton file -> loss and errors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from trainer.loader.loader import BetonLoader, eval_loader
 from trainer.network.alexnet import AlexNet, NetworkSpec
 
 VIEWS = {1: "centre", 5: "five", 10: "ten"}
-"""Views of a picture in an evaluation -> the loader's name of them."""
+"""Number of views of an image -> the loader's name of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Loss and errors (percent) over a set, by class too.
 
-    ``confusion`` (K, K) int64 counts pictures, true class × predicted class; ``in_top5``
-    (K,) int64 those whose true class was among the five likeliest; ``judged`` has every
-    picture.
+    ``confusion`` (K, K) int64 counts images, true class × predicted class; ``in_top5`` (K,)
+    int64 those whose true class is among the five likeliest; ``judged`` has every image.
     """
 
     result: Result
@@ -41,8 +40,8 @@ class Evaluation:
     judged: Judged
 
     def by_class(self, classes: Classes) -> list[dict[str, Any]]:
-        """A row per class: its pictures, top-1 and top-5 error in percent (None where there
-        are no pictures), and the class that it is most often taken for, with the count."""
+        """A row per class: its images, top-1 and top-5 error in percent (None without
+        images), and the class that it is most often taken for, with the count."""
         rows: list[dict[str, Any]] = []
         for label, name in enumerate(classes.names):
             counts = self.confusion[label]
@@ -66,7 +65,7 @@ class Evaluation:
 
 
 def evaluation_of(judged: Judged, classes: int) -> Evaluation:
-    """What was said of each picture -> loss, errors and tables over ``classes``."""
+    """The outputs for each image -> loss, errors and tables over ``classes``."""
     labels, predicted = judged.labels.numpy(), judged.predicted.numpy()
     cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
     in_top5 = judged.in_top5.numpy()
@@ -95,9 +94,9 @@ def evaluation_batches(
     rank: int = 0,
     ranks: int = 1,
 ) -> BetonLoader:
-    """The pictures of ``beton`` as the network sees them: 1, 5 or 10 views of each."""
+    """The images of ``beton`` as the network sees them: 1, 5 or 10 views of each."""
     if views not in VIEWS:
-        raise UsageError(f"{views} views: an evaluation takes 1, 5 or 10 of each picture")
+        raise UsageError("evaluate.views", f"{views} views: choose 1, 5 or 10")
     return eval_loader(
         beton,
         stats,
@@ -115,7 +114,7 @@ def evaluation_batches(
 
 
 def counter(progress: Progress, what: str, total: int, done: int = 0) -> Callable[[int], None]:
-    """A count of pictures -> ``progress`` with the sum so far."""
+    """A count of images -> ``progress`` with the sum so far."""
 
     def advance(count: int) -> None:
         nonlocal done
@@ -126,7 +125,11 @@ def counter(progress: Progress, what: str, total: int, done: int = 0) -> Callabl
 
 
 def model_of(checkpoint: Checkpoint, device: torch.device) -> tuple[AlexNet, configs.RunConfig]:
-    """The network that ``checkpoint`` was evaluated with, in evaluation mode."""
+    """The evaluated network of ``checkpoint``, in evaluation mode, and its settings.
+
+    ToolError for weights that are not finite or do not fit their description.
+    """
+    checkpoint.check_finite()
     try:
         values = dict(checkpoint.config["network"])
         for name in ("widths", "groups", "hidden", "orders", "weight_std", "biases"):
@@ -138,8 +141,9 @@ def model_of(checkpoint: Checkpoint, device: torch.device) -> tuple[AlexNet, con
     except (KeyError, TypeError, ValueError, RuntimeError, configs.ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise ToolError(
-            f"{checkpoint.path}: its weights and its description do not belong together "
-            f"({reason}); train again or use the version that wrote it"
+            "checkpoint.does_not_fit",
+            f"{checkpoint.path}: its weights do not fit its description ({reason}); train again or "
+            "use the version that wrote it",
         ) from error
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, config

@@ -1,4 +1,4 @@
-"""A checkpoint -> a network for other programs, with what it wants to be fed beside it."""
+"""A checkpoint -> a network for other programs, and a description of its input beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NEEDS = {
     "torch-export": (),
     "safetensors": ("safetensors",),
 }
-# Logits of a float32 network computed by another program differ in the last digits.
+# Logits of another program differ in the last digits.
 TOLERANCE = 1e-3
 
 
@@ -53,8 +53,8 @@ class PlainResponseNorm(nn.Module):
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written; ``difference`` is the largest of the logits from the checkpoint's, on
-    made pictures (None: the format holds weights alone)."""
+    """The files; ``difference`` is the largest of the logits from the checkpoint's, on random
+    images (None: the format holds weights alone)."""
 
     path: Path
     description: Path
@@ -66,24 +66,29 @@ def export(checkpoint_path: Path, format: str, out: Path | None) -> Exported:
     """Writes the network in ``format`` to ``out`` (None: beside the checkpoint), and beside it
     ``<name>.json`` and, where a mean image is subtracted, ``<name>.mean.npy``.
 
-    The network takes prepared pictures (N, 3, S, S) float32 and gives logits (N, classes).
-    What was written is opened again and compared with the checkpoint; ToolError where they
-    differ, UsageError for an unknown format or where a package for it is missing.
+    The network takes prepared images (N, 3, S, S) float32 and gives logits (N, classes). The
+    file is opened again and compared with the checkpoint; ToolError where they differ,
+    UsageError for an unknown format or where a package for it is missing.
     """
     if format not in FORMATS:
-        raise UsageError(f"no export format is called {format!r}; there are {', '.join(FORMATS)}")
+        raise UsageError(
+            "export.format", f"unknown export format {format!r}; choose from {', '.join(FORMATS)}"
+        )
     missing = [name for name in _NEEDS[format] if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"--format {format} needs {' and '.join(missing)}, not installed here; install the "
-            "extra: pip install 'imagenet-alexnet[export]'"
+            "export.not_installed",
+            f"--format {format} needs {' and '.join(missing)}; install the extra: "
+            "pip install 'imagenet-alexnet[export]'",
         )
     checkpoint = load_checkpoint(checkpoint_path)
     model, config = model_of(checkpoint, torch.device("cpu"))
     prepare = Preparation.of(config, checkpoint.stats, model.spec.input_size)
     target = out or checkpoint_path.with_suffix(FORMATS[format])
     if target.resolve() == checkpoint_path.resolve():
-        raise UsageError(f"{target}: is the checkpoint itself; give another --out")
+        raise UsageError(
+            "export.onto_checkpoint", f"{target}: is the checkpoint itself; give another --out"
+        )
     example = _example(prepare)
     with torch.no_grad():
         expected = model(example)
@@ -99,8 +104,9 @@ def export(checkpoint_path: Path, format: str, out: Path | None) -> Exported:
             allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
             if not difference <= allowed:
                 raise ToolError(
+                    "export.differs",
                     f"{target}: gives other logits than {checkpoint_path} (by {difference:.2g}); "
-                    "report it, and use --format safetensors meanwhile"
+                    "report this, and use --format safetensors meanwhile",
                 )
     mean = None
     if prepare.kind in ("image", "centre"):
@@ -116,7 +122,7 @@ def export(checkpoint_path: Path, format: str, out: Path | None) -> Exported:
 def describe(
     checkpoint: Checkpoint, model: AlexNet, prepare: Preparation, mean_file: str | None
 ) -> dict[str, Any]:
-    """What another program has to know: input, preparation, output, classes, origin."""
+    """The description for other programs: input, preparation, output, classes, origin."""
     size, names = model.spec.input_size, checkpoint.classes
     best = checkpoint.progress.get("best") or {}
     known = ("epoch", "val_top1_error", "val_top5_error", "val_loss")
@@ -146,7 +152,7 @@ def describe(
 
 
 def _example(prepare: Preparation) -> Tensor:
-    """Two made pictures as the network gets them: (2, 3, S, S)."""
+    """Two random images as the network gets them: (2, 3, S, S)."""
     generator = torch.Generator().manual_seed(0)
     side = prepare.size_px
     pixels = torch.randint(0, 256, (2, side, side, 3), generator=generator, dtype=torch.uint8)
@@ -154,7 +160,7 @@ def _example(prepare: Preparation) -> Tensor:
 
 
 def _exportable(model: AlexNet) -> nn.Module:
-    """A copy with plain layers in the place of our kernels, channels first."""
+    """A copy with plain layers instead of our kernels, channels first."""
     copy = AlexNet(model.spec)
     copy.load_state_dict(model.state_dict())
     for parent in list(copy.modules()):
@@ -166,7 +172,7 @@ def _exportable(model: AlexNet) -> nn.Module:
 
 def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        # The exporter's own dependencies warn of each other.
+        # The exporter's dependencies warn about each other.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -181,12 +187,12 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
         )
 
 
-def run_onnx(path: Path, pictures: Tensor) -> Tensor:
-    """Prepared pictures (N, 3, S, S) through an ONNX file -> its logits (N, classes)."""
+def run_onnx(path: Path, images: Tensor) -> Tensor:
+    """Prepared images (N, 3, S, S) through an ONNX file -> its logits (N, classes)."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {"pictures": pictures.numpy()})
+    (found,) = session.run(["logits"], {"pictures": images.numpy()})
     return torch.from_numpy(np.asarray(found))
 
 
@@ -197,11 +203,11 @@ def _write_program(model: nn.Module, example: Tensor, path: Path) -> None:
         torch.export.save(program, file)
 
 
-def _run_program(path: Path, pictures: Tensor) -> Tensor:
+def _run_program(path: Path, images: Tensor) -> Tensor:
     with path.open("rb") as file:
         program = torch.export.load(file)
     with torch.no_grad():
-        found: Tensor = program.module()(pictures)
+        found: Tensor = program.module()(images)
     return found
 
 

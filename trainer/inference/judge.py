@@ -17,7 +17,7 @@ from trainer.device import Precision
 class BatchLike(Protocol):
     """What a loader yields: images (B, C, S, S), labels (B,) int64 and indices (B,) int64.
 
-    For evaluation images may be (B, V, C, S, S): V views of each picture.
+    For evaluation images may be (B, V, C, S, S): V views of each image.
     """
 
     @property
@@ -32,7 +32,7 @@ class BatchLike(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """Mean loss, top-1 and top-5 error in percent, over ``images`` pictures.
+    """Mean loss, top-1 and top-5 error in percent, over ``images`` images.
 
     ``step_losses`` are the losses of the batches, in order.
     """
@@ -46,7 +46,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a network said of N pictures, each (N,), on the CPU.
+    """The outputs of a network for N images, each (N,), on the CPU.
 
     ``indices`` are the places in the beton; ``confidence`` is the probability of the
     ``predicted`` class and ``truth`` that of the true one; ``losses`` are -ln of it;
@@ -63,7 +63,7 @@ class Judged:
 
 
 def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    """Pictures (B, C, S, S) or views of them (B, V, C, S, S) -> ln p (B, K) float32.
+    """Images (B, C, S, S) or views of them (B, V, C, S, S) -> ln p (B, K) float32.
 
     Views are averaged after the softmax, as Krizhevsky et al. (2012) did.
     """
@@ -83,7 +83,7 @@ def evaluate(
     precision: Precision,
     advance: Callable[[int], None],
 ) -> Judged:
-    """What ``model`` says of every picture of ``batches``, in their order."""
+    """The outputs of ``model`` for every image of ``batches``, in their order."""
     model.eval()
     columns: list[list[Tensor]] = [[] for _ in range(7)]
     for batch in batches:

@@ -1,4 +1,4 @@
-"""What happens to a picture before the network sees it: applied here, described for others."""
+"""The preparation of an image for the network: applied here, described for other programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Preparation:
     """The centre view of a crop of ``size_px``: cut, minus the mean, times the gain, resampled.
 
     ``mean`` is (S, S, 3) float32 in levels of 0-255, ``gain`` (3,) float32; ``kind`` and
-    ``scaled`` are the recipe's words for them.
+    ``scaled`` are the settings that they come from.
     """
 
     mean: Tensor
@@ -36,7 +36,7 @@ class Preparation:
 
     @staticmethod
     def of(config: RunConfig, stats: Stats, out_size: int) -> Preparation:
-        """What ``config`` does in an evaluation, for a network of ``out_size`` pixels."""
+        """The preparation of ``config`` in an evaluation, for a network of ``out_size`` pixels."""
         views = Views(config.crop_size, out_size, "centre", mean=config.mean, scaled=config.scaled)
         return Preparation(
             torch.from_numpy(mean_of(views, stats.mean)),
@@ -53,7 +53,7 @@ class Preparation:
         return int(self.mean.shape[0])
 
     def window(self) -> slice:
-        """Where the centre view lies, along either side."""
+        """The position of the centre view, along either side."""
         start = (self.size_px - self.crop_size) // 2
         return slice(start, start + self.crop_size)
 

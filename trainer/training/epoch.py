@@ -16,16 +16,17 @@ from imagenet_prep.core.errors import Progress, ToolError
 from trainer.hashing import words
 from trainer.inference.evaluate import Evaluation, counter, evaluation_of
 from trainer.inference.judge import BatchLike, evaluate
-from trainer.interrupt import Stop, StoppedError
+from trainer.interrupt import TIME_LIMIT, Stop, StoppedError
 from trainer.loader.loader import BetonLoader, train_loader
 from trainer.loader.order import step_ends
-from trainer.training.notices import LossWatch, loss_sentence
+from trainer.training.notices import LossWatch, loss_message
 from trainer.training.schedule import learning_rate_factor, plateau_drops
 from trainer.training.state import Session
 from trainer.training.step import Stepper, StepSettings, Sums, train_epoch
 
 # The number of the draws of dropout; those of samples and pages are in draws and order.
 _DROPOUT = 11
+_CHECKPOINT_DUE = 1  # below every exit status
 
 
 @dataclass(frozen=True)
@@ -157,17 +158,24 @@ class EpochRun:
         torch.manual_seed(int(words(session.config.seed, session.step, rank, _DROPOUT)[0] >> 1))
 
     def _after_step(self) -> None:
-        session, config = self.session, self.session.config
+        session = self.session
         session.step += 1
         if self.watch.broken(self.sums.values[0]):
             self._check(self.sums.result().step_losses)
-        asked = session.world.largest(self.tools.stop.status)
-        done = session.step - self.epoch * self.steps
-        if asked or (config.checkpoint_every and done % config.checkpoint_every == 0):
-            self._save()
+        asked = session.world.largest(self.tools.stop.status or self._checkpoint_due())
         if asked:
+            self._save()
+        if asked > _CHECKPOINT_DUE:
             self._stop(asked)
         self._seed()
+
+    def _checkpoint_due(self) -> int:
+        """_CHECKPOINT_DUE after enough steps, or enough minutes without a checkpoint; else 0."""
+        config = self.session.config
+        done, every = self.session.step - self.epoch * self.steps, config.checkpoint_every
+        seconds = 60 * config.checkpoint_minutes
+        late = seconds > 0 and time.monotonic() - self.session.saved_at >= seconds
+        return _CHECKPOINT_DUE if late or (every and done % every == 0) else 0
 
     def _save(self) -> None:
         """last.pt of this moment, unless the weights are no numbers any more."""
@@ -181,7 +189,9 @@ class EpochRun:
         }
         self.session.save(self.tools.folder / "last.pt", whole=True, partial=partial)
         talked_s = world.communication_s() - talked_s
-        self.saving_s += time.perf_counter() - started - talked_s
+        seconds = time.perf_counter() - started - talked_s
+        self.saving_s += seconds
+        self.tools.stop.reserve_s = max(self.tools.stop.reserve_s, 2 * seconds)
 
     def _where(self) -> dict[str, int]:
         """The epoch, and its end as the position where all of it was trained on before."""
@@ -189,17 +199,18 @@ class EpochRun:
         return {"epoch": self.epoch, **end}
 
     def _stop(self, status: int) -> None:
+        cause = "the time limit" if status == TIME_LIMIT else "a signal"
         raise StoppedError(
-            f"{self.tools.folder}: interrupted after step {self.session.step}, in epoch "
-            f"{self.epoch + 1}; the same command with --resume --out {self.tools.folder} continues",
+            f"{self.tools.folder}: stopped by {cause} after step {self.session.step}, in epoch "
+            f"{self.epoch + 1}; continue with --resume --out {self.tools.folder}",
             status,
         )
 
     def _check(self, losses: tuple[float, ...]) -> None:
         session = self.session
-        sentence = loss_sentence(losses, self.epoch, session.config.lr, session.precision.name)
-        if sentence is not None:
-            raise ToolError(f"{self.tools.folder}: {sentence}")
+        message = loss_message(losses, self.epoch, session.config.lr, session.precision.name)
+        if message is not None:
+            raise ToolError("run.diverged", f"{self.tools.folder}: {message}")
 
     def _evaluate(self) -> Evaluation | None:
         session, validation = self.session, self.tools.validation

@@ -61,26 +61,31 @@ def make_optimizer(
     bias_rate: float = 1.0,
     decay_biases: bool = False,
     trust: float = 1e-3,
+    backbone_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
     """SGD with momentum, Adam, AdamW or LARS over a model's trainable parameters.
 
-    Biases and normalisation (one dimension) learn ``bias_rate`` times as fast and decay
-    only with ``decay_biases``; the 2012 code has 2 and False, plain PyTorch scripts 1 and
-    True. ``trust`` is LARS's coefficient; it scales the steps of the other group not at all.
+    Biases and normalisation (one dimension) learn ``bias_rate`` times as fast and decay only
+    with ``decay_biases``; the 2012 code has 2 and False, plain PyTorch scripts 1 and True. All
+    layers but the last learn ``backbone_rate`` times as fast. ``trust`` is LARS's coefficient.
     UsageError for another name.
     """
-    named = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    last = {id(p) for p in list(model.modules())[-1].parameters()}
+    parts = [(trained, 1.0)]
+    if backbone_rate != 1.0:
+        parts = [
+            ([p for p in trained if id(p) not in last], backbone_rate),
+            ([p for p in trained if id(p) in last], 1.0),
+        ]
     groups = [
         {
-            "params": [p for p in named if p.ndim > 1],
-            "weight_decay": weight_decay,
-            "lr_factor": 1.0,
-        },
-        {
-            "params": [p for p in named if p.ndim <= 1],
-            "weight_decay": weight_decay if decay_biases else 0.0,
-            "lr_factor": bias_rate,
-        },
+            "params": [p for p in some if (p.ndim > 1) == weights],
+            "weight_decay": weight_decay if weights or decay_biases else 0.0,
+            "lr_factor": rate * (1.0 if weights else bias_rate),
+        }
+        for some, rate in parts
+        for weights in (True, False)
     ]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
@@ -89,6 +94,7 @@ def make_optimizer(
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     if name == "lars":
-        groups[1]["adapt"] = False
+        for group in groups[1::2]:
+            group["adapt"] = False
         return LARS(groups, lr=lr, momentum=momentum, trust=trust)
     raise UsageError(f"no optimizer is called {name!r}; there are adam, adamw, lars and sgd")

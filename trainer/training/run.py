@@ -1,15 +1,16 @@
-"""A training run from a beton to ``runs/<name>/``: loaders, epochs, checkpoints, records.
+"""A training run: beton file -> ``runs/<name>/`` with checkpoints, metrics and a report.
 
-Ties the engine (loop, loader) to the dock (checkpoint, record, report). Prints nothing:
-each epoch is handed to ``report`` as a row, progress goes to the callback.
+A run consists of epochs (``epoch``), an epoch of steps (``step``). Prints nothing: each epoch is
+handed to ``report`` as a row, progress goes to the callback.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,38 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from imagenet_prep.core.errors import Progress, UsageError
+from imagenet_prep.core.errors import Progress, ToolError, UsageError
 from imagenet_prep.core.files import write_json
-from trainer.checkpoint import load_checkpoint
+from imagenet_prep.dataset.shards import Betons
+from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import run_config as configs
-from trainer.data import find_data
+from trainer.data import Data, find_data
 from trainer.distributed.torchrun import launch
 from trainer.distributed.world import World
-from trainer.inference.evaluate import Evaluation, evaluation_batches
+from trainer.inference.evaluate import Evaluation, evaluation_batches, evaluation_of
+from trainer.inference.judge import evaluate
 from trainer.interrupt import Stop
 from trainer.loader.loader import BetonLoader
 from trainer.report.charts import published_reference
-from trainer.report.gallery import Tile, best_and_worst, examples
+from trainer.report.gallery import best_and_worst, examples
 from trainer.report.html import REPORT_NAME, write_report
 from trainer.report.image_grid import kernel_grid
 from trainer.report.metrics import RunRecorder, read_metrics
 from trainer.training.epoch import EpochResult, EpochRun, Tools, best_so_far, training_batches
 from trainer.training.schedule import epochs_without_gain
 from trainer.training.state import Session
+from trainer.training.trackers import IDS_NAME, Tracker, start_trackers
+from trainer.training.weights import start_weights
 
 STEPS_PER_RECORD = 10
 EXAMPLES = 16
-SAMPLE_PICTURES = 16
+SAMPLE_IMAGES = 16
+_SCHEDULING = ("schedule", "epochs", "lr ", "batch_size", "warmup", "drop", "plateau")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: rows per epoch, the best of them, the folder and the number of classes."""
+    """The end of a run: rows per epoch, the best of them, the folder and the number of classes."""
 
     folder: Path
     rows: list[dict[str, Any]]
@@ -61,98 +67,182 @@ def train(
     report: Callable[[dict[str, Any]], None],
     progress: Progress,
     force: bool = False,
+    overwrite: bool = False,
+    validation: Sequence[str] = (),
     begin: Callable[[int], None] = lambda _: None,
     notice: Callable[[str], None] = lambda _: None,
     stop: Stop | None = None,
     world: World | None = None,
 ) -> RunResult:
-    """Trains as ``config`` says and fills ``folder``; see design section 3.
+    """Trains with the settings ``config`` and fills ``folder``.
 
-    ``begin`` gets the number of classes once the betons are found to fit together,
-    ``report(row)`` every finished epoch, ``notice`` a sentence where a run goes on from, and
-    where the network does not learn. ``resume`` continues from ``folder/last.pt`` (from the
-    beginning where there is none yet), with ``force`` under other settings too. When ``stop``
-    has a status the run writes a checkpoint after its step and raises StoppedError.
-    Raises ToolError where data, statistics or checkpoint do not fit, when the loss stops being
-    a number, and when another process of ``world`` has gone.
+    ``begin`` gets the number of classes once the data are known to fit together, ``report``
+    the row of every finished epoch, ``notice`` messages (where a run continues, a network that
+    does not learn). ``resume`` continues from ``folder/last.pt``, with ``force`` under other
+    settings too. ``overwrite`` replaces a run in ``folder``. ``validation``: see ``find_data``.
+    When ``stop`` has a status the run writes a checkpoint after its step and raises
+    StoppedError. Raises ToolError where data, statistics or checkpoint do not fit, when the run
+    diverges, and when another process of ``world`` is lost.
     """
     started = time.perf_counter()
     world = world or World()
-    with contextlib.ExitStack() as open_things:
-        open_things.enter_context(world.answering())
-        session = Session(config, find_data(beton), world)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(world.answering())
+        data = find_data(beton, validation)
+        stored = world.from_main(_stored(folder) if world.main and resume else None)
+        session = _session(config, data, world, notice, fresh=stored is None)
         _check_validation(session)
-        classes = len(session.data.classes)
-        begin(classes)
-        resume = _restore(session, folder, resume=resume, force=force, notice=notice)
+        begin(len(data.classes))
+        if stored is not None:
+            _restore(session, folder, stored, force=force, notice=notice)
         session.freeze()
-        found: Evaluation | None = None
         begun_with = session.epochs_done
-        batches = open_things.enter_context(training_batches(session))
-        validation = _validation_batches(session)
-        if validation is not None:
-            open_things.enter_context(validation)
-        # Only now: a run whose settings do not fit its pictures leaves no folder behind.
+        batches = stack.enter_context(training_batches(session))
+        sets = [
+            stack.enter_context(_batches_of(session, betons))
+            for betons in ([data.validation] if data.validation else []) + [*data.others.values()]
+        ]
+        # Only now: a run whose settings do not fit its images leaves no folder behind.
         if world.main:
-            _begin(session, folder, resume=resume)
-        record = _Record(session, folder, open_things, resume=resume, notice=notice)
+            _begin(session, folder, overwrite=overwrite)
+        record = _Record(session, folder, stack, append=resume, notice=notice)
         record.sample(batches)
-        tools = Tools(batches, validation, folder, progress, stop or Stop())
-        while not _is_over(session):
-            done = EpochRun(session, tools)()
-            found = done.evaluation
-            if best_so_far(session, done.row):
-                session.best = done.row
-                session.save(folder / "best.pt", whole=False)
-            record(done)
-            session.save(folder / "last.pt", whole=True)
-            if world.main:
-                report(done.row)
+        main_set = sets.pop(0) if data.validation else None
+        tools = Tools(batches, main_set, folder, progress, stop or Stop())
+        found = _epochs(session, tools, sets, record, report)
     rows: list[dict[str, Any]] = []
     if world.main:
         rows = [row for row in read_metrics(folder) if row.get("kind") != "step"]
         if session.epochs_done > begun_with or not (folder / REPORT_NAME).exists():
             _write_report(session, folder, rows, found)
-    return RunResult(folder, rows, session.best or {}, time.perf_counter() - started, classes)
+    seconds = time.perf_counter() - started
+    return RunResult(folder, rows, session.best or {}, seconds, len(data.classes))
+
+
+def _epochs(
+    session: Session,
+    tools: Tools,
+    others: Sequence[BetonLoader],
+    record: _Record,
+    report: Callable[[dict[str, Any]], None],
+) -> Evaluation | None:
+    """Trains the epochs that are left, stores each -> the last evaluation."""
+    folder, found = tools.folder, None
+    while not _is_over(session):
+        done = EpochRun(session, tools)()
+        found = done.evaluation
+        _evaluate_others(session, done, others)
+        if best_so_far(session, done.row):
+            session.best = done.row
+            session.save(folder / "best.pt", whole=False)
+        record(done)
+        session.save(folder / "last.pt", whole=True)
+        if session.world.main:
+            _keep(session, folder)
+            report(done.row)
+    return found
+
+
+def _stored(folder: Path) -> Checkpoint | None:
+    """``folder/last.pt`` to continue from; None for a run that was ended before its first one.
+
+    ToolError where it is missing and the run had come further: nothing is trained over.
+    """
+    last, best = folder / "last.pt", folder / "best.pt"
+    if last.exists():
+        return load_checkpoint(last)
+    if best.exists() and int(load_checkpoint(best).progress["epochs_done"]) > 1:
+        raise ToolError(
+            "run.no_last",
+            f"{last}: is missing, so the run cannot be continued; start again with --overwrite, "
+            f"or train from its best weights in another folder with --weights {best}",
+        )
+    return None
+
+
+def _session(
+    config: configs.RunConfig,
+    data: Data,
+    world: World,
+    notice: Callable[[str], None],
+    *,
+    fresh: bool,
+) -> Session:
+    """The state of a new run, with the weights of ``--weights`` if it is ``fresh``."""
+    if not config.weights or not fresh:
+        return Session(config, data, world)
+    found: tuple[dict[str, torch.Tensor], list[str]] | None = None
+    if world.main:  # the file may be on the machine of rank 0 alone
+        model = Session.new_model(config, data)
+        found = start_weights(config.weights, model.state_dict(), data.classes)
+    weights, messages = world.from_main(found)
+    for message in messages:
+        notice(message)
+    return Session(config, data, world, weights=weights)
 
 
 def _restore(
-    session: Session, folder: Path, *, resume: bool, force: bool, notice: Callable[[str], None]
-) -> bool:
-    """Continues from ``folder/last.pt`` if that is wanted and there is one; whether it did.
-
-    What rank 0 reads is everybody's: the folder may be on its machine alone.
-    """
-    last, world = folder / "last.pt", session.world
-    there = world.main and resume and last.exists()
-    stored = world.from_main(load_checkpoint(last) if there else None)
-    if stored is None:
-        return False
-    session.restore(stored, force=force)
-    notice(f"{folder}: continues {_place(session)}")
-    return True
-
-
-def _begin(session: Session, folder: Path, *, resume: bool) -> None:
-    """Makes the run's folder and says in it what the run is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _is_over(session):  # what it says is not of all that will have been trained
-        (folder / REPORT_NAME).unlink(missing_ok=True)
-    if not resume:  # of an earlier run: from here on last.pt is of this one
-        for name in ("last.pt", "best.pt"):
-            (folder / name).unlink(missing_ok=True)
-    write_json(folder / "config.json", session.stored_config() | {"launch": launch()})
-    write_json(folder / "environment.json", session.environment)
-
-
-def _place(session: Session) -> str:
-    """Where a restored run stands, in words."""
-    done, epochs = session.epochs_done, session.config.epochs
+    session: Session,
+    folder: Path,
+    stored: Checkpoint,
+    *,
+    force: bool,
+    notice: Callable[[str], None],
+) -> None:
+    """Continues from ``stored``, and says where, with which changes, or why there is no more."""
+    differ = session.restore(stored, force=force)
+    if differ and not _is_over(session):
+        text = f"{folder}: continues with other settings: {', '.join(differ)}"
+        if any(words.startswith(_SCHEDULING) for words in differ):
+            text += "; the learning-rate schedule changes with them"
+        notice(text)
+    done, config = session.epochs_done, session.config
+    where = f"continues with epoch {done + 1} of {config.epochs}, after step {session.step}"
     if session.partial is not None:
-        return f"in epoch {done + 1} of {epochs}, after step {session.step} of the run"
-    if done >= epochs:
-        return f"after its last epoch of {epochs}: there is nothing left to train"
-    return f"with epoch {done + 1} of {epochs}, after step {session.step} of the run"
+        where = f"continues in epoch {done + 1} of {config.epochs}, after step {session.step}"
+    elif done >= config.epochs:
+        where = f"all {config.epochs} epochs are done, nothing is trained; use a larger --epochs"
+    elif _is_over(session):
+        where = (
+            f"nothing is trained: the validation error has not fallen for {config.patience} "
+            "epochs (--patience)"
+        )
+    notice(f"{folder}: {where}")
+
+
+def _begin(session: Session, folder: Path, *, overwrite: bool) -> None:
+    """Makes the run's folder and describes the run in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for path in (folder / "last.pt", folder / "best.pt", *folder.glob("epoch-*.pt")):
+            path.unlink(missing_ok=True)
+        for path in (
+            *folder.rglob("events.out.tfevents.*"),
+            folder / "metrics.jsonl",
+            folder / IDS_NAME,
+        ):
+            path.unlink(missing_ok=True)
+    if not _is_over(session) or not (folder / "config.json").exists():
+        write_json(folder / "config.json", session.stored_config() | {"launch": launch()})
+        write_json(folder / "environment.json", session.environment)
+
+
+def _keep(session: Session, folder: Path) -> None:
+    """Copies of last.pt by epoch, as ``--keep`` and ``--keep-every`` have it."""
+    epoch, config = session.epochs_done, session.config
+    every = config.keep_every
+
+    def permanent(number: int) -> bool:
+        return every > 0 and number % every == 0
+
+    if config.keep or permanent(epoch):
+        target = folder / f"epoch-{epoch:04d}.pt"
+        target.unlink(missing_ok=True)
+        os.link(folder / "last.pt", target)  # last.pt itself is replaced, never changed
+    for path in sorted(folder.glob("epoch-*.pt")) if config.keep else []:
+        number = int(path.stem.removeprefix("epoch-"))
+        if number <= epoch - config.keep and not permanent(number):
+            path.unlink()
 
 
 def _check_validation(session: Session) -> None:
@@ -160,48 +250,53 @@ def _check_validation(session: Session) -> None:
     config = session.config
     if session.data.validation is not None:
         return
-    for setting, used in (
+    for flag, used in (
         ("--schedule plateau", config.schedule == "plateau"),
         ("--patience", config.patience > 0),
     ):
         if used:
             raise UsageError(
-                f"{session.data.train}: there is no val.beton beside it, whose errors "
-                f"{setting} goes by; build one, or use another setting"
+                "run.no_validation",
+                f"{session.data.train}: {flag} needs a validation set; build val.beton beside it, "
+                "give --val, or use another setting",
             )
 
 
 class _Record:
-    """What an epoch leaves in the run's folder, and the notice that nothing is learned."""
+    """Writes what an epoch gives into the run's folder; notices a network that does not learn."""
 
     def __init__(
         self,
         session: Session,
         folder: Path,
-        open_things: contextlib.ExitStack,
+        stack: contextlib.ExitStack,
         *,
-        resume: bool,
+        append: bool,
         notice: Callable[[str], None],
     ) -> None:
         self.session, self.notice = session, notice
         self.recorder: RunRecorder | None = None
+        self.trackers: list[Tracker] = []
         if session.world.main:
-            self.recorder = open_things.enter_context(
-                RunRecorder(folder, append=resume, keep_until_epoch=session.epochs_done)
+            self.recorder = stack.enter_context(
+                RunRecorder(folder, append=append, keep_until_epoch=session.epochs_done)
             )
+            self.trackers = start_trackers(session.config.log, folder, session.stored_config())
+            for tracker in self.trackers:
+                stack.callback(tracker.close)
 
     def sample(self, batches: BetonLoader) -> None:
-        """Shows the network of a new run, and its first pictures as the network will see them."""
+        """Records the network of a new run and its first images as the network sees them."""
         if self.recorder is None or self.session.step or self.session.partial is not None:
             return
         batches.set_epoch(0)
         first = next(iter(batches))
-        self.recorder.sample(first.images[:SAMPLE_PICTURES].float().cpu().numpy())
+        self.recorder.sample(first.images[:SAMPLE_IMAGES].float().cpu().numpy())
         self.recorder.graph(self.session.layers())
         batches.close()
 
     def __call__(self, done: EpochResult) -> None:
-        """Writes the epoch's lines, events and kernels; says whether the network learns."""
+        """Writes the epoch's metrics, events and kernels."""
         if self.recorder is None:
             return
         epoch = self.session.epochs_done
@@ -211,15 +306,17 @@ class _Record:
             if step % STEPS_PER_RECORD == 0:
                 self.recorder.step(epoch, step, {"train_loss": sum(losses) / len(losses)})
         self.recorder.epoch(done.row)
+        for tracker in self.trackers:
+            tracker.epoch(done.row)
         self.recorder.kernels(epoch, _kernels(self.session))
-        sentence = self.session.learning(
+        message = self.session.learning(
             done.losses,
             self.session.step,
             None if done.evaluation is None else done.evaluation.confusion,
             ended=_is_over(self.session),
         )
-        if sentence is not None:
-            self.notice(sentence)
+        if message is not None:
+            self.notice(message)
 
 
 def _write_report(
@@ -227,13 +324,12 @@ def _write_report(
 ) -> None:
     """report.html from the epochs' rows and the last evaluation."""
     classes, validation = session.data.classes, session.data.validation
-    best: list[Tile] = []
-    worst: list[Tile] = []
+    pictures: list[Any] = [[], []]
     if found is not None and validation is not None:
-        best, worst = (
+        pictures = [
             examples(validation, found.judged, rows_of, classes)
             for rows_of in best_and_worst(found.judged, EXAMPLES)
-        )
+        ]
     write_report(
         folder,
         config=session.stored_config(),
@@ -242,8 +338,8 @@ def _write_report(
         kernels=_kernels(session),
         environment=session.environment,
         confusion=None if found is None else found.confusion,
-        best=best,
-        worst=worst,
+        best=pictures[0],
+        worst=pictures[1],
         reference=published_reference() if len(classes) == 1000 else None,
     )
 
@@ -256,18 +352,27 @@ def _is_over(session: Session) -> bool:
     return patience > 0 and epochs_without_gain(session.errors) >= patience
 
 
-def _validation_batches(session: Session) -> BetonLoader | None:
-    if session.data.validation is None:
-        return None
+def _batches_of(session: Session, betons: Betons) -> BetonLoader:
+    """The images of a validation set, this rank's part of them."""
     world, config = session.world, session.config
     return evaluation_batches(
-        session.data.validation, session.data.stats, session.spec,
+        betons, session.data.stats, session.spec,
         replace(config, jobs=world.jobs(config.jobs)), rank=world.rank, ranks=world.ranks,
     )  # fmt: skip
 
 
+def _evaluate_others(session: Session, done: EpochResult, sets: Sequence[BetonLoader]) -> None:
+    """Adds loss and errors on the further validation sets to the epoch's row."""
+    for name, batches in zip(session.data.others, sets, strict=True):
+        judged = evaluate(session.evaluated, batches, session.precision, lambda _: None)
+        result = evaluation_of(session.world.joined(judged), len(session.data.classes)).result
+        done.row[f"{name}_loss"] = result.loss
+        done.row[f"{name}_top1_error"] = result.top1_error
+        done.row[f"{name}_top5_error"] = result.top5_error
+
+
 def _kernels(session: Session) -> NDArray[Any]:
-    """The first layer's kernels as a picture (H, W, 3) uint8."""
+    """The first layer's kernels as an image (H, W, 3) uint8."""
     first = next(m for m in session.evaluated.modules() if isinstance(m, torch.nn.Conv2d))
     weights = first.weight.detach().float().cpu().numpy()
     return kernel_grid(weights, columns=min(16, math.ceil(math.sqrt(weights.shape[0] * 1.5))))

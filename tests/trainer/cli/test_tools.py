@@ -221,7 +221,7 @@ import sys
 import numpy as np
 from trainer.interrupt import InterruptGuard, Stop
 
-guard, stop = InterruptGuard(lambda: None).start(), Stop()
+guard, stop = InterruptGuard().start(), Stop()
 guard.stop_request = stop
 with stop.listening():
     print("ready", flush=True)

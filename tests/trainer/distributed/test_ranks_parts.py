@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def names(store: Any, ranks: int) -> list[str]:
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    found[0].set("name", f"of {id(found[0])}")
+    found[0].set("name", uuid.uuid4().hex)
     return [found[rank].get("name").decode() for rank in range(ranks)]
 
 
@@ -156,7 +157,7 @@ def test_only_transport_errors_of_several_ranks_are_translated() -> None:
     for world, text in ((alone, "gloo: Connection closed by peer"), (one_of_two, "a wrong shape")):
         with pytest.raises(RuntimeError, match=text), world.answering():
             raise RuntimeError(text)
-    with pytest.raises(ToolError, match="another process has gone"), one_of_two.answering():
+    with pytest.raises(ToolError, match="another process has ended"), one_of_two.answering():
         raise RuntimeError("gloo: Connection closed by peer")
 
 
@@ -164,7 +165,9 @@ def test_only_transport_errors_of_several_ranks_are_translated() -> None:
 def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The environment of a rank that torchrun has started."""
     told = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "RANK": "0"}
-    for name, value in (told | {"WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3"}).items():
+    for name, value in (
+        told | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    ).items():
         monkeypatch.setenv(name, value)
     return monkeypatch
 
@@ -216,7 +219,7 @@ def test_an_older_run_in_the_folder_is_not_continued_by_a_restart(
     (tmp_path / "last.pt").touch()
     begin(tmp_path, agent="another torchrun")
     torchrun.setenv("TORCHELASTIC_RESTART_COUNT", "3")
-    assert f"{tmp_path}: already holds a run; continue it with --resume" in said(
+    assert f"{tmp_path}: already holds a run (config.json); continue it with --resume" in said(
         "--out", str(tmp_path)
     )
 
@@ -227,19 +230,19 @@ def test_a_restart_overwrites_nothing_of_its_own_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str
 ) -> None:
     (tmp_path / "last.pt").touch()
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr("trainer.cli.run._train", lambda *_, **words: told.append(words))
+    told: list[Any] = []
+    monkeypatch.setattr("trainer.cli.run._train", lambda *words: told.append(words[-1]))
     said("--out", str(tmp_path), "--overwrite")
     begin(tmp_path)
     said("--out", str(tmp_path), option)
-    assert [words["resume"] for words in told] == [False, True]
+    assert [given.resume for given in told] == [False, True]
 
 
 @pytest.mark.usefixtures("torchrun")
 def test_restarts_need_a_folder_that_they_find_again() -> None:
-    assert said() == "torchrun --max-restarts: a restart could not find the run; add --out"
+    assert said() == "torchrun --max-restarts needs --out, to find the run again"
 
 
 @pytest.mark.parametrize("option", [("--gradients", "bfloat16"), ("--timeout", "60")])
 def test_options_for_several_processes_do_nothing_with_one(option: tuple[str, str]) -> None:
-    assert said(*option).startswith(f"{option[0]} does nothing with one process; start several")
+    assert said(*option).startswith(f"{option[0]} has no effect with one process; start several")

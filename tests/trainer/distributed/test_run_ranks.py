@@ -38,7 +38,7 @@ RECIPE = (
     "--lighting 0.1 --warmup-epochs 0.5 --checkpoint-every 2 --device cpu --precision float32 "
     "--jobs 1 --out run"
 ).split()[1:]
-GONE = re.compile(r"trainer: rank \d of 3: another process has gone; look .* --resume\n")
+GONE = re.compile(r"trainer: rank \d of 3: another process has ended; see .* --resume\n")
 SILENT = re.compile(r"trainer: rank \d of 3: another process did not answer for 20 s .*--resume\n")
 
 
@@ -234,8 +234,8 @@ def test_running_statistics_of_the_ranks_are_one_when_they_evaluate(
 def test_a_learning_rate_per_pictures_is_said_and_stored(jobs: dict[str, Job]) -> None:
     norms = jobs["norms"]
     line = norms.said(0, "out").splitlines()[0]
-    assert "to run; 3 processes, 9 pictures in a step; " in line
-    assert line.endswith("learning rate 0.001 per 3 pictures: 0.003 for 9")
+    assert "to run; 3 processes, 9 images in a step; " in line
+    assert line.endswith("learning rate 0.001 per 3 images: 0.003 for 9")
     stored = json.loads((norms.run / "config.json").read_text())
     assert (stored["total_batch"], stored["ranks"]) == (9, 3)
     assert stored["peak_lr"] == pytest.approx(0.003)

@@ -148,7 +148,7 @@ def test_a_missing_package_is_one_sentence(
     monkeypatch.setitem(exporting._NEEDS, "onnx", ("onnx_of_tomorrow",))
     with pytest.raises(UsageError, match=r"needs onnx_of_tomorrow.*imagenet-alexnet\[export\]"):
         export(checkpoint, "onnx", tmp_path / "net.onnx")
-    with pytest.raises(UsageError, match="there are onnx"):
+    with pytest.raises(UsageError, match="choose from onnx"):
         export(checkpoint, "tflite", tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -99,6 +99,6 @@ def test_the_trust_of_the_configuration_reaches_lars() -> None:
 
 
 def test_float16_on_a_cpu_is_a_sentence() -> None:
-    with pytest.raises(UsageError, match="--precision float16 is for CUDA devices"):
+    with pytest.raises(UsageError, match="--precision float16 needs a CUDA device"):
         choose_precision("float16", torch.device("cpu"))
     assert choose_precision("float16", torch.device("cuda")) == "float16"

@@ -95,9 +95,7 @@ def test_a_pattern_that_the_shell_expanded_gets_the_sentence_that_helps(
     assert run(command, *extra, "--beton", *betons) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert (
-        f"put a pattern in quotes, so that the shell leaves it as it is: --beton '{folder}" in said
-    )
+    assert f"so that the shell does not expand it: --beton '{folder}" in said
 
 
 @pytest.mark.parametrize("command", ["run", "eval", "doctor"])
