@@ -40,7 +40,8 @@ out=$(cd "$out" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 ffcv=$(grep '^ffcv==' requirements.lock)
 
-PYTHON=$python tools/setup/system_deps.sh
+[ -z "$(PYTHON=$python tools/setup/system_deps.sh | grep -x ffcv)" ] ||
+    fail "FFCV cannot be built here; the reason is above"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -1,0 +1,77 @@
+"""tools/demo.py: its table, its choice of images, and stages that fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import demo
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_another_source_clears_what_the_last_one_made(tmp_path: Path) -> None:
+    demo.begin(tmp_path, "pets")
+    (tmp_path / "cropped").mkdir()
+    (tmp_path / "val.beton").touch()
+    (tmp_path / "mine.txt").touch()
+    demo.begin(tmp_path, "pets")
+    assert (tmp_path / "val.beton").exists()
+    demo.begin(tmp_path, "planes")
+    assert {path.name for path in tmp_path.iterdir()} == {".source", "mine.txt"}
+
+
+def test_the_table_has_a_line_per_stage_and_leaves_unknowns_empty() -> None:
+    rows = [demo.Row("crop", 2500, 3.25, 800.0, "fine"), demo.Row("train", 0, 60.0, 0.0, "best")]
+    assert demo.table(rows).splitlines() == [
+        "stage     images   seconds  images/s  result",
+        "crop       2,500       3.2       800  fine",
+        "train                 60.0            best",
+        "in all                63.2",
+    ]
+
+
+def test_pictures_to_predict_are_of_different_classes_and_not_broken(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "broken-text.jpg").touch()
+        (tmp_path / name / "one.jpg").touch()
+    found = demo.three_pictures(tmp_path)
+    assert found == [str(tmp_path / name / "one.jpg") for name in "acd"]
+    assert demo.three_pictures(tmp_path / "a") == []
+
+
+def test_a_failing_stage_ends_the_demo_with_its_status_and_sentence(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "tools/demo.py", "--src", str(tmp_path / "none"), "--dst", str(tmp_path)],
+        cwd=REPOSITORY,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "no such folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_killed_stage_is_named_with_a_status_that_is_not_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr(demo, "command_line", lambda words: killed)
+    with pytest.raises(demo.StageError, match="trainer run was ended by SIGKILL") as caught:
+        demo.run_stage(["trainer", "run"])
+    assert caught.value.status == 137
+
+
+def test_a_stage_without_json_is_an_error_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(demo, "command_line", lambda words: [sys.executable, "-c", "print('hm')"])
+    with pytest.raises(demo.StageError, match="printed no JSON object"):
+        demo.run_stage(["trainer", "run"])
