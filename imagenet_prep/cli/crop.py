@@ -204,19 +204,15 @@ def failures(folder: Path, reason: str | None, as_json: bool) -> None:
     \b
     Example: imagenet-prep failures cropped | cut -f1
     """
-    from imagenet_prep.crop.folder import journals
-    from imagenet_prep.crop.journal_io import last_lines
-    from imagenet_prep.dataset.journal import journal_of, part_journals
+    from imagenet_prep.dataset.journal import all_rows
 
-    if not part_journals(folder):
-        journal_of(folder)
     # Also of a run that was stopped, perhaps because of them.
-    entries = (line.entry for line in last_lines(journals(folder)) if not line.is_plain)
-    failed = [
-        (entry.key, entry.reason)
-        for entry in entries
-        if entry and entry.status == "failed" and (reason is None or reason in entry.reason)
-    ]
+    with all_rows(folder) as journal:
+        failed = journal.execute(
+            "SELECT key, remark FROM source WHERE status = 'failed' AND instr(remark, ?) "
+            "ORDER BY key",
+            (reason or "",),
+        ).fetchall()
     value = {
         "failed": len(failed),
         "reasons": dict(Counter(why for _, why in failed).most_common()),

@@ -71,34 +71,30 @@ def installed() -> dict[str, Any]:
 
 def about_crops(path: Path) -> dict[str, Any]:
     """A folder that ``crop`` made -> its counts; UsageError for another folder."""
-    from imagenet_prep.crop.folder import journals
-    from imagenet_prep.crop.journal_io import last_lines
-    from imagenet_prep.dataset.journal import UNFINISHED_NAME
+    from imagenet_prep.dataset.journal import UNFINISHED_NAME, all_rows, part_journals
 
-    found = [file for file in journals(path) if file.is_file()]
-    if not found:
+    if not part_journals(path) and not (path / JOURNAL_NAME).is_file():
         raise UsageError(
-            f"{path}: is not a folder that imagenet-prep crop made; name one, or a file in it"
+            "info.unknown",
+            f"{path}: is not a folder that imagenet-prep crop made; name one, or a file in it",
         )
-    splits: Counter[str] = Counter()
-    failed = crop_bytes = 0
-    for line in last_lines(found):
-        entry = line.entry
-        if entry is not None and entry.status == "ok":
-            splits[entry.crop.partition("/")[0]] += 1
-            crop_bytes += entry.crop_bytes
-        elif entry is not None:
-            failed += 1
+    with all_rows(path) as journal:
+        rows = journal.execute(
+            "SELECT split, status, count(*), sum(crop_bytes) FROM source GROUP BY 1, 2 "
+            "ORDER BY min(key)"
+        ).fetchall()
+    splits = {split: count for split, status, count, _ in rows if status == "ok"}
+    failed = sum(count for _, status, count, _ in rows if status == "failed")
     return {
         "what": "crops",
         "path": str(path),
         # Parts that were not merged are not finished.
-        "finished": found[0].name == JOURNAL_NAME and not (path / UNFINISHED_NAME).exists(),
+        "finished": (path / JOURNAL_NAME).is_file() and not (path / UNFINISHED_NAME).exists(),
         "classes": len(load_classes(path)),
-        "splits": dict(splits),
-        "ok": splits.total(),
+        "splits": splits,
+        "ok": sum(splits.values()),
         "failed": failed,
-        "bytes": crop_bytes,
+        "bytes": sum(row[3] for row in rows),
     }
 
 

@@ -214,14 +214,15 @@ def _shown_file(file: Path | None) -> Path:
 
 def _preview_beside(file: Path, folder: Path) -> Path | None:
     """A crop to preview the lighting of a statistics file on, or the beton it lies beside."""
-    from imagenet_prep.dataset.journal import Journal
+    from imagenet_prep.dataset.journal_file import opened
     from imagenet_prep.dataset.names import JOURNAL_NAME
 
     if folder.suffix == ".beton":
         return folder
     if (folder / JOURNAL_NAME).is_file():
-        crops = (folder / e.crop for e in Journal(folder / JOURNAL_NAME) if e.status == "ok")
-        return next((crop for crop in crops if crop.is_file()), None)
+        with opened(folder / JOURNAL_NAME) as journal:
+            rows = journal.execute("SELECT crop FROM source WHERE status = 'ok' ORDER BY key")
+            return next((folder / crop for (crop,) in rows if (folder / crop).is_file()), None)
     beton = file.with_name(file.name.removesuffix(".stats.npz") + ".beton")
     return beton if beton.is_file() else None
 
@@ -246,11 +247,11 @@ def _draw(result: Stats, preview: Path | None, picture: Path) -> None:
 
 
 def _cropped(preview: Path, size_px: int) -> Any:
-    from imagenet_prep.crop.formats import PictureError
+    from imagenet_prep.crop.decode import ImageError
     from imagenet_prep.crop.image import crop_pixels
     from imagenet_prep.dataset.crop_settings import CropSettings
 
     try:
         return crop_pixels(preview.read_bytes(), CropSettings(size_px))
-    except PictureError as error:
+    except ImageError as error:
         raise UsageError(f"{preview}: {error}; choose another picture for --preview") from None

@@ -1,43 +1,35 @@
-"""A picture's bytes -> its upright, centred, square RGB crop. Pure: no disk, no terminal.
+"""An image file's bytes -> its upright, centred, square RGB crop. Pure: no disk, no terminal.
 
 The crop is defined as short side to ``size`` (antialiased), then the centre ``size`` x
 ``size``: what torchvision's ``Resize`` and ``CenterCrop`` make of a PIL image; or as the
-whole picture squashed into that square.
+whole image resized to that square.
 Only the box that is kept is resized, and a JPEG much larger than its crop is decoded at
 a fraction of its size, never below three times the crop: that changes a pixel by 0.01
-levels on average and 0.3 in the worst real picture seen, where twice the crop changes
-one picture by 1.9.
-
-Formats are recognised by their first bytes (``formats``), never by their name.
+levels on average and 0.3 in the worst real image seen, where twice the crop changes
+one image by 1.9.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-import logging
-import re
-import struct
 import threading
-import warnings
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFile
 
-from imagenet_prep.crop.formats import MachineError, PictureError, plugin, recognise
+from imagenet_prep.crop.decode import ImageError, open_image, reasons, to_rgb
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.jpeg.turbo import decode_into, is_fast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_PIXELS = 178_956_970  # Pillow's own refusal: half a gigabyte as 24-bit RGB
+_JPEG = ("JPEG", "MPO")  # the latter is a JPEG with more images behind the first
 _DRAFT_FACTOR = 3
-_WHITE = (255, 255, 255)
 _ORIENTATION_TAG = 0x0112
 _FILTERS = {
     "bilinear": (Image.Resampling.BILINEAR, 1.0),
@@ -46,36 +38,12 @@ _FILTERS = {
     "lanczos": (Image.Resampling.LANCZOS, 3.0),
 }  # name -> (Pillow's filter, how many pixels of the crop it reaches to each side)
 
-# What opening and decoding a damaged file really raises, by plugin: OSError and its
-# UnidentifiedImageError everywhere, SyntaxError for damaged headers (PNG, TIFF),
-# struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError and EOFError
-# for fields that lie, ZeroDivisionError for resolutions of x/0, OverflowError for sizes
-# beyond a C integer, RuntimeError from AVIF, NotImplementedError for rare variants.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    Image.DecompressionBombError,
-)
-
-# Pillow logs remarks about odd files; without any handler Python prints them.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
-
 
 @dataclass(frozen=True)
 class Cropped:
-    """A crop as JPEG, with the size and the mode of the picture it came from, as stored.
+    """A crop as JPEG, with the size and the mode of the image it came from, as stored.
 
-    ``remark`` says what was let pass; it is empty for a sound picture.
+    ``remark`` says what was tolerated; it is empty for a sound image.
     """
 
     jpeg: bytes
@@ -87,7 +55,7 @@ class Cropped:
 
 @dataclass(frozen=True)
 class Box:
-    """A part of a picture in pixels, with fractions: left, top, right, bottom."""
+    """A part of an image in pixels, with fractions: left, top, right, bottom."""
 
     left: float
     top: float
@@ -100,9 +68,9 @@ class Box:
 
 
 def crop_box(width: int, height: int, size: int) -> Box:
-    """The part of a ``width`` x ``height`` picture that its crop of ``size`` shows.
+    """The part of a ``width`` x ``height`` image that its crop of ``size`` shows.
 
-    In the picture's own pixels. Rounding is torchvision's: the long side is cut down to
+    In the image's own pixels. Rounding is torchvision's: the long side is cut down to
     a whole number of pixels, the offset of the centre is rounded half to even.
     """
     short = min(width, height)
@@ -115,30 +83,30 @@ def crop_box(width: int, height: int, size: int) -> Box:
 
 
 def decode(data: bytes) -> Image.Image:
-    """A picture file's bytes -> the whole picture, upright, mode RGB.
+    """An image file's bytes -> the whole image, upright, mode RGB.
 
     JPEG (also CMYK and YCCK), PNG, GIF, WebP, AVIF, TIFF, BMP, PNM, JPEG 2000, ICO and
     PCX. Of an animation the first frame; transparency is laid over white; 16- and 32-bit
     grey is scaled to 0-255; the EXIF orientation is applied; colour profiles are not.
-    Raises PictureError for everything that is not a whole, sound picture.
+    Raises ImageError for everything that is not a whole, sound image.
     """
-    with _reasons(data):
-        image = _open(data)
+    with reasons(data):
+        image = open_image(data)
         orientation = _still_to_turn(image, "apply")
         image.load()
-        return _turn(_to_rgb(_to_8_bits(image)), orientation)
+        return _turn(to_rgb(image, (0, 0, *image.size)), orientation)
 
 
 def crop_pixels(data: bytes, settings: CropSettings) -> NDArray[np.uint8]:
-    """A picture file's bytes -> its crop, (size, size, 3) uint8 RGB.
+    """An image file's bytes -> its crop, (size, size, 3) uint8 RGB.
 
     Takes and raises what ``decode`` does.
     """
     return np.asarray(_crop_somehow(data, settings)[1])
 
 
-def crop_picture(data: bytes, settings: CropSettings) -> Cropped:
-    """A picture file's bytes -> its crop as baseline JPEG, 4:2:0, without metadata.
+def crop_image(data: bytes, settings: CropSettings) -> Cropped:
+    """An image file's bytes -> its crop as baseline JPEG, 4:2:0, without metadata.
 
     Takes and raises what ``decode`` does.
     """
@@ -155,28 +123,28 @@ _one_at_a_time = threading.Lock()  # what keeps incomplete ones; workers of a cl
 def _crop_somehow(
     data: bytes, settings: CropSettings
 ) -> tuple[tuple[int, int, str], Image.Image, str]:
-    """(width, height, mode of the picture, its crop, a remark); incomplete ones if allowed."""
+    """(width, height, mode of the image, its crop, a remark); incomplete ones if allowed."""
     if settings.truncated != "keep":
         return *_crop_whole(data, settings), ""
     with _one_at_a_time:
         try:
             return *_crop_whole(data, settings), ""
-        except PictureError as error:
-            if not str(error).startswith("truncated"):
+        except ImageError as error:
+            if error.code != "image.truncated":
                 raise
-            reason = str(error)
+            reason = error.reason
         with _incomplete_allowed():
             return *_crop_whole(data, settings), f"{reason}, kept"
 
 
 def _crop_whole(data: bytes, settings: CropSettings) -> tuple[tuple[int, int, str], Image.Image]:
-    with _reasons(data):
-        image = _open(data)
+    with reasons(data):
+        image = open_image(data)
         facts = (*image.size, image.mode)
         return facts, _crop(image, data, settings)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _incomplete_allowed() -> Iterator[None]:
     """Pillow decodes what is there of a file; one switch for all threads of the process."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
@@ -187,17 +155,17 @@ def _incomplete_allowed() -> Iterator[None]:
 
 
 def _crop(image: ImageFile.ImageFile, data: bytes, settings: CropSettings) -> Image.Image:
-    """An opened, undecoded picture and its file's bytes -> its crop, mode RGB, upright."""
+    """An opened, undecoded image and its file's bytes -> its crop, mode RGB, upright."""
     width, height = image.size
     size, (resampling, reach) = settings.size, _FILTERS[settings.filter]
     orientation = _still_to_turn(image, settings.exif)
     if settings.fit == "squash":
         box = Box(0.0, 0.0, float(width), float(height))
     else:
-        across = orientation >= 5  # a quarter turn: the upright picture has its sides swapped
+        across = orientation >= 5  # a quarter turn: the upright image has its sides swapped
         upright = crop_box(height, width, size) if across else crop_box(width, height, size)
         box = _before_turning(upright, width, height, orientation)
-    if image.format == "JPEG":
+    if image.format in _JPEG:
         target = size * _DRAFT_FACTOR
         drafted = image.draft(None, (target, target))
         scale = drafted[1][2] / width if drafted is not None else 1.0
@@ -205,12 +173,12 @@ def _crop(image: ImageFile.ImageFile, data: bytes, settings: CropSettings) -> Im
     pixels = _decoded_at_once(image, data)
     if pixels is None:
         image.load()
-        pixels = _to_8_bits(image)
+        pixels = image
     if pixels.mode not in ("RGB", "RGBX") or pixels.has_transparency_data:
         # Only the box is converted, with a margin as wide as the filter, so that the
-        # pixels at the edge of the crop have the same neighbours as in the whole picture.
+        # pixels at the edge of the crop have the same neighbours as in the whole image.
         left, top, right, bottom = _region(pixels, box, size, reach)
-        pixels = _to_rgb(pixels.crop((left, top, right, bottom)))
+        pixels = to_rgb(pixels, (left, top, right, bottom))
         box = Box(box.left - left, box.top - top, box.right - left, box.bottom - top)
     within = (
         max(box.left, 0.0),
@@ -226,9 +194,9 @@ def _decoded_at_once(image: ImageFile.ImageFile, data: bytes) -> Image.Image | N
     """A sound JPEG in colour that is to be decoded at its full size -> its pixels, mode RGBX,
     by the shorter way; None for all else, which is left to Pillow with its reasons.
 
-    The picture is a view of memory that the next call uses again.
+    The image is a view of memory that the next call uses again.
     """
-    if image.format != "JPEG" or image.mode != "RGB" or ImageFile.LOAD_TRUNCATED_IMAGES:
+    if image.format not in _JPEG or image.mode != "RGB" or ImageFile.LOAD_TRUNCATED_IMAGES:
         return None
     drafted = image.decoderconfig[:1] not in ((), (1,))  # at a fraction of its size
     if drafted or not is_fast():
@@ -282,12 +250,12 @@ _TURNS = {
 
 
 def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    """The stored picture -> upright (EXIF 2.3, tag 0x0112)."""
+    """The stored image -> upright (EXIF 2.3, tag 0x0112)."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _before_turning(box: Box, width: int, height: int, orientation: int) -> Box:
-    """A box of the upright picture -> the same box of the stored ``width`` x ``height`` one."""
+    """A box of the upright image -> the same box of the stored ``width`` x ``height`` one."""
     left, top, right, bottom = box.as_tuple()
     if orientation >= 5:
         left, top, right, bottom = top, left, bottom, right
@@ -299,7 +267,7 @@ def _before_turning(box: Box, width: int, height: int, orientation: int) -> Box:
 
 
 def _still_to_turn(image: ImageFile.ImageFile, exif: str) -> int:
-    """The orientation that a decoded picture is to be freed of. Pillow turns a TIFF by itself,
+    """The orientation that a decoded image is to be freed of. Pillow turns a TIFF by itself,
     as it loads it: that is undone where orientations are to be ignored."""
     orientation = _orientation(image)
     if image.format == "TIFF":
@@ -311,95 +279,6 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or its field is damaged."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except _DECODER_ERRORS:
+    except Exception:  # noqa: BLE001
         return 1  # if the pixels are damaged too, decoding them says so
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _to_8_bits(image: ImageFile.ImageFile) -> Image.Image:
-    """16- and 32-bit grey -> mode L; every other mode as it is.
-
-    Whole numbers map linearly, white (below) to 255; floats are taken as 0-1 or as 0-255
-    where all of them fit. Other ranges (negative, beyond 16 bits) are stretched: their
-    smallest value becomes 0, their largest 255. Infinite and undefined values are 0.
-    """
-    if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
-        return image
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if image.mode == "F" and low >= 0 and high <= 255:
-        low, high = 0.0, 1.0 if high <= 1 else 255.0
-    elif image.mode != "F" and low >= 0 and high <= 65535:
-        low, high = 0.0, float(_white(high, image.format))
-    scaled = (values - low) * (255.0 / max(high - low, 1e-300))
-    return Image.fromarray(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8))
-
-
-def _white(largest: float, format_name: str | None) -> int:
-    """The value that stands for white in a grey picture whose largest value is ``largest``.
-
-    PNG and PNM say that it is 65535. Others (TIFF from cameras and microscopes) store 10,
-    12 or 14 bits in 16 without saying so: the fewest such bits that hold all values.
-    """
-    if format_name in ("PNG", "PPM"):
-        return 65535
-    return next(white for white in (255, 1023, 4095, 16383, 65535) if largest <= white)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any 8-bit mode -> RGB; what is transparent shows white."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGB", image.size, _WHITE)
-        white.paste(layer, mask=layer.getchannel("A"))
-        return white
-    if image.mode == "RGB":
-        return image
-    return image.convert("RGB")
-
-
-def _open(data: bytes) -> ImageFile.ImageFile:
-    """A picture file's bytes -> the opened, undecoded picture, of a size that is allowed."""
-    if not data:
-        raise PictureError("empty file")
-    name = recognise(data)
-    if name in ("", "HEIC", "JPEG XL"):
-        what = f"{name} is not supported" if name else "not a picture of a known format"
-        raise PictureError(what)
-    image: ImageFile.ImageFile = plugin(name)(io.BytesIO(data))
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise PictureError(f"damaged {name} (it has no pixels)")
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"too large: {width} x {height} pixels")
-    return image
-
-
-@contextmanager
-def _reasons(data: bytes) -> Iterator[None]:
-    """Turns what a decoder of ``data`` raises into PictureError; keeps its warnings back."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except _DECODER_ERRORS as error:
-            kind = MachineError if isinstance(error, MemoryError) else PictureError
-            raise kind(_reason(recognise(data), error)) from None
-
-
-def _reason(name: str, error: BaseException) -> str:
-    """A decoder's error -> a short reason that is the same on every machine."""
-    if isinstance(error, Image.DecompressionBombError):
-        pixels = re.search(r"(\d+) pixels", str(error))
-        return f"too large: {pixels[1]} pixels" if pixels else "too large"
-    if isinstance(error, MemoryError):
-        return "not enough memory to decode it"
-    text = str(error).lower()
-    if isinstance(error, EOFError) or "truncated" in text or "unexpected end" in text:
-        return f"truncated {name}"
-    unsupported = ("unsupported", "not supported", "unknown", "cannot handle")
-    if isinstance(error, NotImplementedError) or any(word in text for word in unsupported):
-        return f"unsupported kind of {name}"
-    return f"damaged {name}"

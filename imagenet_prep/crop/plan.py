@@ -1,236 +1,231 @@
-"""What a run of ``crop`` has to do: the sources beside what an earlier run left.
+"""What a run of ``crop`` has to do: the scan of the sources, joined with the journal in SQL.
 
-Sources and journal are read once, side by side, in the order of their keys, so that nothing
-but what is to be done is kept, packed: some tens of bytes for each source.
+The scan is written into a temporary table as it arrives, so memory does not grow with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.core.packed import Packed
-from imagenet_prep.crop.folder import journals
-from imagenet_prep.crop.journal_io import Line, Rewriting, last_lines
-from imagenet_prep.dataset.journal import Entry, Part, line_start
-from imagenet_prep.sources.names import without_collector
-from imagenet_prep.sources.scan import Scan, Source
+from imagenet_prep.dataset.journal import Part, is_inside
+from imagenet_prep.dataset.journal_file import connected, explained
+from imagenet_prep.dataset.journal_legacy import EARLIER_VERSION
+from imagenet_prep.sources.scan import Source
 from imagenet_prep.storage.byte_range import WHOLE
 from imagenet_prep.storage.urls import is_url
 
+RETRIED = ("source.unreadable", "image.unsupported_here", "image.no_memory", EARLIER_VERSION)
+"""Failures of this machine at this time: another run tries these sources again."""
 _FAILURES_LISTED = 1000
+_SCAN = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE scan (
+    key TEXT PRIMARY KEY, split TEXT, class_name TEXT, label INTEGER, crop TEXT, file TEXT,
+    offset INTEGER, length INTEGER, form TEXT, seen TEXT, bytes INTEGER, version
+) WITHOUT ROWID;
+CREATE TABLE work (key TEXT PRIMARY KEY, relabel INTEGER) WITHOUT ROWID;
+CREATE TABLE dead (key TEXT PRIMARY KEY, crop TEXT) WITHOUT ROWID;
+"""
+# A source is current that is unchanged and has its crop, or failed and would fail again.
+_COMPARE = f"""
+INSERT INTO work
+SELECT key, current FROM (
+    SELECT scan.key, scan.split, scan.label, source.label AS label_before, coalesce(
+        source.bytes = scan.bytes AND source.version = scan.version AND source.crop = scan.crop
+        AND source.settings = ? AND CASE source.status
+            WHEN 'ok' THEN crop_bytes(source.crop) = source.crop_bytes
+            ELSE source.code NOT IN {RETRIED} END, 0) AS current
+    FROM scan LEFT JOIN source USING (key)
+) WHERE NOT current OR label != label_before
+"""
+_DEAD = """
+INSERT INTO dead SELECT key, crop FROM source WHERE key NOT IN (SELECT key FROM scan)
+UNION ALL SELECT key, source.crop FROM work JOIN source USING (key) WHERE NOT relabel
+"""
+_RELABEL = """
+UPDATE source SET label = scan.label FROM work JOIN scan USING (key)
+WHERE relabel AND source.key = work.key
+"""
+_TODO = f"""
+SELECT {", ".join(f"scan.{name}" for name in Source._fields)} FROM work JOIN scan USING (key)
+WHERE NOT relabel AND form {{}} LIKE 'stream%' ORDER BY
+"""
 
 
-class Planned(NamedTuple):
-    """A source to be cropped, its size and time, and whether an earlier crop has its name."""
-
-    source: Source
-    bytes: int
-    mtime_ns: int
-    again: bool
-
-
-def _plain(planned: Planned) -> tuple[Any, ...]:
-    source, size, mtime_ns, again = planned
-    return *source, size, mtime_ns, again
-
-
-def _planned(values: tuple[Any, ...]) -> Planned:
-    *source, size, mtime_ns, again = values
-    return Planned(Source(*source), size, mtime_ns, again)
-
-
-@dataclass
-class Outcomes:
-    """Counts what became of sources; lists the first 1000 failures."""
-
-    failed: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    listed: list[tuple[str, str]] = field(default_factory=list)
-    remarks: Counter[str] = field(default_factory=Counter)
-
-    def add(self, entry: Entry) -> None:
-        """Counts one."""
-        if entry.status == "failed":
-            self.failed += 1
-            self.reasons[entry.reason] += 1
-            if len(self.listed) < _FAILURES_LISTED:
-                self.listed.append((entry.key, entry.reason))
-        elif entry.reason:
-            self.remarks[entry.reason] += 1
-
-    def check(self, most: int | None, journal: Path) -> None:
-        """Raises ToolError where more failed than ``most``; None: never."""
-        if most is not None and self.failed > most:
-            common, times = self.reasons.most_common(1)[0]
-            raise ToolError(
-                f"{self.failed} pictures could not be cropped, more than the {most} that "
-                f"are allowed; {times} of them: {common} (see {journal}); allow more with "
-                "--max-failures, or look at the pictures"
-            )
-
-
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    """What is to be done, in the order of the sources, and what is up to date.
+    """The number of sources of this run, of all parts, and of those that are to be done.
 
-    ``kept`` sources are, with ``sum`` of the checksums of their lines and their ``outcomes``;
-    ``of`` is the number of all sources, this part's or not.
+    ``failed`` sources failed in an earlier run and would fail again.
     """
 
-    todo: Packed[Planned]
-    kept: int
-    sum: int
-    outcomes: Outcomes
-    of: int
+    total: int
+    of_all: int
+    todo: int
+    failed: int
 
     @property
-    def total(self) -> int:
-        """The sources of this run."""
-        return self.kept + len(self.todo)
+    def kept(self) -> int:
+        """The sources that are up to date."""
+        return self.total - self.todo
 
 
-def plan_crops(dst: Path, collection: Scan, settings: str, part: Part | None = None) -> Plan:
-    """Finds out what is to be done in ``dst``, and leaves there what is up to date and no more.
+@dataclass
+class Scanned:
+    """A database with the sources of a part in its table ``scan``, and their numbers.
 
-    ``settings`` is the text of the crop's settings. Crops that no longer belong there are
-    removed, then the journal is written without them, if it does not say just that already.
-    It has no last line while there is something to do.
+    ``of_all`` counts those of all parts, ``missing`` those whose file is not there.
     """
-    files = journals(dst, part)
-    known = last_lines(files)
-    todo: Packed[Planned] = Packed(_plain, _planned)
-    outcomes = Outcomes()
-    gone: set[str] = set()
-    lost = held = 0
-    with Rewriting(files[0]) as journal, without_collector(), _Crops(dst) as crops:
-        for source, (size, mtime_ns), line in _side_by_side(collection, known, part, gone):
-            if line is not None:
-                if size == mtime_ns == -1 and not is_url(source.place.file):
-                    lost += line.entry is not None and line.entry.status == "ok"
-                else:
-                    held += 1
-            if line is not None and crops.says_so(line, source, size, mtime_ns, settings):
-                journal.keep(line)
-                continue
-            entry = line.entry if line is not None else None
-            now = size, mtime_ns, settings
-            if line is None or entry is None or not crops.is_current(entry, source, now):
-                if entry is not None and entry.crop != source.crop:
-                    gone.add(entry.crop)
-                again = entry is not None and entry.crop == source.crop
-                todo.append(Planned(source, size, mtime_ns, again))
-                continue
-            outcomes.add(entry)
-            if entry.label == source.label:
-                journal.keep(line)
-            else:
-                journal.put(entry._replace(label=source.label))
-        if lost and not held:
-            raise ToolError(
-                f"{dst}: was made of {lost} pictures, none of which is there any more; is their "
-                "disk mounted? To make crops of others, choose another folder"
+
+    connection: sqlite3.Connection
+    total: int = 0
+    of_all: int = 0
+    missing: int = 0
+
+
+@contextlib.contextmanager
+def scanned(sources: Iterable[Source], part: Part | None = None) -> Iterator[Scanned]:
+    """Writes the sources into a temporary database; raises their faults before anything else."""
+    temporary = Path(tempfile.gettempdir(), "scan")
+    with contextlib.closing(connected(None)) as connection:
+        found = Scanned(connection)
+        with explained(temporary):
+            connection.executescript(_SCAN)
+            connection.execute("BEGIN")
+            width = ", ".join("?" * (len(Source._fields) + 2))
+            connection.executemany(
+                f"INSERT INTO scan VALUES ({width})", _rows(found, sources, part)
             )
-        _remove(dst, collection, todo, gone)
-        of = len(collection.sources)
-        journal.end(complete=not len(todo), of=of if part else None)
-    for file in files[1:]:  # all that they said is in the first now
-        file.unlink()
-    return Plan(todo, journal.total, journal.sum, outcomes, of)
+            connection.execute("COMMIT")
+        yield found
 
 
-def _side_by_side(
-    collection: Scan, known: Iterator[Line], part: Part | None, gone: set[str]
-) -> Iterator[tuple[Source, tuple[int, int], Line | None]]:
-    """Every source of the part with its size and time and its line in the journal, if any.
-
-    The crops of lines whose source is no longer there are added to ``gone``.
-    """
-    line, file, mtime_ns = next(known, None), "", 0
-    for source in collection.sources:
-        key, crop, place = source.key, source.crop, source.place
-        if part is not None and not part.has(crop):
+def _rows(found: Scanned, sources: Iterable[Source], part: Part | None) -> Iterator[Any]:
+    """The rows of ``scan``: sources with their size and version, which change with the file."""
+    total = of_all = version = 0
+    file = ""
+    for source in sources:
+        of_all += 1
+        if part is not None and not part.has(source.crop):
             continue
-        while line is not None and line.key < key:
-            _add_crop(gone, line)
-            line = next(known, None)
-        if place.length == WHOLE or place.file != file:
-            (size, mtime_ns), file = place.stamp(), place.file
+        total += 1
+        if source.length == WHOLE or source.file != file:
+            (size, version), file = source.stamp(), source.file
+            found.missing += size == -1 and not is_url(file)
         else:  # another part of the same archive
-            size = place.length
-        if line is not None and line.key == key:
-            yield source, (size, mtime_ns), line
-            line = next(known, None)
-        else:
-            yield source, (size, mtime_ns), None
-    while line is not None:
-        _add_crop(gone, line)
-        line = next(known, None)
+            size = source.length
+        yield *source, size, version
+    found.total, found.of_all = total, of_all
 
 
-def _add_crop(gone: set[str], line: Line) -> None:
-    entry = line.entry
-    if entry is not None:
-        gone.add(entry.crop)
+def plan_crops(found: Scanned, dst: Path, settings: str) -> Plan:
+    """Compares the scan with the attached journal, which keeps the rows that are up to date.
 
-
-class _Crops:
-    """The crops in a folder, beside what a journal says of them."""
-
-    def __init__(self, dst: Path) -> None:
-        self._dst = dst
-
-    def __enter__(self) -> _Crops:
-        # Names relative to an open folder are found in two thirds of the time.
-        self._folder = os.open(self._dst, os.O_RDONLY)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._folder)
-
-    def bytes(self, crop: str) -> int:
-        """The size of a crop; -1 where it is not there."""
-        try:
-            return os.stat(crop, dir_fd=self._folder).st_size
-        except OSError:
-            return -1
-
-    def says_so(self, line: Line, source: Source, size: int, mtime_ns: int, settings: str) -> bool:
-        """Whether the line is that of an unchanged source with a sound crop and no remark.
-
-        It is of nearly all in a second run, and told without reading what the line says.
-        """
-        start = line_start((source.key, source.crop, source.label), size, mtime_ns, settings)
-        body = line.body
-        if not body.startswith(start):
-            return False
-        return body[body.rindex(b":") + 1 :] == b"%d" % self.bytes(source.crop)
-
-    def is_current(self, entry: Entry, source: Source, now: tuple[int, int, str]) -> bool:
-        """Whether the source is unchanged and its crop there, or it failed and would again."""
-        if (entry.bytes, entry.mtime_ns, entry.settings) != now or entry.crop != source.crop:
-            return False
-        return entry.status == "failed" or self.bytes(entry.crop) == entry.crop_bytes
-
-
-def _remove(dst: Path, collection: Scan, todo: Packed[Planned], gone: set[str]) -> None:
-    """Removes the crops that are made again, and those of ``gone`` that no kept source has.
-
-    A picture that now fails must not keep the crop of the one before it.
+    ``settings`` is the text of the crop's settings. What ``todo`` gives is to be done. Crops
+    that no longer belong in ``dst`` are removed. Where all is up to date, nothing is written.
+    Raises ToolError where all sources that were cropped are missing.
     """
-    redone = set()
-    if len(todo):
-        for planned in todo:
-            if planned.again:
-                (dst / planned.source.crop).unlink(missing_ok=True)
-            elif planned.source.crop in gone:
-                redone.add(planned.source.crop)
-    if gone:
-        kept = {source.crop for source in collection.sources if source.crop in gone} - redone
-        for crop in gone - kept:
+    connection = found.connection
+    if found.missing:
+        _check_missing(connection, dst)
+    connection.execute("BEGIN")
+    folder = os.open(dst, os.O_RDONLY)  # relative names are found in two thirds of the time
+    try:
+        connection.create_function("crop_bytes", 1, lambda crop: _bytes(crop, folder))
+        connection.execute(_COMPARE, (settings,))
+    finally:
+        os.close(folder)
+    connection.execute(_DEAD)
+    _remove_crops(connection, dst)
+    if count(connection, "SELECT (SELECT count(*) FROM work) + (SELECT count(*) FROM dead)"):
+        connection.execute("DELETE FROM finished")
+        connection.execute("DELETE FROM source WHERE key IN (SELECT key FROM dead)")
+        connection.execute(_RELABEL)
+    connection.execute("COMMIT")
+    return Plan(
+        found.total,
+        found.of_all,
+        todo=count(connection, "SELECT count(*) FROM work WHERE NOT relabel"),
+        failed=count(connection, "SELECT count(*) FROM source WHERE status = 'failed'"),
+    )
+
+
+def todo(connection: sqlite3.Connection) -> Iterator[Source]:
+    """The sources to be cropped, sorted by key; then those that are streamed, as they lie."""
+    for order in ("NOT", "scan.key"), ("", "file, offset"):
+        for row in connection.execute(_TODO.format(order[0]) + order[1]):
+            yield Source(*row)
+
+
+def count(journal: sqlite3.Connection, query: str) -> int:
+    """The one number that a query gives."""
+    return int(journal.execute(query).fetchone()[0])
+
+
+def failures(journal: sqlite3.Connection) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Reason -> how many failed, commonest first; (key, reason) of the first 1000."""
+    failed = "FROM source WHERE status = 'failed'"
+    listed = journal.execute(
+        f"SELECT key, remark {failed} ORDER BY key LIMIT ?", (_FAILURES_LISTED,)
+    )
+    return _by_remark(journal, "failed"), listed.fetchall()
+
+
+def remarks(journal: sqlite3.Connection) -> dict[str, int]:
+    """What was tolerated -> in how many crops, commonest first."""
+    return _by_remark(journal, "ok")
+
+
+def _by_remark(journal: sqlite3.Connection, status: str) -> dict[str, int]:
+    return dict(
+        journal.execute(
+            "SELECT remark, count(*) FROM source WHERE status = ? AND remark != '' "
+            "GROUP BY remark ORDER BY count(*) DESC, min(key)",
+            (status,),
+        ).fetchall()
+    )
+
+
+def _check_missing(journal: sqlite3.Connection, dst: Path) -> None:
+    """ToolError where crops would be removed because no source is there at the moment."""
+    local = "scan.bytes = -1 AND scan.version = -1 AND scan.file NOT LIKE '%://%'"
+    lost, held = journal.execute(
+        f"SELECT total({local} AND status = 'ok'), total(NOT ({local})) "
+        "FROM scan JOIN source USING (key)"
+    ).fetchone()
+    if lost and not held:
+        raise ToolError(
+            "crop.sources_missing",
+            f"{dst}: all {int(lost)} source images of its crops are missing; is their disk "
+            "mounted? To make crops of others, choose another folder",
+        )
+
+
+def _bytes(crop: str, folder: int) -> int:
+    """The size of a crop; -1 where it is missing."""
+    try:
+        return os.stat(crop, dir_fd=folder).st_size
+    except OSError:
+        return -1
+
+
+def _remove_crops(journal: sqlite3.Connection, dst: Path) -> None:
+    """Removes the crops of ``dead`` rows that no row which stays has.
+
+    An image that now fails must not keep an older crop.
+    """
+    for (crop,) in journal.execute(
+        "SELECT crop FROM dead EXCEPT SELECT crop FROM source "
+        "WHERE EXISTS (SELECT 1 FROM dead) AND key NOT IN (SELECT key FROM dead)"
+    ):
+        if is_inside(crop):
             (dst / crop).unlink(missing_ok=True)

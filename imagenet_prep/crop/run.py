@@ -1,9 +1,8 @@
-"""The file layer of ``crop``: raw pictures -> ``cropped/``, restartable at any moment.
+"""The file layer of ``crop``: raw images -> ``cropped/``, restartable at any moment.
 
-``crop.jsonl`` in the destination is a journal with one line per source, written as the
-results arrive. Its last line about a source is believed as long as the source has the
-same size and time, the settings are the same and the crop is there; everything else is
-done again, and so is what could not be read. While a run is unfinished a marker lies
+``crop.sqlite`` in the destination is a journal with one row per source, written as the results
+arrive. A row counts as long as the source has the same size and version, the settings are the
+same and the crop is there; everything else is done again. While a run is unfinished a marker lies
 beside the journal, so that the next stages do not take a part for the whole.
 """
 
@@ -11,33 +10,39 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import os
 import secrets
+import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from imagenet_prep.core.errors import Progress, ToolError, quiet
+from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.folder import check_places, keep_classes, temporary_mark, unfinished
-from imagenet_prep.crop.formats import MachineError, PictureError
-from imagenet_prep.crop.image import crop_picture
-from imagenet_prep.crop.plan import Plan, Planned, plan_crops
+from imagenet_prep.crop.image import crop_image
+from imagenet_prep.crop.plan import Plan, failures, plan_crops, remarks, scanned, todo
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.dataset.journal import End, Entry, Part, journal_name, line_of
+from imagenet_prep.dataset.journal import Part, journal_name, part_journals
+from imagenet_prep.dataset.journal_file import add_rows, attached, finish
 from imagenet_prep.sources.scan import Source, scan
 from imagenet_prep.storage import prefetch
-from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location
 from imagenet_prep.storage.prefetch import worth_fetching
-from imagenet_prep.workers.processes import CHUNK, Failed, Jobs, Local, Ok, Workers, workers_of
+from imagenet_prep.workers.processes import CHUNK, Jobs, Local, Workers, workers_of
 
 MAX_SOURCE_BYTES = 1 << 30
-UNREAD = -2
-"""The time of a source that could not be read: no source has it, so it is tried again."""
-# These say something about this machine and not about one picture.
+_COMMIT_EVERY_S = 1.0  # what a kill may lose
+# These say something about this machine and not about one image.
 _FATAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+RECORD = """
+INSERT OR REPLACE INTO source SELECT key, split, label, crop, iif(?2 = '', 'ok', 'failed'), ?2, ?3,
+bytes, version, ?8, ?4, ?5, ?6, ?7 FROM scan WHERE key = ?1
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class CropReport:
 
     ``ok`` were cropped now, ``skipped`` earlier, ``failed`` now or earlier; ``reasons``
     counts the failures, commonest first, ``failures`` lists the first 1000; ``remarks``
-    counts what was let pass, among all crops; ``classes`` is the number of classes found.
+    counts what was tolerated, among all crops; ``classes`` is the number of classes found.
     """
 
     ok: int
@@ -61,52 +66,29 @@ class CropReport:
 
     @property
     def images_per_second(self) -> float:
-        """Pictures that this run tried, per second."""
+        """Images that this run tried, per second."""
         return self.tried / self.seconds if self.seconds > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What a worker is told about one picture."""
+class Outcome(NamedTuple):
+    """What became of a source: ``code`` is empty for a crop; the facts are those of the source."""
 
     key: str
-    place: Place
-    target: str
-    bytes: int
-    settings: CropSettings
-    mark: str
-    ahead: tuple[Place, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What a worker says of a crop: its source's size and mode, its bytes, a remark."""
-
-    width: int
-    height: int
-    mode: str
-    bytes: int
+    code: str
     remark: str
-
-
-class _Unread(Failed):
-    """It was not read or not decoded here, which says nothing of what it is."""
-
-    __slots__ = ()
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    crop_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What a run is about."""
+    """What a worker needs besides the sources: where crops go, how they are made."""
 
     dst: Path
     settings: CropSettings
-    part: Part | None
-    max_failures: int | None
-
-    @property
-    def journal(self) -> Path:
-        return self.dst / journal_name(self.part)
+    mark: str
 
 
 def run_crop(
@@ -116,155 +98,181 @@ def run_crop(
     *,
     layout: str | None = None,
     classes: Location | None = None,
+    splits: Mapping[str, str] | None = None,
+    class_order: str | None = None,
     jobs: Jobs = None,
     max_failures: int | None = None,
     part: Part | None = None,
     progress: Progress = quiet,
 ) -> CropReport:
-    """Crops every picture of ``src`` into ``dst``; does only what is missing or changed.
+    """Crops every image of ``src`` into ``dst``; does only what is missing or changed.
 
-    ``layout`` and ``classes`` are those of ``sources.scan``. With ``part`` only the sources of
-    that part, with a journal of its own; a run without takes over what the parts' say. A
-    picture that cannot be used is counted and listed. Raises ToolError when more than
-    ``max_failures`` failed (None: never), when nothing could be cropped, or when the two
-    folders lie in one another; OSError when ``dst`` cannot be written.
+    ``layout``, ``classes``, ``splits`` and ``class_order`` are those of ``sources.scan``. With
+    ``part`` only the sources of that part, with a journal of its own; a run without takes over
+    the rows of the parts. An image that cannot be used is counted and listed. Raises ToolError
+    when more than ``max_failures`` failed (None: never), when nothing could be cropped, or when
+    the two folders lie in one another; OSError when ``dst`` cannot be written.
     """
     start = time.perf_counter()
     check_places(src, dst)
-    collection = scan(src, layout=layout, classes=classes)
-    _ = collection.sources  # all faults of the source before anything is written
-    dst.mkdir(parents=True, exist_ok=True)
-    workers = workers_of(jobs)
-    with unfinished(dst, part, cluster=not isinstance(workers, Local)):
+    collection = scan(src, layout=layout, classes=classes, splits=splits, class_order=class_order)
+    workers, path = workers_of(jobs), dst / journal_name(part)
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(scanned(collection, part))
+        dst.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(unfinished(dst, part, cluster=not isinstance(workers, Local)))
+        stack.enter_context(attached(found.connection, path, "journal", create=True))
         keep_classes(dst, collection.classes, part)
-        plan = plan_crops(dst, collection, settings.text(), part)
-        job = _Job(dst, settings, part, max_failures)
-        report = _run(job, plan, workers, progress)
-        # All of a small part may fail where the whole does not.
-        if part is None and report.failed and report.ok + report.skipped == 0:
-            reason, count = next(iter(report.reasons.items()))  # the commonest
-            raise ToolError(
-                f"{src}: none of its {report.failed} files was cropped; {count} of them: {reason} "
-                f"(see {job.journal}); name the pictures' folder or their --layout"
-            )
-    found = len(collection.classes.names)
-    return replace(report, seconds=time.perf_counter() - start, classes=found)
+        others = [] if part else list(part_journals(dst).values())
+        add_rows(found.connection, others)
+        plan = plan_crops(found, dst, settings.text())
+        for other in others:
+            other.unlink()
+        progress("crop", plan.kept, plan.total)
+        if plan.todo:
+            job = _Job(dst, settings, temporary_mark(part))
+            _do(job, found.connection, plan, workers, max_failures, progress)
+        report = _report(found.connection, plan, len(collection.classes), start)
+        _check(report, src, dst, max_failures, part)
+        finish(found.connection, plan.total, plan.of_all)
+        return report
 
 
-def _run(job: _Job, plan: Plan, workers: Workers, progress: Progress) -> CropReport:
-    start = time.perf_counter()
-    outcomes = plan.outcomes
-    outcomes.check(job.max_failures, job.journal)
-    skipped = plan.kept - outcomes.failed
-    progress("crop", plan.kept, plan.total)
-    if len(plan.todo):
-        _make_folders(job.dst, (planned.source for planned in plan.todo))
-        _do(job, plan, workers, progress)
+def _report(journal: sqlite3.Connection, plan: Plan, classes: int, start: float) -> CropReport:
+    reasons, listed = failures(journal)
+    failed, skipped = sum(reasons.values()), plan.kept - plan.failed
     return CropReport(
-        ok=plan.total - outcomes.failed - skipped,
-        failed=outcomes.failed,
+        ok=plan.total - failed - skipped,
+        failed=failed,
         skipped=skipped,
         seconds=time.perf_counter() - start,
-        reasons=dict(outcomes.reasons.most_common()),
-        failures=outcomes.listed,
-        remarks=dict(outcomes.remarks.most_common()),
-        tried=len(plan.todo),
+        reasons=reasons,
+        failures=listed,
+        remarks=remarks(journal),
+        tried=plan.todo,
+        classes=classes,
     )
 
 
-def _do(job: _Job, plan: Plan, workers: Workers, progress: Progress) -> None:
-    """Crops what is to be done, and appends a line about each, and the last one, to the journal."""
-    tasks = _tasks(job, plan.todo, temporary_mark(job.part))
-    made_with, sum_ = job.settings.text(), plan.sum
+def _check(
+    report: CropReport, src: Location, dst: Path, most: int | None, part: Part | None
+) -> None:
+    """ToolError where too many images failed, or all of a whole run (a small part may)."""
+    reason, times = next(iter(report.reasons.items()), ("", 0))  # the commonest
+    shown = f"{times} of them: {reason} (imagenet-prep failures {dst} lists them)"
+    if most is not None and report.failed > most:
+        raise ToolError(
+            "crop.too_many_failures",
+            f"{report.failed} images could not be cropped, more than the {most} that are allowed; "
+            f"{shown}; allow more with --max-failures, or look at the images",
+        )
+    if part is None and report.failed and report.ok + report.skipped == 0:
+        raise ToolError(
+            "crop.nothing_cropped",
+            f"{src}: none of its {report.failed} files was cropped; {shown}; name the folder of "
+            "the images or their --layout",
+        )
+
+
+def _do(
+    job: _Job,
+    journal: sqlite3.Connection,
+    plan: Plan,
+    workers: Workers,
+    max_failures: int | None,
+    progress: Progress,
+) -> None:
+    """Crops what is to be done, and writes a row for each source as its result arrives."""
+    if isinstance(workers, Local) and plan.todo <= CHUNK:
+        workers = Local(1)  # a process takes longer to start
+    groups = _groups(todo(journal))
+    crop, made_with = functools.partial(_crop_group, job), job.settings.text()
+    failed, done, commit_at = plan.failed, plan.kept, time.monotonic() + _COMMIT_EVERY_S
     with (
-        job.journal.open("ab") as journal,
-        contextlib.closing(workers.map_ordered(_crop_one, tasks)) as results,
+        contextlib.closing(workers.map_unordered(crop, groups, chunk=1)) as results,
+        _committed(journal),
     ):
-        for done, (planned, result) in enumerate(zip(plan.todo, results, strict=True), 1):
-            entry = _entry(planned, result, made_with)
-            line, check = line_of(entry)
-            journal.write(line)
-            journal.flush()
-            sum_ += check
-            plan.outcomes.add(entry)
-            plan.outcomes.check(job.max_failures, job.journal)
-            progress("crop", plan.kept + done, plan.total)
-        journal.write(End(plan.total, sum_, plan.of if job.part else None).line())
+        for outcomes in results:
+            journal.executemany(RECORD, [(*outcome, made_with) for outcome in outcomes])
+            failed += sum(outcome.code != "" for outcome in outcomes)
+            if time.monotonic() >= commit_at:
+                journal.execute("COMMIT")
+                journal.execute("BEGIN")
+                commit_at = time.monotonic() + _COMMIT_EVERY_S
+            if max_failures is not None and failed > max_failures:
+                return
+            done += len(outcomes)
+            progress("crop", done, plan.total)
 
 
-def _tasks(job: _Job, todo: Iterable[Planned], mark: str) -> Iterator[_Task]:
-    """What workers are told; the first of those that a worker gets at once, what it can fetch."""
-    planned = iter(todo)
-    while group := list(itertools.islice(planned, CHUNK)):
-        ahead = worth_fetching(source.place for source, _, _, _ in group)
-        for source, size, _, _ in group:
-            target = str(job.dst / source.crop)
-            yield _Task(source.key, source.place, target, size, job.settings, mark, ahead)
-            ahead = ()
-
-
-def _make_folders(dst: Path, sources: Iterable[Source]) -> None:
-    for folder in {source.crop.rpartition("/")[0] for source in sources}:
-        (dst / folder).mkdir(parents=True, exist_ok=True)
-
-
-def _entry(planned: Planned, result: Ok[_Made] | Failed, settings: str) -> Entry:
-    """A line of the journal. The size and time are those from before the source was read."""
-    source, size, mtime_ns, _ = planned
-    named = (source.key, source.crop, source.label)
-    if isinstance(result, Failed):
-        mtime_ns = UNREAD if isinstance(result, _Unread) else mtime_ns
-        return Entry(*named, "failed", result.reason, size, mtime_ns, settings)
-    made = result.value
-    return Entry(
-        *named, "ok", made.remark, size, mtime_ns, settings,
-        made.width, made.height, made.mode, made.bytes,
-    )  # fmt: skip
-
-
-def _crop_one(task: _Task) -> Ok[_Made] | Failed:
-    """In a worker: one raw picture -> one crop under its final name."""
-    if task.ahead:
-        prefetch.fetch(task.ahead)
-    if task.bytes > MAX_SOURCE_BYTES:
-        return Failed(task.key, "larger than 1 GiB")
+@contextlib.contextmanager
+def _committed(journal: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that is committed also after an exception: each row is true by itself."""
+    journal.execute("BEGIN")
     try:
-        data = prefetch.read(task.place)
+        yield
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # a full disk: the first exception tells that
+            journal.execute("COMMIT")
+        raise
+    journal.execute("COMMIT")
+
+
+def _groups(sources: Iterator[Source]) -> Iterator[list[Source]]:
+    while group := list(itertools.islice(sources, CHUNK)):
+        yield group
+
+
+def _crop_group(job: _Job, sources: list[Source]) -> list[Outcome]:
+    """In a worker: raw images -> crops under their final names."""
+    ahead = worth_fetching(source.place for source in sources)
+    if ahead:
+        prefetch.fetch(ahead)
+    return [_crop_one(job, source) for source in sources]
+
+
+def _crop_one(job: _Job, source: Source) -> Outcome:
+    key, place = source.key, source.place
+    if place.stamp()[0] > MAX_SOURCE_BYTES:
+        return Outcome(key, "source.too_large", "larger than 1 GiB")
+    try:
+        data = prefetch.read(place)
     except OSError as error:
         if error.errno in _FATAL:
             raise
-        # EINVAL: what lies there is no file, or a part of an archive that is none.
-        failed = Failed if error.errno == errno.EINVAL else _Unread
-        return failed(task.key, f"cannot be read: {error.strerror}")
+        # EINVAL: what lies there is not a file, or a part of an archive that cannot be used.
+        code = "source.unusable" if error.errno == errno.EINVAL else "source.unreadable"
+        return Outcome(key, code, f"cannot be read: {error.strerror}")
     try:
-        crop = crop_picture(data, task.settings)
-    except MachineError as error:
-        return _Unread(task.key, str(error))
-    except PictureError as error:
-        return Failed(task.key, str(error))
+        crop = crop_image(data, job.settings)
+    except ImageError as error:
+        return Outcome(key, error.code, str(error))
     try:
-        _write(Path(task.target), crop.jpeg, task.mark)
+        _write(job.dst / source.crop, crop.jpeg, job.mark)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return Failed(task.key, "the name of its crop would be too long")
-    return Ok(task.key, _Made(crop.width, crop.height, crop.mode, len(crop.jpeg), crop.remark))
+        return Outcome(key, "crop.name_too_long", "the name of its crop would be too long")
+    return Outcome(key, "", crop.remark, crop.width, crop.height, crop.mode, len(crop.jpeg))
 
 
 def _write(target: Path, data: bytes, mark: str) -> None:
-    """As ``publish``, without waiting for the disk, which a million small files cannot.
+    """As ``publish``, without waiting for the disk, which a million small files cannot afford.
 
-    A crop that a power cut has emptied has another size than the journal says, so it is
-    made again.
+    A crop that a power cut has emptied has another size than its row, so it is made again.
     """
     temporary = target.with_name(f"{mark}{_writer}-{next(_counter)}.tmp")
     try:
-        temporary.write_bytes(data)
+        try:
+            temporary.write_bytes(data)
+        except FileNotFoundError:  # the first crop of its folder
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
         temporary.replace(target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(target)  # a write that fails does not say where
+            error.filename = str(target)  # a write that fails does not name it
         raise
 
 

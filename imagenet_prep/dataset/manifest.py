@@ -7,10 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.files import publish, read_json

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 SPLITS = ("train", "val", "test")
 CLASSES_NAME = "classes.json"
-JOURNAL_NAME = "crop.jsonl"
+JOURNAL_NAME = "crop.sqlite"
 STATS_NAME = "stats.npz"
 CROP_SUFFIX = ".JPEG"
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.journal import tree
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREP = [sys.executable, "-m", "imagenet_prep"]
 
@@ -57,12 +59,8 @@ def must(*arguments: object) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below ``folder``, hidden ones included -> the digest of its bytes."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    """Every file below ``folder``, hidden ones included -> the digest of what it holds."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in tree(folder).items()}
 
 
 def children(process: int) -> list[int]:

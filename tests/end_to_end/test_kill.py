@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.end_to_end.conftest import (
     without_progress,
     workers,
 )
+from tests.kit.journal import journal_rows
 
 pytestmark = needs_proc
 _LONGEST_S = 240
@@ -76,11 +78,20 @@ class Stage:
 
     def check_at_any_moment(self) -> None:
         """What bears a final name is whole; a manifest stands only beside its own beton."""
-        for path, digest in contents(self.folder).items():
+        copy = self.folder.with_name(f"{self.folder.name}-copy")  # SQLite repairs what it opens
+        shutil.copytree(self.folder, copy)
+        for path, digest in contents(copy).items():
             name = Path(path).name
-            if name.startswith(".") or name == "crop.jsonl":
+            if name.startswith((".", "crop.sqlite")):
                 continue
             assert self.expected[path] == digest, f"{path} is not what it will be"
+        if (copy / "cropped/crop.sqlite").exists():
+            with contextlib.closing(sqlite3.connect(copy / "cropped/crop.sqlite")) as journal:
+                assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        for row in journal_rows(copy / "cropped/crop.sqlite"):
+            crop = copy / "cropped" / row["crop"]
+            assert row["status"] == "ok" and crop.stat().st_size == row["crop_bytes"]
+        shutil.rmtree(copy)
         for manifest in self.target.glob("*.beton.json"):
             json.loads(manifest.read_text())
             assert manifest.with_suffix("").exists()

@@ -99,7 +99,7 @@ def test_a_destination_that_becomes_read_only_ends_the_crop_with_one_sentence(
     dst.mkdir()
     frozen.mkdir()
     prepare = f"mount --bind '{dst}' '{frozen}' && mount -o remount,bind,ro '{frozen}'"
-    wait = f"until [ -s '{dst}/crop.jsonl' ] || ! kill -0 $pid 2>/dev/null; do :; done"
+    wait = f"until [ -s '{dst}/crop.sqlite' ] || ! kill -0 $pid 2>/dev/null; do :; done"
     command = shell("crop", "--src", many, "--dst", dst, "--jobs", 2)
     # Whoever opens the path after the second bind finds the same folder, read-only.
     freeze = f"mount --bind '{frozen}' '{dst}'"
@@ -143,7 +143,7 @@ def test_too_few_open_files_are_one_sentence(
 def failures(cropped: Path) -> dict[str, str]:
     """Key -> reason of the sources that gave no crop."""
     return {
-        entry.key: entry.reason
+        entry.key: entry.remark
         for entry in read_finished(cropped).values()
         if entry.status == "failed"
     }
@@ -184,11 +184,11 @@ from imagenet_prep.cli import main as cli
 from imagenet_prep.crop import run as crop_stage
 raw, victim = Path({str(raw)!r}), Path({str(victim)!r})
 real = crop_stage._crop_one
-def changing(task):
+def changing(*task):
     if not done:
         done.append(1)
         {change}
-    return real(task)
+    return real(*task)
 done = []
 crop_stage._crop_one = changing
 sys.exit(cli.run(["crop", "--src", str(raw), "--dst", {str(tmp_path / "cropped")!r},

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagenet_prep.crop.formats import PictureError
-from imagenet_prep.crop.image import crop_picture
+from imagenet_prep.crop.decode import ImageError
+from imagenet_prep.crop.image import crop_image
 from imagenet_prep.dataset.crop_settings import CropSettings
 
 # Beside the checkout, where the fixture ``shared_data`` looks as well.
@@ -20,8 +20,8 @@ SIZE_PX = 64
 def outcome(data: bytes) -> str:
     """A file's bytes -> "ok WIDTHxHEIGHT MODE", its own, or the reason why there is no crop."""
     try:
-        crop = crop_picture(data, CropSettings(SIZE_PX))
-    except PictureError as error:
+        crop = crop_image(data, CropSettings(SIZE_PX))
+    except ImageError as error:
         return str(error)
     return f"ok {crop.width}x{crop.height} {crop.mode}"
 

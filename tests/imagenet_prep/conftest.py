@@ -50,15 +50,6 @@ class Made:
         return beton.build_beton(self.cropped, arguments.pop("split", "train"), out, **arguments)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below ``folder`` with its bytes."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 def write_crops(folder: Path, count: int) -> list[tuple[str, int]]:
     """Smooth JPEG crops with a long comment each, so that few fill a page; the last one grey."""
     y, x = np.mgrid[0:_SIZE_PX, 0:_SIZE_PX]

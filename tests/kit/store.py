@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from imagenet_prep.crop.run import CropReport, run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.names import JOURNAL_NAME
 from imagenet_prep.storage.location import Url, location_of
+from tests.kit.journal import journal_rows
 from tests.kit.remote import SECRETS, Spoiler, files_of, passed_on
 
 SMALL = CropSettings(size=16)
@@ -94,14 +94,14 @@ def crop(src: Path | Url, dst: Path, **options: Any) -> CropReport:
 def made(dst: Path) -> dict[str, Any]:
     """The crops and classes byte by byte, and the journal but for the sources' times."""
     files: dict[str, Any] = dict(files_of(dst))
-    lines = [json.loads(line) for line in files.pop(JOURNAL_NAME).splitlines()]
-    for line in lines:
-        for name in ("mtime_ns", "check", "sum"):
-            line.pop(name, None)
-    return files | {"journal": lines}
+    del files[JOURNAL_NAME]
+    rows = journal_rows(dst / JOURNAL_NAME)
+    for row in rows:
+        del row["version"]
+    return files | {"journal": rows}
 
 
 def failures(dst: Path) -> dict[str, str]:
     """The failed sources of a journal with their reasons."""
-    rows = map(json.loads, (dst / JOURNAL_NAME).read_bytes().splitlines())
-    return {row["key"]: row["reason"] for row in rows if row.get("status") == "failed"}
+    rows = journal_rows(dst / JOURNAL_NAME)
+    return {row["key"]: row["remark"] for row in rows if row["status"] == "failed"}

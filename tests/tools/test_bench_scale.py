@@ -82,7 +82,7 @@ def test_every_stage_does_its_work_whole_and_in_parts(
 ) -> None:
     from imagenet_prep.crop import plan as crop_plan
 
-    monkeypatch.setattr(crop_plan._Crops, "bytes", crop_plan._Crops.bytes)  # is put back
+    monkeypatch.setattr(crop_plan, "_bytes", crop_plan._bytes)  # is put back
     for parts in (1, 3):
         folder = tmp_path / str(parts)
         folder.mkdir()
@@ -96,7 +96,7 @@ def test_every_stage_does_its_work_whole_and_in_parts(
         assert counts == {600} if parts == 1 else 150 < counts.pop() < 250
         assert found["journal, written"]["bytes"] > 300 * 150
         assert {path.name for path in folder.iterdir()} == {
-            "crop.jsonl" if parts == 1 else "crop.1-of-3.jsonl"
+            "crop.sqlite" if parts == 1 else "crop.1-of-3.sqlite"
         }
 
 

@@ -29,13 +29,13 @@ def _each(files: Sequence[str], folder: str, crop: Callable[[str, str], object])
 
 def ours(files: Sequence[str], folder: str) -> Contender:
     """imagenet_prep's function in one process."""
-    from imagenet_prep.crop.image import crop_picture
+    from imagenet_prep.crop.image import crop_image
     from imagenet_prep.dataset.crop_settings import CropSettings
 
     settings = CropSettings(size=SIZE_PX, quality=QUALITY)
 
     def crop(path: str, out: str) -> None:
-        Path(out).write_bytes(crop_picture(Path(path).read_bytes(), settings).jpeg)
+        Path(out).write_bytes(crop_image(Path(path).read_bytes(), settings).jpeg)
 
     return _each(files, folder, crop)
 

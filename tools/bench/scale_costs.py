@@ -11,6 +11,7 @@ measures whether the bookkeeping stays straight that far.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -89,13 +90,19 @@ def _per_million(record: dict[str, Any], what: str) -> float:
 
 
 def _line_bytes() -> float:
-    """A line of the journal about a picture with a name of ImageNet's length."""
+    """A row of the journal about an image with a name of ImageNet's length, with SQLite's own."""
     from imagenet_prep.dataset.crop_settings import CropSettings
-    from imagenet_prep.dataset.journal import Entry, line_of
+    from imagenet_prep.dataset.journal_file import PUT, SCHEMA, Entry, connected
 
-    name = "train/n01440764/n01440764_10026.JPEG"
-    made = (110_000, 1_600_000_000_123_456_789, CropSettings().text(), 500, 375, "RGB", 20_444)
-    return float(len(line_of(Entry(name, name, 500, "ok", "", *made))[0]))
+    count, settings = 10_000, CropSettings().text()
+    with contextlib.closing(connected(None)) as journal:
+        journal.executescript(SCHEMA)
+        for number in range(count):
+            name = f"train/n01440764/n01440764_{number:05d}.JPEG"
+            made = (110_000, 1_600_000_000_123_456_789, settings, 500, 375, "RGB", 20_444)
+            journal.execute(PUT, Entry(name, "train", 500, name, "ok", "", "", *made))
+        pages = journal.execute("PRAGMA page_count").fetchone()[0]
+        return float(pages * journal.execute("PRAGMA page_size").fetchone()[0] / count)
 
 
 def _plan_gb(scale: dict[str, Any]) -> float:

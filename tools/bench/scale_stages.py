@@ -10,6 +10,7 @@ server needs is not in these figures; making things up is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -98,42 +99,55 @@ def _settings() -> Any:
     return CropSettings()
 
 
-def _plan(folder: Path, collection: Any, part: Any) -> Any:
-    """A plan in a folder whose crops all are as the journal says."""
+def _plan(found: Any, case: Case) -> Any:
+    """A plan in a folder whose crops all have the size in the journal."""
     from imagenet_prep.crop import plan as crop_plan
 
-    crop_plan._Crops.bytes = lambda *_: _CROP_BYTES  # type: ignore[method-assign]
-    return crop_plan.plan_crops(folder, collection, _settings().text(), part)
+    crop_plan._bytes = lambda *_: _CROP_BYTES
+    return crop_plan.plan_crops(found, case.folder, _settings().text())
+
+
+@contextlib.contextmanager
+def _scanned(case: Case) -> Iterator[Any]:
+    """The scan of a made-up collection, with the journal of the case beside it."""
+    from imagenet_prep.crop.plan import scanned
+    from imagenet_prep.dataset.journal_file import attached
+
+    with (
+        scanned(_collection(case.count), case.part) as found,
+        attached(found.connection, case.journal, "journal", create=True),
+    ):
+        yield found
 
 
 def first_run(case: Case) -> Measured:
-    """All of a first run but the pictures: what there is, what is to do, what became of it."""
-    from imagenet_prep.crop.run import _entry, _Made
-    from imagenet_prep.dataset.journal import End, line_of
-    from imagenet_prep.workers.processes import Ok
+    """All of a first run but the images: what there is, what is to do, what became of it."""
+    from imagenet_prep.crop.plan import todo
+    from imagenet_prep.crop.run import RECORD, Outcome
+    from imagenet_prep.dataset.journal_file import finish
 
     start = Start()
-    collection = _collection(case.count)
-    yield "listing: labels, order, crop names", measured(start, len(collection.sources), case.count)
-    start = Start()
-    plan = _plan(case.folder, collection, case.part)
-    yield "plan of a first run", measured(start, plan.total, case.count)
-    settings, sum_ = _settings().text(), 0
-    start = Start()
-    with case.journal.open("wb") as file:
-        for planned in plan.todo:
-            made = _Made(500, 375, "RGB", _CROP_BYTES, "")
-            line, check = line_of(_entry(planned, Ok(planned.source.key, made), settings))
-            file.write(line)
-            file.flush()
-            sum_ += check
-        file.write(End(plan.total, sum_, plan.of if case.part else None).line())
+    with _scanned(case) as found:
+        journal = found.connection
+        listed = measured(start, found.of_all, case.count)
+        yield "listing: labels, order, crop names", listed
+        start = Start()
+        plan = _plan(found, case)
+        yield "plan of a first run", measured(start, plan.total, case.count)
+        settings = _settings().text()
+        start = Start()
+        journal.execute("BEGIN")
+        for source in todo(journal):
+            made = Outcome(source.key, "", "", 500, 375, "RGB", _CROP_BYTES)
+            journal.execute(RECORD, (*made, settings))
+        finish(journal, plan.total, plan.of_all)
+        journal.execute("COMMIT")
     size = case.journal.stat().st_size
     yield "journal, written", {**measured(start, plan.total, case.count), "bytes": size}
 
 
 def read(case: Case) -> Measured:
-    """The journal as the stages after ``crop`` read it: every line checked, good crops listed."""
+    """The journal as the stages after ``crop`` read it: all good crops listed."""
     from imagenet_prep.dataset.journal import Crops
     from imagenet_prep.dataset.names import JOURNAL_NAME
 
@@ -149,23 +163,27 @@ def read(case: Case) -> Measured:
 
 
 def second_run(case: Case) -> Measured:
-    """The plan of a run over what is done: all lines beside all sources."""
-    collection = _collection(case.count)
+    """The plan of a run over what is done: all rows beside all sources."""
     start = Start()
-    plan = _plan(case.folder, collection, case.part)
-    if len(plan.todo):
+    with _scanned(case) as found:
+        plan = _plan(found, case)
+    if plan.todo:
         raise RuntimeError("the second run finds something to do")
     yield "plan of a second run", measured(start, plan.total, case.count)
 
 
 def resume(case: Case) -> Measured:
-    """The plan of a run after one that was killed at half: half of the lines, one cut in two."""
-    os.truncate(case.journal, case.journal.stat().st_size // 2)
-    collection = _collection(case.count)
+    """The plan of a run after one that was killed at half: half of the rows are missing."""
+    from imagenet_prep.dataset.journal_file import opened
+
+    with opened(case.journal) as journal:
+        journal.execute("DELETE FROM source WHERE key IN (SELECT key FROM source ORDER BY key "
+                        "LIMIT (SELECT count(*) / 2 FROM source))")  # fmt: skip
     start = Start()
-    plan = _plan(case.folder, collection, case.part)
+    with _scanned(case) as found:
+        plan = _plan(found, case)
     if not 0.4 < plan.kept / plan.total < 0.6:
-        raise RuntimeError("half of the journal is not half of the sources")
+        raise RuntimeError("half of the rows is not half of the sources")
     yield "resume at half", measured(start, plan.total, case.count)
 
 

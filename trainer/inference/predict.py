@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagenet_prep.core.errors import Progress, ToolError, UsageError
-from imagenet_prep.crop.formats import PictureError
+from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.image import crop_pixels
 from imagenet_prep.dataset.classes import Classes
 from trainer.checkpoint import load_checkpoint
@@ -109,7 +109,7 @@ def predict(
         for path in some:
             try:
                 pixels = crop_pixels(path.read_bytes(), settings)
-            except (PictureError, OSError) as error:
+            except (ImageError, OSError) as error:
                 reasons[path] = getattr(error, "strerror", None) or str(error)
                 continue
             crops[path] = pixels

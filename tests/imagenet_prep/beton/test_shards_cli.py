@@ -119,12 +119,12 @@ def test_prepare_builds_shards_and_says_first_what_is_in_their_way(
     assert find_betons(dst / "val-*.beton").manifest.settings["shard_size"] == 5_000_000
     assert run(*words, "--shards", 1) == 0
     capsys.readouterr()
-    (dst / "cropped" / "crop.jsonl").unlink()
+    (dst / "cropped" / "crop.sqlite").unlink()
     assert run(*words) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert "train-00000-of-00001.beton: is of another build" in captured.err
-    assert not (dst / "cropped" / "crop.jsonl").exists()  # nothing was begun
+    assert not (dst / "cropped" / "crop.sqlite").exists()  # nothing was begun
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from imagenet_prep.cli import main as cli
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.manifest import load_manifest
 from imagenet_prep.dataset.statistics import load_stats
+from tests.kit.journal import journal_rows
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMANDS = ("sample", "crop", "merge", "failures", "stats", "build", "verify", "prepare", "info")
@@ -314,8 +315,7 @@ def test_ctrl_c_and_sigterm_end_every_process_and_leave_whole_crops(
         text=True,
         start_new_session=True,
     )
-    journal = dst / "crop.jsonl"
-    until(lambda: running.poll() is not None or (journal.exists() and journal.stat().st_size > 0))
+    until(lambda: running.poll() is not None or len(list(dst.rglob("*.JPEG"))) > 50)
     workers = descendants(running.pid)
     # Ctrl-C goes to all processes of a terminal, SIGTERM to the one that was started.
     (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
@@ -326,8 +326,7 @@ def test_ctrl_c_and_sigterm_end_every_process_and_leave_whole_crops(
     assert said.strip() == "imagenet-prep: interrupted; the same command continues"
     assert workers
     until(lambda: not any(map(alive, workers)))  # their semaphores' tracker ends after them
-    lines = map(json.loads, journal.read_text().splitlines())
-    sizes = {line["crop"]: line["crop_bytes"] for line in lines}
+    sizes = {row["crop"]: row["crop_bytes"] for row in journal_rows(dst / "crop.sqlite")}
     assert 0 < len(sizes) < 3001
     for crop, size in sizes.items():
         assert (dst / crop).stat().st_size == size
@@ -344,7 +343,7 @@ def test_failures_lists_the_sources_for_other_programs(
     assert cli.run(["failures", str(cropped)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "train/ant/empty.jpg\tempty file",
-        "val/bee/words.jpg\tnot a picture of a known format",
+        "val/bee/words.jpg\tnot an image of a known format",
     ]
     value = answer(capsys, "failures", cropped, "--reason", "empty")
     assert value["reasons"] == {"empty file": 1}
@@ -360,7 +359,7 @@ def test_names_with_line_breaks_stay_on_their_line(
     cropped = tmp_path / "cropped"
     answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
     assert cli.run(["failures", str(cropped), "--reason", "known format"]) == 0
-    line = "val/bee/new\\nli\\tne\\x1b[0m.jpg\tnot a picture of a known format\n"
+    line = "val/bee/new\\nli\\tne\\x1b[0m.jpg\tnot an image of a known format\n"
     assert capsys.readouterr().out == line
     value = answer(capsys, "failures", cropped, "--reason", "known format")
     assert value["failures"][0]["source"] == f"val/bee/{odd}"
@@ -391,8 +390,8 @@ def test_crop_options_reach_the_crops(capsys: Capture, raw: Path, tmp_path: Path
     value = answer(capsys, "crop", "--src", raw, "--dst", tmp_path / "a", *options, "--jobs", 1)
     assert value["ok"] == 9
     assert value["remarks"] == {"truncated JPEG, kept": 1}
-    line = json.loads((tmp_path / "a" / "crop.jsonl").read_text().splitlines()[0])
-    assert "fit=squash filter=area" in line["settings"]
+    row = journal_rows(tmp_path / "a" / "crop.sqlite")[0]
+    assert "fit=squash filter=area" in row["settings"]
 
 
 def test_max_failures_is_a_number_or_none(capsys: Capture, raw: Path, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from imagenet_prep.crop import image as crop
-from imagenet_prep.crop.formats import PictureError
-from imagenet_prep.crop.image import crop_box, crop_picture, crop_pixels
+from imagenet_prep.crop.decode import ImageError
+from imagenet_prep.crop.image import crop_box, crop_image, crop_pixels
 from imagenet_prep.dataset.crop_settings import CropSettings
 
 SAMPLING_420 = 2
@@ -188,7 +188,7 @@ def test_the_crop_is_baseline_jpeg_without_metadata() -> None:
     data = encoded(
         Image.fromarray(smooth(90, 120)), "JPEG", exif=exif, comment="a remark", progressive=True
     )
-    cropped = crop_picture(data, CropSettings(size=48, quality=90))
+    cropped = crop_image(data, CropSettings(size=48, quality=90))
     assert (cropped.width, cropped.height, cropped.mode) == (120, 90, "RGB")
     assert b"a remark" not in cropped.jpeg and b"a description" not in cropped.jpeg
     with Image.open(io.BytesIO(cropped.jpeg)) as image:
@@ -214,8 +214,8 @@ PNG = encoded(Image.fromarray(smooth(64, 64)), "PNG")
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"hello, this is text", "not a picture of a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", "not a picture of a known format"),
+        (b"hello, this is text", "not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image of a known format"),
         (JPEG[: len(JPEG) // 2], "truncated JPEG"),
         (PNG[: len(PNG) // 2], "truncated PNG"),
         (JPEG[:3], "damaged JPEG"),
@@ -224,14 +224,14 @@ PNG = encoded(Image.fromarray(smooth(64, 64)), "PNG")
     ],
 )
 def test_what_is_no_picture_has_a_short_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         crop_pixels(data, CropSettings(16))
     assert str(caught.value) == reason
 
 
 def test_a_bomb_is_refused_with_its_size() -> None:
     header = b"P6 60000 60000 255\n"
-    with pytest.raises(PictureError, match="too large: 60000 x 60000 pixels"):
+    with pytest.raises(ImageError, match="too large: 60000 x 60000 pixels"):
         crop.decode(header + bytes(100))
 
 
@@ -241,7 +241,7 @@ def test_a_damaged_file_gives_a_crop_or_a_reason(at: int, value: int, data: byte
     damaged[at % len(damaged)] = value
     try:
         assert crop_pixels(bytes(damaged), CropSettings(16)).shape == (16, 16, 3)
-    except PictureError as error:
+    except ImageError as error:
         assert 0 < len(str(error)) < 60 and "0x" not in str(error)
 
 
@@ -263,7 +263,7 @@ def test_odd_files_are_cropped_or_have_a_reason(shared_data: Path) -> None:
         try:
             assert crop_pixels((odd / name).read_bytes(), CropSettings(32)).shape == (32, 32, 3)
             outcomes[name] = ""
-        except PictureError as error:
+        except ImageError as error:
             outcomes[name] = str(error)
     assert {name: outcomes[name] for name in ODD_REASONS} == ODD_REASONS
     # libjpeg and libtiff of other versions differ in the files that are damaged least.
@@ -317,25 +317,25 @@ def test_of_a_truncated_file_what_is_there_is_kept_where_that_is_wanted(kind: st
     image = Image.fromarray(smooth(200, 200))
     data = encoded(image, kind)
     part = data[: len(data) * 3 // 4]
-    with pytest.raises(PictureError, match=f"truncated {kind}"):
-        crop_picture(part, CropSettings(64))
-    kept = crop_picture(part, CropSettings(64, truncated="keep"))
+    with pytest.raises(ImageError, match=f"truncated {kind}"):
+        crop_image(part, CropSettings(64))
+    kept = crop_image(part, CropSettings(64, truncated="keep"))
     assert kept.remark == f"truncated {kind}, kept"
     top = np.asarray(crop.decode(kept.jpeg))[:32]
     assert difference(top, definition(image, 64)[:32]) < 12
     # Other pictures fail as before, also after that.
-    with pytest.raises(PictureError, match="truncated"):
-        crop_picture(part, CropSettings(64))
-    with pytest.raises(PictureError, match="not a picture"):
-        crop_picture(b"some text", CropSettings(64, truncated="keep"))
-    assert crop_picture(data, CropSettings(64, truncated="keep")).remark == ""
+    with pytest.raises(ImageError, match="truncated"):
+        crop_image(part, CropSettings(64))
+    with pytest.raises(ImageError, match="not an image"):
+        crop_image(b"some text", CropSettings(64, truncated="keep"))
+    assert crop_image(data, CropSettings(64, truncated="keep")).remark == ""
 
 
 def test_threads_that_keep_incomplete_ones_all_say_so() -> None:
     data = encoded(Image.fromarray(smooth(200, 300)), "JPEG")
     part, settings = data[: len(data) // 2], CropSettings(64, truncated="keep")
     with ThreadPoolExecutor(4) as threads:
-        crops = list(threads.map(lambda _: crop_picture(part, settings), range(60)))
+        crops = list(threads.map(lambda _: crop_image(part, settings), range(60)))
     assert {made.remark for made in crops} == {"truncated JPEG, kept"}
 
 
@@ -350,8 +350,8 @@ def test_settings_are_read_back_from_their_text() -> None:
 def outcomes(data: bytes, settings: CropSettings) -> bytes | str:
     """The crop of a file, or the reason why there is none."""
     try:
-        return crop_picture(data, settings).jpeg
-    except PictureError as error:
+        return crop_image(data, settings).jpeg
+    except ImageError as error:
         return str(error)
 
 

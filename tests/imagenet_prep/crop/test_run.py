@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
+import fcntl
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from imagenet_prep.core.errors import ToolError, UsageError, quiet
-from imagenet_prep.crop import image as crop
+from imagenet_prep.core.errors import UsageError, quiet
 from imagenet_prep.crop import run as crop_stage
-from imagenet_prep.crop.formats import MachineError
+from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.run import CropReport, run_crop
+from imagenet_prep.dataset import journal_file
 from imagenet_prep.dataset.classes import load_classes
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import UNFINISHED_NAME, Crops, list_crops
 from imagenet_prep.workers.processes import Local
-from tests.imagenet_prep.conftest import tree
+from tests.kit.errors import fails
+from tests.kit.journal import journal_rows, tree
 
 SMALL = CropSettings(size=32)
 
@@ -34,8 +38,7 @@ def counts(report: CropReport) -> tuple[int, int, int]:
 
 
 def journal(dst: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (dst / "crop.jsonl").read_text().splitlines()]
-    return [line for line in lines if "key" in line]
+    return journal_rows(dst / "crop.sqlite")
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_list_crops_gives_the_good_ones_sorted_with_labels(raw: Path, tmp_path: 
     ]
     assert Crops(dst).splits == ("train", "val")
     assert Crops(dst).settings == SMALL.text()
-    with pytest.raises(ToolError, match="no crops of the split test"):
+    with fails("crop.no_split"):
         list_crops(dst, "test")
 
 
@@ -86,7 +89,7 @@ def test_a_crop_that_is_gone_is_named_and_made_again(raw: Path, tmp_path: Path) 
     cropped(raw, dst)
     before = list_crops(dst, "train")
     (dst / "train/bee/bee1.JPEG").unlink()
-    with pytest.raises(ToolError, match=r"bee1\.JPEG: is missing .* crop again"):
+    with fails("crop.missing", "bee1.JPEG"):
         list_crops(dst, "train")
     assert list_crops(dst, "val")
     assert cropped(raw, dst).ok == 1
@@ -164,41 +167,75 @@ def test_a_killed_run_is_continued_to_the_same_result(
     cropped(raw, tmp_path / "whole")
     dst = tmp_path / "cropped"
     real = crop_stage._crop_one
-    tasks: list[Any] = []
+    tried: list[Any] = []
 
-    def killed_at_the_fourth(task: Any) -> Any:
-        tasks.append(task)
-        if len(tasks) == 4:
+    def killed_at_the_fourth(*task: Any) -> Any:
+        tried.append(task)
+        if len(tried) == 4:
             raise KeyboardInterrupt
-        return real(task)
+        return real(*task)
 
     monkeypatch.setattr(crop_stage, "_crop_one", killed_at_the_fourth)
+    monkeypatch.setattr(crop_stage, "CHUNK", 1)
     with pytest.raises(KeyboardInterrupt):
         cropped(raw, dst)
     monkeypatch.undo()
     assert len(journal(dst)) == 3
-    with pytest.raises(ToolError, match="has not finished"):
+    with fails("crop.unfinished"):
         list_crops(dst, "train")
-    # A kill also leaves a temporary file and a line cut in the middle.
-    (dst / "train/ant/.1-2.tmp").write_bytes(b"half")
-    with (dst / "crop.jsonl").open("ab") as file:
-        file.write(b'{"key":"train/bee/bee0.jpg","crop":"tra')
+    (dst / "train/ant/.1-2.tmp").write_bytes(b"half")  # a kill also leaves this
     assert counts(cropped(raw, dst)) == (4, 1, 2)
     assert tree(dst) == tree(tmp_path / "whole")
 
 
-def test_damaged_lines_of_the_journal_are_as_if_never_written(raw: Path, tmp_path: Path) -> None:
+def test_a_damaged_journal_is_an_error_and_its_deletion_the_remedy(
+    raw: Path, tmp_path: Path
+) -> None:
     dst = tmp_path / "cropped"
     cropped(raw, dst)
-    outside = tmp_path / "precious.JPEG"
+    before = tree(dst)
+    data = (dst / "crop.sqlite").read_bytes()
+    for damage in (b"no journal" * 1000, data[:4096], data[: len(data) // 2], data[:-1]):
+        (dst / "crop.sqlite").write_bytes(damage)
+        with fails("crop.journal_damaged", str(dst / "crop.sqlite")):
+            list_crops(dst, "train")
+        with fails("crop.journal_damaged"):
+            cropped(raw, dst)
+        (dst / UNFINISHED_NAME).unlink(missing_ok=True)
+    (dst / "crop.sqlite").unlink()
+    assert counts(cropped(raw, dst)) == (6, 1, 0)
+    assert tree(dst) == before
+
+
+def test_a_row_that_names_a_crop_outside_removes_nothing_there(raw: Path, tmp_path: Path) -> None:
+    dst, outside = tmp_path / "cropped", tmp_path / "precious.JPEG"
+    cropped(raw, dst)
     outside.write_bytes(b"not yours")
-    lines = (dst / "crop.jsonl").read_bytes().splitlines(keepends=True)
-    evil = json.loads(lines[0]) | {"key": "gone.jpg", "crop": "../precious.JPEG"}
-    damage = [b"\x00\xff{\n", b"[]\n", b'{"key": 1}\n', json.dumps(evil).encode() + b"\n"]
-    (dst / "crop.jsonl").write_bytes(b"".join([*damage, *lines]))
-    assert counts(cropped(raw, dst)) == (0, 1, 6)
+    with contextlib.closing(sqlite3.connect(dst / "crop.sqlite")) as connection:
+        connection.execute("UPDATE source SET crop = '../precious.JPEG' WHERE label = 1")
+        connection.commit()
+    with fails("crop.journal_incomplete"):
+        list_crops(dst, "train")
+    assert counts(cropped(raw, dst)) == (3, 1, 3)
     assert outside.read_bytes() == b"not yours"
-    assert (dst / "crop.jsonl").read_bytes() == b"".join(lines)
+
+
+def test_a_disk_without_locks_is_one_error(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with fails("crop.journal_unlockable", "No locks available"):
+        cropped(raw, tmp_path / "cropped")
+    monkeypatch.undo()
+    monkeypatch.setattr(journal_file, "_WAIT_S", 0.01)
+    cropped(raw, tmp_path / "cropped")
+    with contextlib.closing(sqlite3.connect(tmp_path / "cropped" / "crop.sqlite")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with fails("crop.journal_unlockable", "database is locked"):
+            list_crops(tmp_path / "cropped", "train")
 
 
 def test_a_crop_that_a_power_cut_emptied_is_made_again(raw: Path, tmp_path: Path) -> None:
@@ -207,11 +244,11 @@ def test_a_crop_that_a_power_cut_emptied_is_made_again(raw: Path, tmp_path: Path
     before = tree(dst)
     (dst / "val/bee/bee0.JPEG").write_bytes(b"")
     assert counts(cropped(raw, dst)) == (1, 1, 5)
-    assert {**tree(dst), "crop.jsonl": b""} == {**before, "crop.jsonl": b""}
+    assert tree(dst) == before
 
 
 def test_more_failures_than_allowed_stop_the_run(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match="1 pictures could not be cropped, more than the 0"):
+    with fails("crop.too_many_failures", "1 images could not be cropped, more than the 0"):
         cropped(raw, tmp_path / "cropped", max_failures=0)
     assert (tmp_path / "cropped" / UNFINISHED_NAME).exists()
     assert cropped(raw, tmp_path / "cropped", max_failures=1).failed == 1
@@ -222,7 +259,7 @@ def test_nothing_cropped_names_the_commonest_reason(tmp_path: Path) -> None:
     (src / "ant").mkdir(parents=True)
     for name, data in (("1.jpg", b""), ("2.jpg", b"text"), ("3.jpg", b"words")):
         (src / "ant" / name).write_bytes(data)
-    with pytest.raises(ToolError, match=r"none of its 3 files.*2 of them: not a picture"):
+    with fails("crop.nothing_cropped", "2 of them: not an image"):
         cropped(src, tmp_path / "cropped")
 
 
@@ -235,7 +272,7 @@ def test_crops_outlive_the_disk_of_their_pictures(
     assert counts(cropped(source, dst)) == (6, 0, 0)
     before = tree(dst)
     raw.rename(tmp_path / "away")
-    with pytest.raises(ToolError, match="was made of 6 pictures, none of which is there any more"):
+    with fails("crop.sources_missing", "all 6 source images"):
         cropped(source, dst)
     assert {k: v for k, v in tree(dst).items() if k != UNFINISHED_NAME} == before
     (tmp_path / "away").rename(raw)
@@ -243,7 +280,7 @@ def test_crops_outlive_the_disk_of_their_pictures(
     # Where nothing was cropped there is nothing to keep: it is tried again.
     raw.rename(tmp_path / "away")
     for _ in range(2):
-        with pytest.raises(ToolError, match="none of its 6 files was cropped"):
+        with fails("crop.nothing_cropped"):
             cropped(source, tmp_path / "other")
 
 
@@ -252,12 +289,12 @@ def test_what_only_this_machine_cannot_decode_is_tried_again(
 ) -> None:
     dst = tmp_path / "cropped"
 
-    def lacks(name: str) -> Any:
-        raise MachineError(f"{name} needs a package")
+    def lacks(*_: object) -> Any:
+        raise ImageError("image.unsupported_here", "JPEG needs a package")
 
     with monkeypatch.context() as patch:
-        patch.setattr(crop, "plugin", lacks)
-        with pytest.raises(ToolError, match="7 of them: JPEG needs a package"):
+        patch.setattr(crop_stage, "crop_image", lacks)
+        with fails("crop.nothing_cropped", "7 of them: JPEG needs a package"):
             cropped(raw, dst)
     assert counts(cropped(raw, dst)) == (6, 1, 0)
 
@@ -271,7 +308,7 @@ def test_an_unreadable_source_is_one_failure(raw: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("src", "dst"), [("raw", "raw"), ("raw", "raw/out"), ("raw/train", "raw")])
 def test_source_and_destination_must_not_lie_in_one_another(raw: Path, src: str, dst: str) -> None:
     before = tree(raw)
-    with pytest.raises(UsageError, match="must not lie in one another"):
+    with fails("crop.places_overlap", kind=UsageError):
         cropped(raw.parent / src, raw.parent / dst)
     assert tree(raw) == before
 
@@ -281,14 +318,14 @@ def test_a_folder_of_other_pictures_is_no_destination(
 ) -> None:
     other = make_raw(name="other")
     before = tree(other)
-    with pytest.raises(UsageError, match="did not make"):
+    with fails("crop.foreign_folder", kind=UsageError):
         cropped(raw, other)
     assert tree(other) == before
 
 
 def test_a_file_is_no_destination(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match="is a file"):
+    with fails("crop.no_folder", kind=UsageError):
         cropped(raw, tmp_path / "file")
 
 
@@ -296,16 +333,16 @@ def test_two_runs_at_a_time_are_refused(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
 
     def second(what: str, done: int, total: int) -> None:
-        with pytest.raises(ToolError, match="another imagenet-prep crop"):
+        with fails("crop.busy"):
             cropped(raw, dst)
 
     assert cropped(raw, dst, progress=second).ok == 6
 
 
 def test_a_folder_that_crop_did_not_make_has_no_crops(tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match="was not made by imagenet-prep crop"):
+    with fails("crop.no_journal"):
         list_crops(tmp_path, "train")
-    with pytest.raises(UsageError, match="no such folder"):
+    with fails("crop.no_folder", kind=UsageError):
         list_crops(tmp_path / "none", "train")
 
 
@@ -323,10 +360,9 @@ class Elsewhere:
 
     def __init__(self, left: Path) -> None:
         self._left = left
-        self.map_unordered = Local(1).map_unordered
 
-    def map_ordered(self, *work: Any, **options: Any) -> Iterator[Any]:
-        for result in Local(1).map_ordered(*work, **options):
+    def map_unordered(self, *work: Any, **options: Any) -> Iterator[Any]:
+        for result in Local(1).map_unordered(*work, **options):
             self._left.write_bytes(b"half")
             self.died = True
             yield result

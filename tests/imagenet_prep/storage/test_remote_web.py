@@ -89,10 +89,6 @@ def crop(src: Any, dst: Path) -> CropReport:
     return run_crop(src, dst, SMALL, jobs=1)
 
 
-def journal(dst: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (dst / JOURNAL_NAME).read_bytes().splitlines()]
-
-
 def write(folder: Path, files: dict[str, bytes]) -> Path:
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,8 @@ from imagenet_prep.crop.merge import merge_parts
 from imagenet_prep.crop.run import CropReport, run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import Part, list_crops, part_journals
-from tests.imagenet_prep.conftest import tree
+from tests.kit.errors import fails
+from tests.kit.journal import journal_rows, tree
 
 SMALL = CropSettings(size=32)
 PARTS = 3
@@ -97,10 +100,8 @@ def test_a_whole_run_takes_over_what_the_parts_have_made(
     done = len(tree(dst)) - 3
     report = cropped(raw, dst)
     assert report.skipped == done and report.ok == 16 - done
-    assert {**tree(dst), "crop.jsonl": b""} == {**whole, "crop.jsonl": b""}
-    assert sorted(tree(dst)["crop.jsonl"].splitlines()) == sorted(whole["crop.jsonl"].splitlines())
+    assert tree(dst) == whole
     assert cropped(raw, dst).tried == 0
-    assert tree(dst)["crop.jsonl"] != b""
 
 
 def test_a_part_that_was_stopped_goes_on_and_leaves_the_others_alone(
@@ -112,20 +113,21 @@ def test_a_part_that_was_stopped_goes_on_and_leaves_the_others_alone(
     other.write_bytes(b"part 1 on another machine is writing this")
     own = dst / "train/ant/.2-of-3.9-ab-1.tmp"
     own.write_bytes(b"a killed run of part 2 left this")
-    real, tasks = crop_stage._crop_one, []
+    real, tried = crop_stage._crop_one, []
 
-    def killed_at_the_second(task: Any) -> Any:
-        tasks.append(task)
-        if len(tasks) == 2:
+    def killed_at_the_second(*task: Any) -> Any:
+        tried.append(task)
+        if len(tried) == 2:
             raise KeyboardInterrupt
-        return real(task)
+        return real(*task)
 
     monkeypatch.setattr(crop_stage, "_crop_one", killed_at_the_second)
+    monkeypatch.setattr(crop_stage, "CHUNK", 1)
     with pytest.raises(KeyboardInterrupt):
         cropped(raw, dst, Part(2, PARTS))
     monkeypatch.undo()
     assert other.exists() and not own.exists()
-    with pytest.raises(ToolError, match=r"2 are missing or not finished \(2, 3\)"):
+    with fails("merge.parts_missing", "2 are missing or not finished (2, 3)"):
         merge_parts(dst)
     assert cropped(raw, dst, Part(2, PARTS)).skipped == 1
     cropped(raw, dst, Part(3, PARTS))
@@ -144,7 +146,7 @@ def test_what_changed_between_the_parts_is_told_and_mended_by_running_them_again
     gone.unlink()
     shutil.copy(raw / "train/ant/ant0.jpg", raw / "train/ant/again.jpg")
     cropped(raw, dst, Part(2, PARTS))
-    with pytest.raises(ToolError, match="different lists of sources"):
+    with fails("merge.other_sources"):
         merge_parts(dst)
     assert sum(report.tried for report in in_parts(raw, dst)) <= 2
     merge_parts(dst)
@@ -157,20 +159,12 @@ def test_a_merge_that_was_killed_before_its_end_is_done_again(
 ) -> None:
     dst = tmp_path / "cropped"
     in_parts(raw, dst)
-    (dst / "crop.jsonl").write_bytes(whole["crop.jsonl"])  # renamed, but the parts are still there
+    shutil.copytree(dst, tmp_path / "copy")
     merge_parts(dst)
-    assert tree(dst) == whole
-
-
-def test_a_merge_that_was_killed_while_it_removed_the_parts_is_done_again(
-    raw: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
-    dst = tmp_path / "cropped"
-    in_parts(raw, dst)
-    (dst / "crop.jsonl").write_bytes(whole["crop.jsonl"])
-    (dst / "crop.1-of-3.jsonl").unlink()
-    merge_parts(dst)
-    assert tree(dst) == whole
+    for name in ("crop.1-of-3.sqlite", "crop.3-of-3.sqlite"):  # the parts are removed last
+        shutil.copy(tmp_path / "copy" / name, dst / name)
+        merge_parts(dst)
+        assert tree(dst) == whole
 
 
 def test_one_part_beside_an_older_whole_run_is_not_taken_for_merged(
@@ -180,7 +174,7 @@ def test_one_part_beside_an_older_whole_run_is_not_taken_for_merged(
     cropped(raw, dst)
     run_crop(raw, other, replace(SMALL, quality=30), jobs=1, part=Part(1, PARTS))
     shutil.copytree(other, dst, dirs_exist_ok=True)
-    with pytest.raises(ToolError, match=r"of 3 parts 2 are missing or not finished \(2, 3\)"):
+    with fails("merge.parts_missing", "of 3 parts 2 are missing or not finished (2, 3)"):
         merge_parts(dst)
 
 
@@ -199,9 +193,9 @@ def test_the_parts_count_and_not_an_older_whole_run(raw: Path, tmp_path: Path) -
 def test_parts_with_other_labels_or_settings_are_refused(raw: Path, tmp_path: Path) -> None:
     reverse = tmp_path / "reverse.txt"
     reverse.write_text("bee\nant\n")
-    for name, settings, classes, reason in (
-        ("labels", SMALL, reverse, "different classes or labels"),
-        ("settings", replace(SMALL, quality=30), None, "different settings"),
+    for name, settings, classes, code in (
+        ("labels", SMALL, reverse, "merge.other_classes"),
+        ("settings", replace(SMALL, quality=30), None, "merge.other_settings"),
     ):
         dst, other = tmp_path / name, tmp_path / f"{name}-other"
         for number in (1, 2):
@@ -209,26 +203,26 @@ def test_parts_with_other_labels_or_settings_are_refused(raw: Path, tmp_path: Pa
         run_crop(raw, other, settings, classes=classes, jobs=1, part=Part(3, PARTS))
         (other / "classes.txt").unlink(missing_ok=True)
         shutil.copytree(other, dst, dirs_exist_ok=True)
-        with pytest.raises(ToolError, match=reason):
+        with fails(code):
             merge_parts(dst)
-        assert not (dst / "crop.jsonl").exists()
+        assert not (dst / "crop.sqlite").exists()
 
 
 def test_parts_and_whole_runs_are_not_mixed_up(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     cropped(raw, dst, Part(1, PARTS))
-    with pytest.raises(UsageError, match="holds parts of 3, not of 2"):
+    with fails("crop.other_parts", kind=UsageError):
         cropped(raw, dst, Part(1, 2))
-    with pytest.raises(ToolError, match="was cropped in parts"):
+    with fails("crop.parts_not_merged"):
         list_crops(dst, "train")
     (raw / "train/cat").mkdir()
     shutil.copy(raw / "train/ant/ant0.jpg", raw / "train/cat/1.jpg")
-    with pytest.raises(ToolError, match="other parts have other classes"):
+    with fails("crop.other_classes"):
         cropped(raw, dst, Part(2, PARTS))
     cropped(raw, tmp_path / "other")
-    with pytest.raises(UsageError, match="made without --part"):
+    with fails("crop.made_whole", kind=UsageError):
         cropped(raw, tmp_path / "other", Part(1, 2))
-    with pytest.raises(ToolError, match="no parts beside it"):
+    with fails("merge.no_parts"):
         merge_parts(tmp_path / "other")
 
 
@@ -243,7 +237,7 @@ def test_two_parts_may_run_at_a_time_but_not_a_whole_run_beside_one(
             asked.append(done)
             cropped(raw, dst, Part(2, PARTS))
             for part in (None, Part(1, PARTS)):
-                with pytest.raises(ToolError, match="another imagenet-prep crop"):
+                with fails("crop.busy"):
                     cropped(raw, dst, part)
 
     run_crop(raw, dst, SMALL, jobs=1, part=Part(1, PARTS), progress=meanwhile)
@@ -272,13 +266,20 @@ def test_a_part_whose_sources_all_fail_is_whole(
 def test_a_damaged_part_is_not_merged(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     in_parts(raw, dst)
-    path = dst / "crop.2-of-3.jsonl"
-    data = path.read_bytes()
-    for wrong in (data[:-5], data.replace(b'"ok"', b'"no"', 1), b""):
+    path = dst / "crop.2-of-3.sqlite"
+    data, rows = path.read_bytes(), journal_rows(path)
+    for wrong in (data[:-5], data[: len(data) // 2], bytes(len(data)), b""):
         path.write_bytes(wrong)
-        with pytest.raises(ToolError, match=r"crop\.2-of-3\.jsonl: "):
+        with pytest.raises(ToolError, match=r"crop\.2-of-3\.sqlite: ") as caught:
             merge_parts(dst)
-        assert not (dst / "crop.jsonl").exists()
+        assert caught.value.code in ("crop.journal_damaged", "crop.journal_incomplete")
+        assert not (dst / "crop.sqlite").exists()
+    path.write_bytes(data)
+    with contextlib.closing(sqlite3.connect(path)) as part:
+        part.execute("DELETE FROM source WHERE key = ?", (rows[0]["key"],))
+        part.commit()
+    with fails("crop.journal_incomplete"):
+        merge_parts(dst)
 
 
 def test_the_commands(
