@@ -58,38 +58,42 @@ def find_in(
     src: Location,
     splits: list[SplitFolder],
     given: Given,
-    class_of: Callable[[str], str] = imagenet.val_class,
+    class_of: Callable[[str], str] = imagenet.class_in_name,
 ) -> Finding:
     """The images of the folders of splits; ``class_of`` gives the class of an image of a flat
     split by its name, "" where it is not known."""
     listed = [(at, entries_of(at.folder)) for at in splits]
-    deep = any(_has_classes(entries) for _, entries in listed)
+    images = {at: [e for e in entries if may_be_image(e)] for at, entries in listed
+              if not _has_classes(entries)}  # fmt: skip
+    named = {at: [class_of(text_of(e.name)) for e in flat] for at, flat in images.items()}
+    has_classes = len(images) < len(listed) or any(map(any, named.values()))
     classes: dict[str, set[str]] = defaultdict(set)
     finding = Finding((), classes)
     groups: list[Iterator[list[Source]]] = []
+    flat: dict[str, list[Source]] = defaultdict(list)
     for at, entries in listed:
-        if _has_classes(entries):
+        if at not in images:
             names = [text_of(entry.name) for entry in entries if is_folder(entry)]
             _check_classes(src, at, names, given, classes[at.split])
             classes[at.split].update(names)
             groups.append(_class_groups(at, entries, alone=len(names) == len(splits) == 1))
             continue
-        images = [entry for entry in entries if may_be_image(entry)]
-        known = [class_of(text_of(entry.name)) for entry in images]
-        if deep and images and not any(known) and at.split == "test":
+        if has_classes and images[at] and not any(named[at]) and at.split == "test":
             finding.notices.append(f"{at.prefix[:-1]}: left out, its images have no classes")
             continue
-        if any(known) or deep:
-            without = next((e for e, name in zip(images, known, strict=True) if not name), None)
-            if without is not None:
-                raise _no_class(without)
-        else:
-            known = [text_of(src.resolve().name) or "images"] * len(images)
+        if not has_classes and isinstance(src, Url) and src.full.startswith("archive:"):
+            has_classes = True  # the name of an archive is no class
+        if not has_classes:
+            named[at] = [text_of(src.resolve().name) or "images"] * len(images[at])
+        without = next((e for e, name in zip(images[at], named[at], strict=True) if not name), None)
+        if without is not None:
+            raise _no_class(without)
         # A flat folder of ImageNet's val has the names of val, whatever it is called.
-        split = "val" if images and imagenet.val_class(text_of(images[0].name)) else at.split
-        classes[split].update(known)
-        groups.append(iter([_flat_group(at, split, images, known)]))
-    finding.groups = (group for groups_ in groups for group in groups_)
+        is_val = images[at] and imagenet.val_class(text_of(images[at][0].name))
+        split = "val" if is_val else at.split
+        classes[split].update(named[at])
+        flat[split] += _in_flat(at, split, images[at], named[at])
+    finding.groups = (group for found in [*groups, flat.values()] for group in found)
     every = set().union(*classes.values())
     finding.readable = {wnid: name for wnid, name in imagenet.names().items() if wnid in every}
     return finding
@@ -202,9 +206,7 @@ def _class_groups(at: SplitFolder, entries: list[Entry], *, alone: bool) -> Iter
         yield group
 
 
-def _flat_group(
-    at: SplitFolder, split: str, images: list[Entry], classes: list[str]
-) -> list[Source]:
+def _in_flat(at: SplitFolder, split: str, images: list[Entry], classes: list[str]) -> list[Source]:
     """The images that lie in the folder of a split itself."""
     group = []
     for image, class_name in zip(images, classes, strict=True):

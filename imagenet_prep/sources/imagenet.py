@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from importlib import resources
 
 COUNTS = {"train": 1_281_167, "val": 50_000}
+_WNID_NAME = re.compile(r"(?:n\d{8}_\d+|ILSVRC2012_val_\d{8})_(n\d{8})\.[^./]+")
 _VAL_NAME = re.compile(r"(?:.*/)?ILSVRC2012_val_(\d{8})(?:_n\d{8})?\.[^./]+", re.DOTALL)
 
 
@@ -34,6 +35,13 @@ def val_class(name: str) -> str:
     match = _VAL_NAME.fullmatch(name)
     number = int(match[1]) if match else 0
     return _val_wnids()[number - 1] if 1 <= number <= COUNTS["val"] else ""
+
+
+def class_in_name(name: str) -> str:
+    """The wnid of an image by its name, as Hugging Face's archives and ImageNet's val have it:
+    ``n01440764_10026_n01440764.JPEG``, ``ILSVRC2012_val_00000001.JPEG``; "" for others."""
+    match = _WNID_NAME.fullmatch(name)
+    return match[1] if match and match[1] in names() else val_class(name)
 
 
 def count_notices(classes: Collection[str], splits: Mapping[str, int]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from imagenet_prep.core.errors import UsageError
+from imagenet_prep.sources.archive import ARCHIVES, is_archive, open_archive
 from imagenet_prep.sources.csv_list import find_csv, find_tsv, is_csv, is_tsv
 from imagenet_prep.sources.flat import find_flat, is_flat
 from imagenet_prep.sources.folders import find_folders, split_folders
@@ -40,7 +41,7 @@ _KNOWN: dict[str, tuple[_Recognise, _Find]] = {
 }
 _OF_FOLDERS = {"flat": find_flat, "folders": find_folders}
 """The layouts whose folders can be named with ``--split``."""
-LAYOUTS = tuple(sorted([*_KNOWN, "folders"]))
+LAYOUTS = tuple(sorted([*_KNOWN, "archive", "folders"]))
 
 
 def find(src: Location, layout: str | None, given: Given) -> tuple[str, Finding]:
@@ -54,6 +55,8 @@ def find(src: Location, layout: str | None, given: Given) -> tuple[str, Finding]
             "source.not_a_folder", f"{src}: is a file; give the folder of the class folders"
         )
     name = layout or _recognised(src)
+    if name == "archive" or (not name and is_archive(src)):
+        return "archive", _in_archive(src, given)
     if not name and not src.is_dir():
         slash = ", and end its URL with /" if isinstance(src, Url) and src.web else ""
         raise UsageError(
@@ -75,6 +78,21 @@ def find(src: Location, layout: str | None, given: Given) -> tuple[str, Finding]
             f"--split: {src} has the layout {name}, which defines its splits; leave it out",
         )
     return name, _KNOWN[name][1](src)
+
+
+def _in_archive(src: Location, given: Given) -> Finding:
+    """What is found in the folders of an archive."""
+    if not is_archive(src):
+        raise UsageError(
+            "source.layout_mismatch",
+            f"{src}: is neither an archive ({', '.join(ARCHIVES)}) nor a folder of archives that "
+            "are named as splits",
+        )
+    name, finding = find(open_archive(src), None, given)
+    if name == "folders" and not any(s for s in finding.classes.values()):
+        return finding
+    finding.notices.insert(0, f"{src}: has the layout {name}")
+    return finding
 
 
 def _recognised(src: Location) -> str:

@@ -114,19 +114,21 @@ class Tar:
                     sparse = info.sparse is not None or "GNU.sparse.major" in info.pax_headers
                     fault = SPARSE if sparse else ""
                     offset = self._start + at + info.offset_data
-                    yield Member(self._checked(info.name), offset, info.size, fault)
+                    yield Member(check_member_name(info.name, self.shown), offset, info.size, fault)
             elif info.islnk():
                 target = self._target(info.linkname, joined)
-                yield target._replace(name=self._checked(info.name))
+                yield target._replace(name=check_member_name(info.name, self.shown))
             elif not (info.isdir() or info.isdev() or info.type in b"DVN"):
                 fault = LINKED if info.issym() else FOREIGN
-                yield Member(self._checked(info.name), self._start + at, 0, fault)
+                yield Member(check_member_name(info.name, self.shown), self._start + at, 0, fault)
 
     def _target(self, name: str, joined: bool) -> Member:
         """The member that a hard link means."""
         if self._targets is None:
             self._targets = {
-                self._checked(info.name): Member("", self._start + at + info.offset_data, info.size)
+                check_member_name(info.name, self.shown): Member(
+                    "", self._start + at + info.offset_data, info.size
+                )
                 for info, at in self._headers(joined)
                 if info.isreg()
             }
@@ -166,14 +168,15 @@ class Tar:
     def _after_end(self, part: _Part, end: int, joined: bool) -> int:
         """Where the next archive begins in ``part``; 0: nowhere. Raises unless this one ended."""
         part.seek(end)
-        tail = part.read(_RECORD_BYTES + 2 * BLOCK_BYTES)
+        wanted = _RECORD_BYTES + 2 * BLOCK_BYTES
+        tail = part.read(wanted)
         if len(tail) < BLOCK_BYTES or (len(tail) < 2 * BLOCK_BYTES and not any(tail)):
             raise self._cut_off()
         if any(tail[:BLOCK_BYTES]):
             raise self._damaged(end)
         zeros = len(tail) - len(tail.lstrip(b"\0"))
         following = zeros // BLOCK_BYTES * BLOCK_BYTES
-        if end + len(tail) == part.bytes and zeros == len(tail):
+        if zeros == len(tail) and (zeros < wanted or end + zeros == part.bytes):
             return 0
         if joined and 2 * BLOCK_BYTES <= following < len(tail) and _is_header(tail, following):
             return end + following
@@ -185,35 +188,15 @@ class Tar:
             )
         raise ToolError(
             "archive.data_after_end",
-            f"{self.shown}: ends at byte {end}, but {part.bytes - end} bytes follow; {_REMEDY}",
+            f"{self.shown}: ends at byte {end}, but more bytes follow; {_REMEDY}",
         )
-
-    def _checked(self, name: str) -> str:
-        """A member's name without ``./`` before it, if it is one that stays where it is put."""
-        if name.startswith("./") or "//" in name or "/./" in name:
-            rooted = "/" if name[0] == "/" else ""
-            name = rooted + "/".join(part for part in name.split("/") if part not in ("", "."))
-        if not name or name[0] == "/" or (".." in name and ".." in name.split("/")):
-            raise ToolError(
-                "archive.unsafe_name",
-                f"{self.shown}: its member {name or '(without a name)'} would lie outside of the "
-                f"folder that it is unpacked to, so the archive is not trusted; {_REMEDY}",
-            )
-        if len(name) > 60 and (
-            len(name) > _MAX_NAME or any(len(p.encode()) > 255 for p in name.split("/"))
-        ):
-            raise ToolError(
-                "archive.long_name",
-                f"{self.shown}: the name of a member is too long for a disk; {_REMEDY}",
-            )
-        return name
 
     def _cut_off(self) -> ToolError:
         if not self._part.bytes:
             return ToolError("archive.empty", f"{self.shown}: is empty; {_REMEDY}")
         return ToolError(
             "archive.cut_off",
-            f"{self.shown}: is cut off after {self._part.bytes} bytes; {_REMEDY}",
+            f"{self.shown}: is cut off; {_REMEDY}",
         )
 
     def _damaged(self, at: int) -> ToolError:
@@ -240,6 +223,26 @@ class Tar:
             f"{self.shown}: is compressed, so its members cannot be read in place; unpack it "
             f"with {tool} first (images do not get smaller by it)",
         )
+
+
+def check_member_name(name: str, shown: str) -> str:
+    """A member's name without ``./`` before it, if it is one that stays where it is put."""
+    if name.startswith("./") or "//" in name or "/./" in name:
+        rooted = "/" if name[0] == "/" else ""
+        name = rooted + "/".join(part for part in name.split("/") if part not in ("", "."))
+    if not name or name[0] == "/" or (".." in name and ".." in name.split("/")):
+        raise ToolError(
+            "archive.unsafe_name",
+            f"{shown}: its member {name or '(without a name)'} would lie outside of the folder "
+            f"that it is unpacked to, so the archive is not trusted; {_REMEDY}",
+        )
+    if len(name) > 60 and (
+        len(name) > _MAX_NAME or any(len(p.encode()) > 255 for p in name.split("/"))
+    ):
+        raise ToolError(
+            "archive.long_name", f"{shown}: the name of a member is too long for a disk; {_REMEDY}"
+        )
+    return name
 
 
 def _is_header(data: bytes, at: int) -> bool:

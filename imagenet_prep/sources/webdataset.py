@@ -1,8 +1,9 @@
 """WebDataset shards, a folder of tars -> their classes and images, read in place.
 
 Members that share a name up to its first dot are one sample: ``0001.jpg`` with its class in
-``0001.cls`` (a number or a name), else in ``0001.json`` ({"label": ...}), else in
-``0001.txt``. A shard belongs to the split that a word of its name or folder says
+``0001.cls`` (a number or a name), ``.label``, ``.json`` ({"label": ...}) or ``.txt``. Where no
+member has a plain suffix behind its first dot, names go up to their last dot
+(``img.0001.jpg``). A shard belongs to the split that a word of its name or folder tells
 (``imagenet-val-0003.tar``), else to train. Numbers are the labels as they are.
 """
 
@@ -11,11 +12,13 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.sources.archive import is_archive
 from imagenet_prep.sources.names import (
     IMAGES,
     SPLIT_OF,
@@ -30,13 +33,13 @@ from imagenet_prep.sources.source import Finding, Source, found, in_memory
 from imagenet_prep.sources.tar import Member, Tar, open_tar
 from imagenet_prep.storage.location import Location, Url, each, location_in
 
-_LABELS = ("cls", "json", "txt")
+_LABELS = ("cls", "label", "class", "json", "txt")
 _JSON_NAMES = ("label", "cls", "class", "class_id", "class_name", "target")
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAX_LABEL_BYTES = 1 << 20
 _MAX_NAME = 200
 _MAX_CLASSES = 100_000
 _LOOKED_AT = 50
+_SHARDS_LOOKED_AT = 4
 _CAPTIONS_FROM = 50
 
 
@@ -45,61 +48,89 @@ class _Sample:
     """The members of a sample that matter."""
 
     images: list[Member] = field(default_factory=list)
+    others: list[Member] = field(default_factory=list)
     labels: dict[str, Member] = field(default_factory=dict)
 
 
-def is_webdataset(src: Location) -> bool:
-    """Whether ``src`` is a tar, a folder of nothing but tars, or one whose first tar looks so.
+@dataclass
+class _Left:
+    """What was left out: by reason the number of samples, and the first."""
 
-    Nothing but tars counts even where they are damaged or compressed, so that it is said.
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, where: str) -> None:
+        """Counts one."""
+        self.counts[reason] += 1
+        self.first.setdefault(reason, where)
+
+    def notices(self) -> list[str]:
+        """One sentence for each reason."""
+        return [
+            f"{count} samples left out: {reason} (first: {self.first[reason]})"
+            for reason, count in self.counts.most_common()
+        ]
+
+
+def is_webdataset(src: Location) -> bool:
+    """Whether ``src`` is a tar, or a folder with tars, of images and labels.
+
+    A folder of nothing but tars counts too where it is no archive of folders, so that the
+    reason shows.
     """
     if not src.is_dir():
-        return _is_shard(src.name)
-    shards = list(_shards(src))
-    if not shards:
-        return False
-    holding = {name.rpartition("/")[0] for name, _ in shards}
-    if all(
-        entry.name in holding if is_folder(entry) else not may_be_image(entry)
-        for entry in entries_of(src)
-    ):
+        return _is_shard(src.name) and _has_samples(src)
+    shards = [where for _, where in _shards(src)]
+    if any(_has_samples(where) for where in shards[:_SHARDS_LOOKED_AT]):
         return True
-    samples: dict[str, _Sample] = {}
+    entries = entries_of(src)
+    return (
+        bool(shards)
+        and not is_archive(src)
+        and not any(map(may_be_image, entries))
+        and (
+            all(is_folder(e) or _is_shard(e.name) for e in entries)
+            and {name.partition("/")[0] for name, _ in _shards(src)}
+            == {text_of(entry.name) for entry in entries}
+        )
+    )
+
+
+def _has_samples(where: Location) -> bool:
     try:
-        with open_tar(shards[0][1]) as tar:
-            for member, _ in zip(tar.members(), range(_LOOKED_AT), strict=False):
-                _sort_in(samples, member)
+        with open_tar(where) as tar:
+            members = [m for m, _ in zip(tar.members(), range(_LOOKED_AT), strict=False)]
     except ToolError:
         return False
-    return any(sample.images and sample.labels for sample in samples.values())
+    return any(sample.images and sample.labels for sample in _samples(members).values())
 
 
 def find_webdataset(src: Location) -> Finding:
     """A folder of shards, or one shard -> their images.
 
-    Raises UsageError or ToolError for a missing, damaged or compressed
-    shard and for samples without a class.
+    Samples without a class, and empty shards, are left out and counted. Raises UsageError or
+    ToolError for a damaged shard, and where no sample has a class.
     """
     shards = list(_shards(src)) if src.is_dir() else [(text_of(src.name), src)]
     if not shards:
         raise UsageError(
-            "source.layout_mismatch",
-            f"{src}: has no shards (.tar); name the folder that holds them",
+            "source.layout_mismatch", f"{src}: has no shards (.tar); give the folder of them"
         )
+    left, interned, captions = _Left(), dict[str, str](), 0
     sources: list[Source] = []
-    interned: dict[str, str] = {}
-    captions = 0
-    find = functools.partial(_find_shard, interned)
-    for item, kind in each(find, shards, waiting=isinstance(src, Url)):
+    find = functools.partial(_find_shard, interned, left)
+    for source, kind in each(find, shards, waiting=isinstance(src, Url)):
         captions += kind == "txt"
-        sources.append(item)
+        sources.append(source)
+    if not sources and left.counts:
+        raise ToolError("webdataset.no_label", f"{src}: {left.notices()[0]}")
     if captions == len(sources) >= _CAPTIONS_FROM and len(interned) > len(sources) // 2:
         raise ToolError(
             "webdataset.captions",
-            f"{src}: the .txt members differ from sample to sample, so they are captions and no "
-            "classes; a class belongs into a .cls member",
+            f"{src}: the .txt members differ from sample to sample, so they are captions and not "
+            "classes; put the class into a .cls member",
         )
-    finding = in_memory(sources)
+    finding = in_memory(sources, left.notices())
     finding.order = _order(src, interned)
     return finding
 
@@ -111,108 +142,116 @@ def _order(src: Location, names: dict[str, str]) -> tuple[str, ...]:
     most = max(map(int, names), default=-1)
     if most >= _MAX_CLASSES:
         raise ToolError(
-            "webdataset.label",
-            f"{src}: has a sample of class {most}, which is not believable; check it",
+            "webdataset.label", f"{src}: has a sample of class {most}, which is too many; check it"
         )
     return tuple(map(str, range(most + 1)))
 
 
-def _shards(src: Location) -> Iterator[tuple[str, Location]]:
-    """(name below ``src``, where it is) of the archives in it and in its folders of splits."""
+def _shards(src: Location, prefix: str = "") -> Iterator[tuple[str, Location]]:
+    """(name below ``src``, where it is) of the tars in it and in its folders."""
     for entry in entries_of(src):
+        name = f"{prefix}{text_of(entry.name)}"
         if is_folder(entry):
-            if entry.name.lower() in SPLIT_OF:
-                for shard in entries_of(entry.path):
-                    if not is_folder(shard) and _is_shard(shard.name):
-                        yield text_of(f"{entry.name}/{shard.name}"), location_in(shard)
+            yield from _shards(location_in(entry), f"{name}/")
         elif _is_shard(entry.name):
-            yield text_of(entry.name), location_in(entry)
+            yield name, location_in(entry)
 
 
 def _is_shard(name: str) -> bool:
-    return name.lower().endswith((".tar", *_PACKED))
+    return name.lower().endswith(".tar")
 
 
 def _find_shard(
-    interned: dict[str, str], shard: tuple[str, Location]
+    interned: dict[str, str], left: _Left, shard: tuple[str, Location]
 ) -> Iterator[tuple[Source, str]]:
-    """(image, kind of its label) of every sample of a shard that has a image."""
-    shown, where = shard
-    if shown.lower().endswith(_PACKED):
-        raise ToolError(
-            "archive.compressed",
-            f"{where}: is compressed, so its members cannot be read in place; unpack the "
-            "shards with gunzip or the like first (images do not get smaller by it)",
-        )
-    shown = shown.removesuffix(".tar")
+    """(image, kind of its label) of every sample of a shard that has an image and a class."""
+    shown, where = shard[0].removesuffix(".tar"), shard[1]
     folder = safe_part(shown.replace("/", "-"))
     words = re.split(r"[^a-z0-9]+", shown.lower())
     split = next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
-    with open_tar(where) as tar:
-        for image, name, kind in _images(tar, where):
-            name = interned.setdefault(name, name)
-            inside = f"{safe_part(name)}/{folder}/{image.name}"
-            place = place_of(tar.place, image.offset, image.length, image.fault)
-            yield found(f"{shown}.tar/{image.name}", split, name, inside, place), kind
+    try:
+        with open_tar(where) as tar:
+            for image, name, kind in _images(tar, where, shown, left):
+                name = interned.setdefault(name, name)
+                inside = f"{safe_part(name)}/{folder}/{image.name}"
+                place = place_of(tar.place, image.offset, image.length, image.fault)
+                yield found(f"{shown}.tar/{image.name}", split, name, inside, place), kind
+    except ToolError as error:
+        if error.code != "archive.empty":
+            raise
+        left.add("the shard is empty", f"{shown}.tar")
 
 
-def _images(tar: Tar, where: Location) -> Iterator[tuple[Member, str, str]]:
-    """(image, its class, the kind of member that says so) of every sample with a image."""
-    samples: dict[str, _Sample] = {}
-    for member in tar.members():
-        if _sort_in(samples, member) and isinstance(where, Url):
+def _images(
+    tar: Tar, where: Location, shown: str, left: _Left
+) -> Iterator[tuple[Member, str, str]]:
+    """(image, its class, the kind of member that tells it) of every sample with an image."""
+    members = []
+    for member in tar.members(joined=True):
+        members.append(member)
+        if isinstance(where, Url) and member.name.rpartition(".")[2].lower() in _LABELS:
             tar.keep(member)
-    for key, sample in samples.items():
-        if not sample.images:
+    if not members:
+        left.add("the shard is empty", f"{shown}.tar")
+    for key, sample in _samples(members).items():
+        images = sample.images or sample.others[:1]
+        if not images:
             continue
         kind = next((kind for kind in _LABELS if kind in sample.labels), "")
-        if not kind:
-            raise ToolError(
-                "webdataset.no_label",
-                f"{tar.shown}: the sample {key} has no class; it needs a member {key}.cls",
-            )
-        name = _label_of(tar, sample.labels[kind], kind)
-        for image in sample.images:
+        name, fault = _label_of(tar, sample.labels[kind]) if kind else ("", "it has no class")
+        if fault:
+            left.add(fault, f"{shown}.tar/{key}")
+            continue
+        for image in images:
             yield image, name, kind
 
 
-def _sort_in(samples: dict[str, _Sample], member: Member) -> bool:
-    """Puts a member to the sample that it belongs to; says whether it may give that a class."""
-    folder, slash, name = member.name.rpartition("/")
-    stem, dot, kind = name.partition(".")
-    if not stem or not dot:
-        return False
-    sample = samples.setdefault(folder + slash + stem, _Sample())
-    kind = kind.lower()
-    if f".{kind}" in IMAGES:
-        sample.images.append(member)
-    elif kind in _LABELS:
-        return sample.labels.setdefault(kind, member) is member
-    return False
+def _samples(members: list[Member]) -> dict[str, _Sample]:
+    """Key -> the members of each sample."""
+    names = (member.name.rpartition("/")[2].partition(".")[2].lower() for member in members)
+    plain = any(kind in _LABELS or f".{kind}" in IMAGES for kind in names)
+    by_last = {} if plain else _by_key(members, str.rpartition)
+    if any(sample.images and sample.labels for sample in by_last.values()):
+        return by_last
+    return _by_key(members, str.partition)
 
 
-def _label_of(tar: Tar, member: Member, kind: str) -> str:
-    """The class that a label's member says."""
-    what = f"{tar.shown}: its member {member.name}"
+def _by_key(
+    members: list[Member], cut: Callable[[str, str], tuple[str, str, str]]
+) -> dict[str, _Sample]:
+    samples: dict[str, _Sample] = {}
+    for member in members:
+        folder, slash, name = member.name.rpartition("/")
+        stem, dot, kind = cut(name, ".")
+        kind = kind.lower()
+        if not stem or not dot or name[0] == ".":
+            continue
+        sample = samples.setdefault(folder + slash + stem, _Sample())
+        last = kind.rpartition(".")[2]
+        if f".{kind}" in IMAGES:
+            sample.images.append(member)
+        elif kind in _LABELS or (last in _LABELS[:3] and last not in sample.labels):
+            sample.labels.setdefault(last, member)
+        elif f".{last}" in IMAGES:
+            sample.others.append(member)
+    return samples
+
+
+def _label_of(tar: Tar, member: Member) -> tuple[str, str]:
+    """(the class that a label's member tells, why it tells none)."""
+    kind = member.name.rpartition(".")[2].lower()
     if member.fault:
-        raise ToolError("webdataset.label", f"{what} is {member.fault}")
+        return "", f"its label is {member.fault}"
+    if member.length > _MAX_LABEL_BYTES:
+        return "", "its label is too large"
     try:
         text = tar.read(member, _MAX_LABEL_BYTES).decode("utf-8-sig").strip()
         value: Any = json.loads(text) if kind == "json" else text
     except (ValueError, RecursionError):
-        raise ToolError(
-            "webdataset.label", f"{what} is not {'JSON' if kind == 'json' else 'text'} in UTF-8"
-        ) from None
+        return "", f"its label is not {'JSON' if kind == 'json' else 'text'} in UTF-8"
     if isinstance(value, dict):
         value = next((value[name] for name in _JSON_NAMES if name in value), None)
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
-        raise ToolError(
-            "webdataset.label", f'{what} says no class; give it one, such as {{"label": 3}} or 3'
-        )
+        return "", "its label has no class"
     name = str(value).strip().splitlines()[0]
-    if len(name) > _MAX_NAME:
-        raise ToolError(
-            "webdataset.label",
-            f"{what} has {len(name)} letters, too many for a class; use a .cls member",
-        )
-    return name
+    return (name, "") if len(name) <= _MAX_NAME else ("", "its class has a name that is too long")

@@ -1,4 +1,4 @@
-"""Where a raw picture's bytes lie, and how they are read: a file, or a part of one.
+"""Where a raw image's bytes lie, and how they are read: a file, or a part of one.
 
 A part is a member of an archive or an array, read in place: nothing is ever unpacked. The
 file is on a disk, or behind a URL.
@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 import stat
+import struct
 import zlib
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from imagenet_prep.storage.remote_errors import RemoteError
 from imagenet_prep.storage.urls import is_url
 
 WHOLE = -1
+_ZIP_HEADER = struct.Struct("<26sHH")  # what is of no interest here, and two lengths
 MAX_UNPACKED_BYTES = 128 << 20
 """What a process keeps of a compressed array; greater ones have to be unpacked first."""
 
@@ -28,12 +30,15 @@ MAX_UNPACKED_BYTES = 128 << 20
 class Place(NamedTuple):
     """``length`` bytes of ``file`` from byte ``offset``; WHOLE: all of it.
 
-    ``file`` is a path or a URL. ``form`` says what the bytes are: empty for a picture file's
-    own; ``pgm:28x28`` for the plain grey levels of 28 columns and 28 rows; ``gz pgm:28x28``
-    for the same counted in what ``file`` unpacks to; ``kept pgm:28x28`` for the same of a
-    file so small that it is better fetched as a whole; ``unusable:REASON`` for what no
-    reading can help. ``seen`` is what a server said of the file when it was found, its bytes
-    and version (``remote.Status``); empty for a file on a disk, and before it was asked.
+    ``file`` is a path or a URL. ``form`` tells what the bytes are: empty for those of an image
+    file; ``pgm:28x28`` for the grey levels of 28 columns and 28 rows, ``ppm:32x32`` for RGB,
+    ``planes:32x32`` for RGB plane by plane; ``gz pgm:28x28`` for the same counted in what
+    ``file`` unpacks to; ``kept pgm:28x28`` for the same of a file so small that it is better
+    fetched as a whole; ``zip:METHOD:CRC`` for a member of a zip, from its local header on;
+    ``stream ...`` for what is best read in order (``streams``);
+    ``unusable:REASON`` for what no reading can help. ``seen`` is what a server reported of the
+    file when it was found, its bytes and version (``remote.Status``); empty for a file on a
+    disk, and before the server was asked.
     """
 
     file: str
@@ -47,10 +52,14 @@ class Place(NamedTuple):
         return f"Place({shown(self.file)!r}, {self.offset}, {self.length}, {self.form!r})"
 
     def read(self) -> bytes:
-        """A picture file's bytes. Raises OSError."""
+        """An image file's bytes. Raises OSError."""
         kind, _, about = self.form.partition(":")
         if kind == "unusable":
             raise OSError(errno.EINVAL, about, shown(self.file))
+        if kind.startswith("stream"):
+            from imagenet_prep.storage.streams import read_streamed
+
+            return read_streamed(self)
         if kind.startswith(("gz", "kept")):
             whole = _kept(self.file, self.stamp()[1], kind.startswith("gz"))
             data = whole[self.offset : self.offset + self.length]
@@ -62,12 +71,15 @@ class Place(NamedTuple):
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise OSError(errno.EINVAL, "not a file but a device or pipe", self.file)
                 file.seek(self.offset)
+                if kind == "zip":  # the header before the data has their exact place
+                    header = file.read(_ZIP_HEADER.size)
+                    if header[:4] != b"PK\3\4":
+                        raise OSError(errno.EIO, "the archive that holds it changed", self.file)
+                    file.seek(sum(_ZIP_HEADER.unpack(header)[1:]), os.SEEK_CUR)
                 data = file.read(self.length)
         if len(data) < self.length:
             raise OSError(errno.EIO, "the file that holds it has become shorter", shown(self.file))
-        if kind.endswith("pgm"):
-            return b"P5 %b 255\n" % about.replace("x", " ").encode() + data
-        return data
+        return data if not kind else _as_file(kind.rpartition(" ")[2], about, data)
 
     def stamp(self) -> tuple[int, int]:
         """(bytes, mtime in ns or version) by which a change shows; (-1, -1): it is not told."""
@@ -99,6 +111,32 @@ class Place(NamedTuple):
         return self._replace(seen=seen(said)), ""
 
 
+def _as_file(kind: str, about: str, data: bytes) -> bytes:
+    """Bytes of a form of ``Place`` -> those of an image file. Raises OSError."""
+    size = about.replace("x", " ").encode()
+    if kind == "pgm":
+        return b"P5 %b 255\n" % size + data
+    if kind == "ppm":
+        return b"P6 %b 255\n" % size + data
+    if kind == "planes":
+        pixels = bytearray(len(data))
+        for plane in range(3):
+            pixels[plane::3] = data[plane * len(data) // 3 : (plane + 1) * len(data) // 3]
+        return b"P6 %b 255\n" % size + pixels
+    if kind != "zip":
+        return data
+    method, _, checksum = about.partition(":")
+    try:
+        plain = (
+            zlib.decompressobj(-15).decompress(data, MAX_UNPACKED_BYTES) if int(method) else data
+        )
+    except zlib.error as error:
+        raise OSError(errno.EIO, f"damaged in its archive ({error})") from None
+    if zlib.crc32(plain) != int(checksum, 16):
+        raise OSError(errno.EIO, "damaged in its archive (checksum)")
+    return plain
+
+
 def seen(said: remote.Status | None) -> str:
     """What a server says of a file -> ``Place.seen``; None: it fails when it is read."""
     return "-1 -1" if said is None else f"{said.bytes} {said.version}"
@@ -124,7 +162,7 @@ def unpack(file: str) -> bytes:
 
 @functools.lru_cache(maxsize=1)
 def _kept(file: str, _version: int, packed: bool) -> bytes:
-    """Kept, because the next picture of a sorted list lies in the same file.
+    """Kept, because the next image of a sorted list lies in the same file.
 
     Its time or version is part of what is remembered: a changed file is read again.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import os
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -69,31 +70,85 @@ def test_the_class_is_in_the_first_of_cls_json_and_txt(
 
 
 @pytest.mark.parametrize(
+    "members",
+    [
+        {"1.jpg": b"x"},
+        {"1.jpg": b"x", "1.cls": b"\xff"},
+        {"1.jpg": b"x", "1.cls": b" "},
+        {"1.jpg": b"x", "1.json": b"{"},
+        {"1.jpg": b"x", "1.json": b"[" * 50_000},
+        {"1.jpg": b"x", "1.json": b'{"label": null}'},
+        {"1.jpg": b"x", "1.cls": b"x" * 300},
+        {"1.jpg": b"x", "1.cls": b"x" * 2_000_000},
+    ],
+)
+def test_samples_without_a_class_are_counted_and_the_rest_goes_on(
+    tmp_path: Path, members: dict[str, bytes]
+) -> None:
+    good = {"2.jpg": b"y", "2.cls": b"0"}
+    found = scan(shard(tmp_path / "raw/0.tar", members | good))
+    assert [source.key for source in found.sources] == ["0.tar/2.jpg"]
+    assert found.notices[0].startswith("1 samples left out: it")
+    assert "(first: 0.tar/1)" in found.notices[0]
+    with refused("webdataset.no_label"):
+        scan(shard(tmp_path / "all/0.tar", members), layout="webdataset")
+
+
+@pytest.mark.parametrize(
     ("members", "code"),
     [
-        ({"1.jpg": b"x"}, "webdataset.no_label"),
-        ({"1.jpg": b"x", "1.cls": b"\xff"}, "webdataset.label"),
-        ({"1.jpg": b"x", "1.cls": b" "}, "webdataset.label"),
-        ({"1.jpg": b"x", "1.json": b"{"}, "webdataset.label"),
-        ({"1.jpg": b"x", "1.json": b"[" * 50_000}, "webdataset.label"),
-        ({"1.jpg": b"x", "1.json": b'{"label": null}'}, "webdataset.label"),
-        ({"1.jpg": b"x", "1.cls": b"x" * 300}, "webdataset.label"),
-        ({"1.jpg": b"x", "1.cls": b"x" * 2_000_000}, "archive.member_size"),
         ({"1.jpg": b"x", "1.cls": b"123456789"}, "webdataset.label"),
         ({"../1.jpg": b"x", "../1.cls": b"1"}, "archive.unsafe_name"),
         ({"1.jpg": b"x", "1.JPG": b"x", "1.cls": b"1"}, "source.names_alike"),
-        (
-            {"1.jpg": b"", "1.cls": b"Cat", "2.jpg": b"", "2.cls": b"cat"},
-            "source.class_names_alike",
-        ),
+        ({"1.jpg": b"", "1.cls": b"A", "2.jpg": b"", "2.cls": b"a"}, "source.class_names_alike"),
+        ({"1.jpg": b"", "1.cls": b"\x1b[31m"}, "source.class_name"),
     ],
 )
-def test_faulty_shards_are_one_sentence(
-    tmp_path: Path, members: dict[str, bytes], code: str
-) -> None:
+def test_faulty_shards_are_refused(tmp_path: Path, members: dict[str, bytes], code: str) -> None:
     src = shard(tmp_path / "raw/0.tar", members)
     with refused(code):
-        _ = scan(src).sources
+        _ = scan(src, layout="webdataset").sources
+
+
+def test_nested_folders_joined_tars_links_and_empty_shards(tmp_path: Path) -> None:
+    src = shard(tmp_path / "raw/a/b/val-0.tar", {"1.jpg": b"x", "1.cls": b"0"}).parents[1]
+    joined = tar_bytes({"1.jpg": b"1", "1.cls": b"1"}) + tar_bytes({"2.jpg": b"2", "2.cls": b"0"})
+    (src / "a/1.tar").write_bytes(joined)
+    (src / "a/2.tar").write_bytes(b"")
+    (src / "a/3.tar").write_bytes(tar_bytes({}))
+    with tarfile.open(src / "a/4.tar", "w") as tar:
+        for name, data in (("1.jpg", b"same"), ("1.cls", b"1")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for name in ("2.jpg", "2.cls"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, name.replace("2", "1")
+            tar.addfile(info)
+    found = scan(src)
+    assert [(s.key, s.split, s.label, s.read()) for s in found.sources] == [
+        ("a/1.tar/1.jpg", "train", 1, b"1"), ("a/1.tar/2.jpg", "train", 0, b"2"),
+        ("a/4.tar/1.jpg", "train", 1, b"same"), ("a/4.tar/2.jpg", "train", 1, b"same"),
+        ("a/b/val-0.tar/1.jpg", "val", 0, b"x"),
+    ]  # fmt: skip
+    assert found.notices[0] == "2 samples left out: the shard is empty (first: a/2.tar)"
+
+
+@pytest.mark.parametrize(
+    ("members", "keys"),
+    [
+        ({"img.01.jpg": b"x", "img.01.cls": b"1", "img.02.jpg": b"x", "img.02.cls": b"0"},
+         ["img.01.jpg", "img.02.jpg"]),
+        ({"1.jpg": b"x", "1.seg.png": b"x", "1.depth.png": b"x", "1.label": b"cat"}, ["1.jpg"]),
+        ({"1.image.jpg": b"x", "1.target.cls": b"cat", "1.json": b"{}"}, ["1.image.jpg"]),
+    ],
+)  # fmt: skip
+def test_keys_with_dots_and_several_suffixes(
+    tmp_path: Path, members: dict[str, bytes], keys: list[str]
+) -> None:
+    found = scan(shard(tmp_path / "raw/0.tar", members))
+    assert found.layout == "webdataset"
+    assert [source.key for source in found.sources] == [f"0.tar/{key}" for key in keys]
 
 
 def test_captions_are_not_taken_for_classes(tmp_path: Path) -> None:
@@ -104,18 +159,13 @@ def test_captions_are_not_taken_for_classes(tmp_path: Path) -> None:
         scan(shard(tmp_path / "raw/0.tar", members))
 
 
-def test_compressed_and_damaged_shards_have_a_remedy(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:
     src = shard(tmp_path / "raw/0.tar", {"1.jpg": b"x", "1.cls": b"1"})
     whole = (src / "0.tar").read_bytes()
-    (src / "0.tar").write_bytes(whole[:700])
-    with refused("archive.cut_off"):
-        scan(src)
-    (src / "0.tar").write_bytes(gzip.compress(whole))
-    with refused("archive.compressed"):
-        scan(src)
-    (src / "0.tar").rename(src / "0.tar.gz")
-    with refused("archive.compressed"):
-        scan(src)
+    for data, code in ((whole[:700], "cut_off"), (gzip.compress(whole), "compressed")):
+        (src / "0.tar").write_bytes(data)
+        with refused(f"archive.{code}", "0.tar"):
+            scan(src)
 
 
 def test_a_tar_beside_class_folders_is_no_shard(tmp_path: Path) -> None:
@@ -142,166 +192,3 @@ def test_a_safe_part_is_one_plain_name(text: str) -> None:
     part = safe_part(text)
     assert part not in ("", ".", "..") and not part.startswith(".")
     assert "/" not in part and part.isprintable() and len(part.encode()) <= 180
-
-
-# Lists
-
-
-def listed(folder: Path, text: str, name: str = "list.csv") -> Path:
-    made(folder, "a.jpg", "b/c d.png")
-    (folder / name).write_text(text, encoding="utf-8")
-    return folder / name
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("list.csv", "a.jpg,ant\nb/c d.png,bee\n"),
-        ("list.csv", "\ufeffid,Label,FileName\r\n1,ant,a.jpg\r\n\r\n2,bee,b/c d.png\r\n"),
-        ("list.csv", 'path;class\n"a.jpg";ant\n"./b//c d.png";bee'),
-        ("list.csv", "image_id,label\na.jpg,ant\nb/c d.png,bee\n"),
-        ("list.tsv", "a.jpg\tant\nb/c d.png\tbee\n"),
-    ],
-)
-def test_lists_are_recognised(tmp_path: Path, name: str, text: str) -> None:
-    collection = scan(listed(tmp_path / "raw", text, name))
-    assert rows(collection) == [
-        ("a.jpg", "train", 0, "train/ant/a.JPEG"),
-        ("b/c d.png", "train", 1, "train/bee/b/c d.JPEG"),
-    ]
-    assert contents(collection) == {"a.jpg": b"x", "b/c d.png": b"x"}
-
-
-@pytest.mark.parametrize(
-    "text", ["a.jpg,ant,train\nb/c d.png,ant,Validation\n", "subset,path,label\n"
-             "train,a.jpg,ant\nvalid,b/c d.png,ant\n"]
-)  # fmt: skip
-def test_a_list_may_have_splits(tmp_path: Path, text: str) -> None:
-    sources = scan(listed(tmp_path / "raw", text)).sources
-    assert [(s.key, s.split) for s in sources] == [("a.jpg", "train"), ("b/c d.png", "val")]
-
-
-def test_numbers_in_a_list_are_sorted_as_numbers(tmp_path: Path) -> None:
-    text = "".join(f"{n}.jpg,{n}\n" for n in (10, 9, 100))
-    assert scan(listed(tmp_path / "raw", text)).classes.names == ("9", "10", "100")
-
-
-def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path) -> None:
-    path = listed(tmp_path / "raw", "a.jpg\tant\n", "train.txt")
-    with refused("source.layout_unknown", usage=True):
-        scan(path)
-    assert scan(path, layout="tsv").sources[0].key == "a.jpg"
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("", "source.empty"),
-        ("path,label\n", "source.empty"),
-        ("a.jpg,ant\nb.jpg\n", "list.row"),
-        ("id,breed\na.jpg,ant\n", "list.header"),
-        ("picture,label\na.jpg,ant\n", "list.header"),
-        ("a.jpg,ant\nb.jpg,\n", "list.row"),
-        ("a.jpg,ant\n,bee\n", "list.row"),
-        ("a.jpg,ant\nb.jpg,bee\n./a.jpg,bee\n", "list.duplicate"),
-        ("path,label,split\na.jpg,ant,extra\n", "list.split"),
-        ("a.jpg,ant,train\nb.jpg,ant\n", "list.row"),
-        ('a.jpg,"ant\n', "list.row"),
-        ("a\0.jpg,ant\n", "list.row"),
-        (f"a.jpg,{'x' * 200_000}\n", "list.row"),
-        ("a.jpg,ant\nA.JPG,ant\n", "source.names_alike"),
-        ("path,label,split\na.jpg,ant,train\nb.jpg,bee,val\n", "source.class_unknown"),
-    ],
-)
-def test_faulty_lists_are_one_sentence(tmp_path: Path, text: str, code: str) -> None:
-    with refused(code):
-        _ = scan(listed(tmp_path / "raw", text)).sources
-
-
-def test_a_list_in_another_encoding_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_bytes(b"caf\xe9.jpg,ant\n")
-    with refused("list.encoding"):
-        scan(tmp_path / "list.csv")
-
-
-def test_listed_paths_never_lead_out_of_the_destination(tmp_path: Path) -> None:
-    picture = jpeg_bytes(smooth_pixels(40, 50, 1))
-    (tmp_path / "outside.jpg").write_bytes(picture)
-    text = f"../outside.jpg,a\n{tmp_path}/outside.jpg,../b\nmissing.jpg,a\n"
-    path = listed(tmp_path / "raw", text)
-    assert all(is_inside(source.crop) for source in scan(path).sources)
-    report = run_crop(path, tmp_path / "cropped", CropSettings(size=16), jobs=1)
-    assert (report.ok, report.failed) == (2, 1)
-    assert report.failures[0] == ("missing.jpg", "cannot be read: No such file or directory")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cropped", "outside.jpg", "raw"]
-
-
-def test_a_listed_pipe_or_device_fails_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    path = listed(tmp_path, "pipe.jpg,a\n/dev/zero,a\nb,a\n")
-    for source in scan(path).sources:
-        with pytest.raises(OSError, match=r"device or pipe|Is a directory"):
-            source.place.read()
-
-
-# --classes
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    return made(
-        tmp_path / "raw", *("train/ant/1.jpg", "train/bee/1.jpg", "train/cat, wild/1.jpg"),
-        *("val/ant/2.jpg", "val/wasp/2.jpg"),
-    )  # fmt: skip
-
-
-def chosen(raw: Path, text: str) -> Path:
-    path = raw.parent / "classes.txt"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_chosen_classes_have_labels_in_the_order_of_the_file(raw: Path) -> None:
-    collection = scan(raw, classes=chosen(raw, "cat, wild\n\nant,the ant\nbee\ta bee, too\n"))
-    assert collection.classes.names == ("cat, wild", "ant", "bee")
-    assert dict(collection.classes.readable) == {"ant": "the ant", "bee": "a bee, too"}
-    assert [(s.key, s.label) for s in collection.sources] == [
-        ("train/ant/1.jpg", 1), ("train/bee/1.jpg", 2), ("train/cat, wild/1.jpg", 0),
-        ("val/ant/2.jpg", 1),
-    ]  # fmt: skip
-
-
-def test_a_class_that_only_val_has_can_be_left_out(raw: Path) -> None:
-    with refused("source.class_unknown"):
-        scan(raw)
-    assert len(scan(raw, classes=chosen(raw, "bee\nant\n")).sources) == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("ant\nbees\n", "classes.unknown"),
-        ("xyz\n", "classes.unknown"),
-        ("ant\nant\tagain\n", "classes.duplicate"),
-        ("\n \n", "classes.empty"),
-    ],
-)
-def test_faulty_class_lists_are_one_sentence(raw: Path, text: str, code: str) -> None:
-    with refused(code):
-        scan(raw, classes=chosen(raw, text))
-
-
-def test_a_class_list_that_is_missing_or_no_text_is_one_sentence(raw: Path) -> None:
-    with refused("classes.missing", usage=True):
-        scan(raw, classes=raw / "none.txt")
-    (raw.parent / "classes.txt").write_bytes(b"caf\xe9\n")
-    with refused("list.encoding"):
-        scan(raw, classes=raw.parent / "classes.txt")
-
-
-def test_renaming_keeps_what_the_source_knows_of_the_others(tmp_path: Path) -> None:
-    src = made(tmp_path / "tiny", "train/n01/images/1.JPEG", "train/n02/images/2.JPEG")
-    (src / "wnids.txt").write_text("n01\nn02\n")
-    (src / "words.txt").write_text("n01\ttench\nn02\tcock\n")
-    classes = scan(src, classes=chosen(src, "n02\trooster\nn01\n")).classes
-    assert [classes.title(label) for label in range(2)] == ["rooster", "tench"]
