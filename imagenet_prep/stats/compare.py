@@ -1,28 +1,30 @@
-"""Statistics beside somebody else's: how far apart they are. Pure; units: 0-255 levels."""
+"""Statistics beside those of another file: how far apart they are, in levels of 0-255."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_prep.dataset.statistics import Stats
+from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset.statistics import Stats, load_stats
 
 Values = NDArray[np.float64]
-# Another reading than the plain one is believed when it is this much closer.
-_CLOSER = 0.5
+_REMEDY = (
+    "name a statistics file of imagenet-prep, or an .npz with mean images (S, S, 3) or "
+    "color_stdev (3,) and color_vectors (3, 3)"
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Reference:
-    """What a file of statistics says, in levels; None for what it does not say.
+    """Statistics to compare with, in levels; None for what a file does not hold.
 
-    mean (S, S, 3); channel_mean, channel_std (3,); stdev (3,) along the directions of
-    colour, ascending; vectors (3, 3), the directions, in columns unless those of ours show
-    otherwise, and ``order`` (3,) which of them has the least stdev, the next, and the most.
-    ``notes``: how it was read where that was not plain.
+    mean (S, S, 3); channel_mean, channel_std (3,); stdev (3,) along the colour directions,
+    ascending, and vectors (3, 3), these directions in columns.
     """
 
     name: str
@@ -31,62 +33,75 @@ class Reference:
     channel_std: Values | None = None
     stdev: Values | None = None
     vectors: Values | None = None
-    order: NDArray[np.int64] = field(default_factory=lambda: np.arange(3))
-    notes: tuple[str, ...] = ()
+
+
+def read_references(path: Path) -> list[Reference]:
+    """A statistics file of ours, or published mean images and colour directions (.npz) -> one
+    Reference for each mean image and one for the directions.
+
+    Raises ToolError: ``stats.reference`` when the file has none of them, or as ``load_stats``.
+    """
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            if "format" in file.files:
+                return [reference_of(load_stats(path), path.name)]
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise ToolError("stats.reference", f"{path}: no such file; {_REMEDY}") from None
+    except Exception as error:  # noqa: BLE001 - whatever zipfile and NumPy raise for such bytes
+        message = f"{path}: cannot be read as statistics ({error}); {_REMEDY}"
+        raise ToolError("stats.reference", message) from None
+    found = [
+        Reference(name, mean=array.astype(np.float64))
+        for name, array in arrays.items()
+        if array.ndim == 3 and array.shape[0] == array.shape[1] and array.shape[2] == 3
+    ]
+    stdev, vectors = arrays.get("color_stdev"), arrays.get("color_vectors")
+    if stdev is not None and vectors is not None and (stdev.shape, vectors.shape) == ((3,), (3, 3)):
+        order = np.argsort(stdev)
+        found.append(Reference("color", stdev=stdev[order], vectors=vectors[:, order]))
+    values = [x for one in found for x in (one.mean, one.stdev, one.vectors) if x is not None]
+    if not values or not all(np.isfinite(x).all() for x in values):
+        raise ToolError("stats.reference", f"{path}: holds no usable statistics; {_REMEDY}")
+    return found
 
 
 def reference_of(stats: Stats, name: str) -> Reference:
-    """Statistics of ours as a reference for others."""
-    return Reference(
-        name,
-        mean=stats.mean.astype(np.float64),
-        channel_mean=stats.channel_mean,
-        channel_std=stats.channel_std,
-        stdev=stats.eigenstdev,
-        vectors=stats.eigenvectors,
-    )
+    """Statistics of ours as a reference."""
+    mean = stats.mean.astype(np.float64)
+    channels = (stats.channel_mean, stats.channel_std)
+    return Reference(name, mean, *channels, stats.eigenstdev, stats.eigenvectors)
 
 
 def compare(stats: Stats, theirs: Reference) -> dict[str, Any]:
-    """The differences, ours less theirs, of whatever the reference has.
+    """The differences, ours less theirs, of what the reference has.
 
-    ``mean_image``: largest and mean absolute difference; ``channel_mean`` and
-    ``channel_std``: ours, theirs and the difference; ``eigenstdev``: ours, theirs (ascending)
-    and ours over theirs (None over zero); ``angles``: degrees between the directions of each.
-    Channels in the order blue, green, red, and directions in rows, are taken so where that
-    is far closer, and a note says so; of pictures of two sizes the centre of the larger.
+    ``mean_image``: largest and mean absolute difference, of images of two sizes over the centre
+    of the larger; ``channel_mean`` and ``channel_std``: ours, theirs and the difference;
+    ``eigenstdev``: ours, theirs and ours over theirs (None over zero); ``angles``: degrees
+    between the colour directions.
     """
-    notes = list(theirs.notes)
     found: dict[str, Any] = {"name": theirs.name}
-    mean, channels, std = theirs.mean, theirs.channel_mean, theirs.channel_std
-    if mean is not None:
-        channels = mean.mean(axis=(0, 1)) if channels is None else channels
-    if channels is not None and _is_swapped(stats.channel_mean, channels):
-        notes.append("channels taken as blue, green, red, which is far closer")
-        channels = channels[::-1]
-        std = None if std is None else std[::-1]
-        mean = None if mean is None else mean[..., ::-1]
-    if mean is not None:
-        found["mean_image"] = _mean_image(stats, mean, notes)
+    channels = theirs.channel_mean
+    if theirs.mean is not None:
+        channels = theirs.mean.mean(axis=(0, 1)) if channels is None else channels
+        side = min(stats.size_px, len(theirs.mean))
+        ours = _middle(stats.mean.astype(np.float64), side)
+        difference = np.abs(ours - _middle(theirs.mean, side))
+        largest, mean = float(difference.max()), float(difference.mean())
+        found["mean_image"] = {"max_abs": largest, "mean_abs": mean}
     if channels is not None:
         found["channel_mean"] = _beside(stats.channel_mean, channels)
-    if std is not None:
-        found["channel_std"] = _beside(stats.channel_std, std)
+    if theirs.channel_std is not None:
+        found["channel_std"] = _beside(stats.channel_std, theirs.channel_std)
     if theirs.stdev is not None:
-        ratio = [
-            float(a / b) if b > 0 else None
-            for a, b in zip(stats.eigenstdev, theirs.stdev, strict=True)
-        ]
+        pairs = zip(stats.eigenstdev, theirs.stdev, strict=True)
+        ratio = [float(a / b) if b > 0 else None for a, b in pairs]
         pair = {"ours": stats.eigenstdev.tolist(), "theirs": theirs.stdev.tolist()}
         found["eigenstdev"] = {**pair, "ratio": ratio}
     if theirs.vectors is not None:
-        found["angles"] = _directions(stats.eigenvectors, theirs, notes)
-    return {**found, "notes": notes}
-
-
-def _is_swapped(ours: Values, theirs: Values) -> bool:
-    straight, swapped = (np.abs(ours - t).sum() for t in (theirs, theirs[::-1]))
-    return bool(swapped < _CLOSER * straight)
+        found["angles"] = angles_between(stats.eigenvectors, theirs.vectors).tolist()
+    return found
 
 
 def _beside(ours: Values, theirs: Values) -> dict[str, list[float]]:
@@ -94,43 +109,9 @@ def _beside(ours: Values, theirs: Values) -> dict[str, list[float]]:
     return {name: value.tolist() for name, value in values.items()}
 
 
-def _mean_image(stats: Stats, theirs: Values, notes: list[str]) -> dict[str, float]:
-    ours = stats.mean.astype(np.float64)
-    side = min(len(ours), len(theirs))
-    if len(ours) != len(theirs):
-        larger = "ours" if len(ours) > side else "theirs"
-        notes.append(f"of the mean images the middle {side} x {side} px of {larger}")
-        ours, theirs = _middle(ours, side), _middle(theirs, side)
-    difference = np.abs(ours - theirs)
-    return {"max_abs": float(difference.max()), "mean_abs": float(difference.mean())}
-
-
 def _middle(image: Values, side: int) -> Values:
     start = (len(image) - side) // 2
     return image[start : start + side, start : start + side]
-
-
-def _directions(ours: Values, theirs: Reference, notes: list[str]) -> list[float]:
-    """The angle between the directions of each, in degrees; a direction has no sign."""
-    columns = theirs.vectors
-    if columns is None:
-        return []
-    readings = {
-        "": columns,
-        "directions taken in rows": columns.T,
-        "directions taken as blue, green, red": columns[::-1],
-        "directions taken in rows as blue, green, red": columns.T[::-1],
-    }
-    angles = {
-        reading: angles_between(ours, vectors[:, theirs.order])
-        for reading, vectors in readings.items()
-    }
-    best = min(angles, key=lambda reading: float(angles[reading].sum()))
-    if not angles[best].sum() < _CLOSER * angles[""].sum():
-        best = ""
-    if best:
-        notes.append(f"{best}, which is far closer")
-    return [float(angle) for angle in angles[best]]
 
 
 def angles_between(a: Values, b: Values) -> Values:

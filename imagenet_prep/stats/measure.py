@@ -20,7 +20,7 @@ _MOST_PX = 4096
 
 
 class Sample(NamedTuple):
-    """A picture in a page of a beton: where in the page its bytes are, and whether as JPEG."""
+    """An image in a page of a beton: where in the page its bytes are, and whether as JPEG."""
 
     key: str
     start: int
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a beton: where it begins, its SHA-256, and those of its pictures that count."""
+    """A page of a beton: where it begins, its SHA-256, and its images."""
 
     index: int
     start: int
@@ -50,19 +50,18 @@ class CropGroup:
 
 @dataclass(frozen=True, slots=True)
 class PageGroup:
-    """Pages of the file ``beton``; ``hashed``: the digest of each picture is wanted."""
+    """Pages of the file ``beton``, whose manifest has the digest of the images."""
 
     beton: Path
     pages: tuple[Page, ...]
     size_px: int
-    hashed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """The sums of a group as ``Moments`` has them, in the smallest type that holds them.
 
-    ``source`` is the digest of its pictures; without one where it was not wanted.
+    ``source`` is the digest of its images; "" for those of a beton.
     """
 
     sum: NDArray[np.unsignedinteger]
@@ -71,8 +70,8 @@ class Part:
     source: str
 
 
-class BadPictureError(Exception):
-    """Why some bytes are not a crop; with the key of the crop where that is not known."""
+class BadImageError(Exception):
+    """Why some bytes are not a crop; ``key`` names the crop or page where the caller cannot."""
 
     def __init__(self, reason: str, key: str = "") -> None:
         super().__init__(reason)
@@ -80,7 +79,7 @@ class BadPictureError(Exception):
 
 
 def measure(group: CropGroup | PageGroup) -> Part | Failed:
-    """One group -> its Part, or the first picture (or page) that is not as it should be."""
+    """One group -> its Part, or the first image (or page) that is not as it should be."""
     import numpy as np
 
     from imagenet_prep.stats.moments import Accumulator
@@ -88,15 +87,15 @@ def measure(group: CropGroup | PageGroup) -> Part | Failed:
     total = Accumulator(group.size_px)
     pixels = np.empty((group.size_px, group.size_px, 4), np.uint8)
     pairs = []
-    pictures = _crops(group) if isinstance(group, CropGroup) else _samples(group)
+    images = _crops(group) if isinstance(group, CropGroup) else _samples(group)
     key = ""
     try:
-        for key, data, is_jpeg in pictures:
+        for key, data, is_jpeg in images:
             (take_jpeg if is_jpeg else take_raw)(data, pixels)
             total.add(pixels)
-            if isinstance(group, CropGroup) or group.hashed:
+            if isinstance(group, CropGroup):
                 pairs.append((key, hashlib.sha256(data).hexdigest()))
-    except BadPictureError as error:
+    except BadImageError as error:
         return Failed(error.key or key, str(error))
     moments = total.moments()
     smallest = np.min_scalar_type(255 * moments.count)
@@ -110,12 +109,12 @@ def _crops(group: CropGroup) -> Iterator[tuple[str, bytes, bool]]:
 
 
 def read_file(path: str, key: str) -> bytes:
-    """The bytes of a file; BadPictureError with ``key`` if it cannot be read."""
+    """The bytes of a file; BadImageError with ``key`` if it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a million of them
             return file.readall()
     except OSError as error:
-        raise BadPictureError(f"cannot be read ({error.strerror})", key) from None
+        raise BadImageError(f"cannot be read ({error.strerror})", key) from None
 
 
 def _samples(group: PageGroup) -> Iterator[tuple[str, bytes, bool]]:
@@ -126,20 +125,20 @@ def _samples(group: PageGroup) -> Iterator[tuple[str, bytes, bool]]:
                 file.seek(page.start)
                 data = file.read(page.size_bytes)
         except OSError as error:
-            raise BadPictureError(f"cannot be read ({error.strerror})", name) from None
+            raise BadImageError(f"cannot be read ({error.strerror})", name) from None
         if hashlib.sha256(data).hexdigest() != page.digest:
-            raise BadPictureError("is not what was written", name)
+            raise BadImageError("is not what was written", name)
         for sample in page.samples:
             yield sample.key, data[sample.start :][: sample.size_bytes], sample.is_jpeg
 
 
 def take_raw(data: bytes, pixels: NDArray[np.uint8]) -> None:
-    """S² pixels of three bytes -> ``pixels`` (S, S, 4) uint8; BadPictureError for others."""
+    """S² pixels of three bytes -> ``pixels`` (S, S, 4) uint8; BadImageError for others."""
     import numpy as np
 
     side = len(pixels)
     if len(data) != 3 * side**2:
-        raise BadPictureError(f"has {len(data)} bytes, and not those of {side}x{side} pixels")
+        raise BadImageError(f"has {len(data)} bytes, and not those of {side}x{side} pixels")
     # Four bytes from every third on: the fourth, which nobody looks at, is the next red.
     words = np.ndarray((side**2,), np.uint32, data + b"\0", strides=(3,))
     pixels.reshape(-1).view(np.uint32)[:] = words
@@ -148,7 +147,7 @@ def take_raw(data: bytes, pixels: NDArray[np.uint8]) -> None:
 def take_jpeg(data: bytes, pixels: NDArray[np.uint8]) -> None:
     """JPEG bytes -> ``pixels`` (S, S, 4) uint8: red, green, blue and one of any value.
 
-    Raises BadPictureError for anything that is not a whole, square, 8-bit RGB or grey JPEG
+    Raises BadImageError for anything that is not a whole, square, 8-bit RGB or grey JPEG
     of S pixels a side.
     """
     from imagenet_prep.jpeg.turbo import decode_into
@@ -156,25 +155,25 @@ def take_jpeg(data: bytes, pixels: NDArray[np.uint8]) -> None:
     side = jpeg_side(data)
     if side != len(pixels):
         size_px = len(pixels)
-        raise BadPictureError(f"is {side}x{side} where the first crop is {size_px}x{size_px}")
+        raise BadImageError(f"is {side}x{side} where the first crop is {size_px}x{size_px}")
     try:
         decode_into(data, pixels)
     except ValueError as error:
-        raise BadPictureError(str(error)) from None
+        raise BadImageError(str(error)) from None
 
 
 def jpeg_side(data: bytes) -> int:
-    """JPEG bytes -> the side of the picture, by their header; raises what ``take_jpeg`` does."""
+    """JPEG bytes -> the side of the image, by their header; raises what ``take_jpeg`` does."""
     try:
         frame = jpeg_frame(data)
     except ValueError as error:
-        raise BadPictureError(str(error)) from None
+        raise BadImageError(str(error)) from None
     side = frame.width
     if frame.height != side:
-        raise BadPictureError(f"is {side}x{frame.height}, and crops are square")
+        raise BadImageError(f"is {side}x{frame.height}, and crops are square")
     if not 0 < side <= _MOST_PX:
-        raise BadPictureError(f"is {side}x{side}, and crops have at most {_MOST_PX} pixels a side")
+        raise BadImageError(f"is {side}x{side}, and crops have at most {_MOST_PX} pixels a side")
     if frame.components not in (1, 3):
-        kind = "a CMYK picture" if frame.components == 4 else "neither grey nor in colour"
-        raise BadPictureError(f"is {kind}, and crops are RGB")
+        kind = "a CMYK image" if frame.components == 4 else "neither grey nor in colour"
+        raise BadImageError(f"is {kind}, and crops are RGB")
     return side

@@ -1,4 +1,4 @@
-"""Pictures of a data set for people: values in -> PNG bytes out.
+"""Images of a data set for people: values in -> PNG bytes out.
 
 Drawn with matplotlib's own canvas object, so that nothing global is touched and no
 display is needed. Units: 0-255 levels.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DPI = 100
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _TITLE_LETTERS = 24
-# The picture of statistics: as wide as print on a phone is still read.
+# The image of statistics: as wide as print on a phone is still read.
 _WIDTH_IN, _HEIGHT_IN, _MARGIN_IN = 6.0, 10.15, 0.2
 _STATS_DPI = 200
 _STEPS = range(-3, 4)
@@ -32,13 +32,13 @@ _CHANNELS = "RGB"
 def contact_sheet(
     images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns: int = 8
 ) -> bytes:
-    """Pictures (H, W, 3) uint8 with a title under each -> one PNG, ``columns`` to a row.
+    """Images (H, W, 3) uint8 with a title under each -> one PNG, ``columns`` to a row.
 
     Long titles are cut; letters that the font lacks become a box. Raises ValueError when
-    there is no picture or not one title for each.
+    there is no image or not one title for each.
     """
     if not images or len(images) != len(titles):
-        raise ValueError(f"{len(images)} pictures and {len(titles)} titles")
+        raise ValueError(f"{len(images)} images and {len(titles)} titles")
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
     figure = _figure(1.75 * columns, 2.0 * rows)
@@ -47,14 +47,14 @@ def contact_sheet(
         axis.set_axis_off()
     for axis, image, title in zip(axes, images, titles, strict=False):
         axis.imshow(image)
-        # Below the picture, in the axis's own units: 0 is its lower edge.
+        # Below the image, in the axis's own units: 0 is its lower edge.
         _write(axis, 0.5, -0.04, title, size=8, ha="center", va="top")
     figure.subplots_adjust(0.01, 0.5 / (2.0 * rows) * 0.6, 0.99, 0.995, wspace=0.06, hspace=0.14)
     return _png(figure)
 
 
-def stats_picture(stats: Stats, example: NDArray[np.uint8], lighting: float = 0.1) -> bytes:
-    """Statistics and one picture (S, S, 3) uint8 -> a PNG that shows what they mean.
+def stats_image(stats: Stats, example: NDArray[np.uint8], lighting: float = 0.1) -> bytes:
+    """Statistics and one image (S, S, 3) uint8 -> a PNG that shows what they mean.
 
     The mean image; its deviation from its channel means, amplified, with the scale; the three
     directions of colour with their standard deviations, largest first; and ``example`` with
@@ -63,7 +63,7 @@ def stats_picture(stats: Stats, example: NDArray[np.uint8], lighting: float = 0.
     a phone shows it as wide as it is.
     """
     figure = _figure(_WIDTH_IN, _HEIGHT_IN, _STATS_DPI)
-    count = f"{stats.count:,} picture{'s' if stats.count != 1 else ''}"
+    count = f"{stats.count:,} image{'s' if stats.count != 1 else ''}"
     size = f"{stats.size_px} × {stats.size_px} pixels"
     _text(figure, _MARGIN_IN, 0.12, f"{count} of {size}", size=13, weight="bold")
     _draw_means(figure, stats)
@@ -88,7 +88,7 @@ def _draw_means(figure: Figure, stats: Stats) -> None:
     values = zip(("red", "green", "blue"), stats.channel_mean, strict=True)
     means = "   ".join(f"{name} {value:.1f}" for name, value in values)
     _text(figure, _MARGIN_IN, below, f"channel means\n{means}", size=9, linespacing=1.35)
-    # What a grey of the picture beside it stands for; a colour does so for each channel.
+    # What a grey of the image beside it stands for; a colour does so for each channel.
     most = 127 / factor
     greys = np.repeat(np.arange(1, 256, dtype=np.uint8)[None, :, None], 3, axis=2)
     _strip(figure, greys, second, below + 0.03, side, 0.16)
@@ -138,7 +138,7 @@ def _draw_lighting(
         figure,
         _MARGIN_IN,
         top + 0.22,
-        f"one picture at −3 … +3 sd of training's noise, {lighting:g} × those above; in levels",
+        f"one image at −3 … +3 sd of training's noise, {lighting:g} × those above; in levels",
         size=9,
     )
     gap = 0.05
