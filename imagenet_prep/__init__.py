@@ -1,5 +1,5 @@
-"""Raw pictures -> 256×256 crops, exact statistics and verified FFCV betons."""
+"""Raw images -> 256×256 crops, exact statistics and verified FFCV beton files."""
 
 __version__ = "0.1.0"
-FAREWELL = "interrupted; the same command continues"
-"""What is said after Ctrl-C."""
+INTERRUPTED_MESSAGE = "interrupted; the same command continues"
+"""Printed after Ctrl-C."""

@@ -1,8 +1,8 @@
-"""The door of ``imagenet-prep`` and ``python -m imagenet_prep``."""
+"""The console script ``imagenet-prep`` and ``python -m imagenet_prep``."""
 
 from __future__ import annotations
 
-from imagenet_prep import FAREWELL
+from imagenet_prep import INTERRUPTED_MESSAGE
 from imagenet_prep.core.entry import enter
 
 
@@ -14,7 +14,7 @@ def _command_line() -> None:
 
 def main() -> None:
     """The console script."""
-    enter("imagenet-prep", FAREWELL, _command_line)
+    enter("imagenet-prep", INTERRUPTED_MESSAGE, _command_line)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The doorway of the betons: ``imagenet-prep build``, ``verify`` and ``info``."""
+"""``imagenet-prep build``, ``verify`` and ``info``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from imagenet_prep.cli import results as outcome
+from imagenet_prep.cli import results
 from imagenet_prep.cli.options import (
     FILE,
     FOLDER,
+    PROGRAM,
     Where,
     jobs_option,
     json_option,
@@ -24,7 +25,7 @@ from imagenet_prep.cli.options import (
     warn_stock_pillow,
     where_options,
 )
-from imagenet_prep.core.console import Bar
+from imagenet_prep.core.console import Bar, say
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.names import SPLITS, STATS_NAME
 from imagenet_prep.dataset.shards import MOST_SHARDS, check_way, find_betons
@@ -59,7 +60,7 @@ def _subset(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         return Packing(subset=int(value) if value.isdecimal() else float(value)).subset
     except ValueError:
         raise click.BadParameter(
-            f"{value!r} is neither a number of samples (1000) nor a share (0.1)"
+            f"{value!r} is neither a count (1000) nor a fraction in (0, 1]"
         ) from None
 
 
@@ -89,8 +90,7 @@ def _shard_size(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 
 def packing_options(command: Callable[..., None]) -> Callable[..., None]:
-    """How crops become betons: the options, which the command gets as one ``packing``, the
-    fields of Packing by name."""
+    """The fields of Packing, which the command gets by name as one dict ``packing``."""
 
     @functools.wraps(command)
     def with_packing(
@@ -108,74 +108,77 @@ def packing_options(command: Callable[..., None]) -> Callable[..., None]:
         packing = Packing(format, shuffle, subset, page_size, shards, shard_size)
         command(packing=asdict(packing), **options)
 
-    for option in (
-        click.option(
-            "--shard-size",
-            metavar="SIZE",
-            callback=_shard_size,
-            help="The same in as many files as it takes for none to be larger, such as 4GB or "
-            "500MB (powers of 1000), 4GiB or 4G (of 1024).",
-        ),
-        click.option(
-            "--shards",
-            metavar="N",
-            type=click.IntRange(min=1, max=MOST_SHARDS),
-            help="In N files, train-00000-of-0000N.beton and so on, of equal numbers of samples: "
-            "one data set, called 'train-*.beton' (in quotes) from then on.",
-        ),
-        click.option(
-            "--page-size",
-            metavar="SIZE",
-            callback=_page_size,
-            help="A power of two from 2M to 1G.  [default: fits the samples, 2M or more]",
-        ),
-        click.option(
-            "--subset",
-            metavar="N|SHARE",
-            callback=_subset,
-            help="At most N samples of each split, or a share of them such as 0.1: always the "
-            "same ones, chosen by hash, and smaller subsets are parts of larger ones.",
-        ),
-        click.option(
-            "--shuffle",
-            metavar="SEED|off",
-            callback=_shuffle,
-            default="0",
-            show_default=True,
-            help="Seed of the order in the file; off: in that of the paths, class by class.",
-        ),
-        click.option(
-            "--format",
-            metavar="jpeg|raw|mixed:P",
-            callback=_format,
-            default="jpeg",
-            show_default=True,
-            help="The crops' own JPEG bytes; their pixels; or a share P as JPEG, the rest raw.",
-        ),
-    ):
+    for option in reversed(_PACKING):
         with_packing = option(with_packing)
     return with_packing
 
 
-@click.command(short_help="Packs the crops into betons.")
+_PACKING = (
+    click.option(
+        "--format",
+        metavar="jpeg|raw|mixed:P",
+        callback=_format,
+        default="jpeg",
+        show_default=True,
+        help="Samples: JPEG bytes of the crops, raw pixels, or a fraction P as JPEG, the rest raw.",
+    ),
+    click.option(
+        "--shuffle",
+        metavar="SEED|off",
+        callback=_shuffle,
+        default="0",
+        show_default=True,
+        help="Seed of the order in the file; off: order of the paths, class by class.",
+    ),
+    click.option(
+        "--subset",
+        metavar="N|FRACTION",
+        callback=_subset,
+        help="Count or fraction in (0, 1] of the samples per split: always the same ones, and "
+        "a smaller subset is part of a larger one.  [default: all]",
+    ),
+    click.option(
+        "--page-size",
+        metavar="SIZE",
+        callback=_page_size,
+        help="Page size: power of two, 2M to 1G.  [default: smallest that fits the samples]",
+    ),
+    click.option(
+        "--shards",
+        metavar="N",
+        type=click.IntRange(min=1, max=MOST_SHARDS),
+        help="Number of files train-00000-of-0000N.beton, ... with equal numbers of samples, "
+        "later named together as 'train-*.beton' (with quotes).  [default: one file]",
+    ),
+    click.option(
+        "--shard-size",
+        metavar="SIZE",
+        callback=_shard_size,
+        help="Largest size of a file, such as 4GB or 500MB (powers of 1000), 4GiB or 4G (of "
+        "1024); as many shards as that takes.",
+    ),
+)
+
+
+@click.command(short_help="Pack crops into beton files.")
 @click.option(
     "--src", type=FOLDER, default=Path("cropped"), show_default=True, help="Folder of crops."
 )
 @click.option(
-    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder for the betons."
+    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder of the beton files."
 )
 @click.option(
     "--stats",
     "stats_file",
     type=FOLDER,
-    help=f"The statistics of the training crops.  [default: {STATS_NAME} in --src]",
+    help=f"Statistics file of the training crops.  [default: {STATS_NAME} in --src]",
 )
 @click.option(
     "--split",
     "splits",
     type=click.Choice(SPLITS),
     multiple=True,
-    help="Only this split; can be given again.  [default: all that there are]",
+    help="Split; may be given several times.  [default: all splits]",
 )
 @packing_options
 @where_options
@@ -189,11 +192,10 @@ def build(
     as_json: bool,
     packing: dict[str, Any],
 ) -> None:
-    """Packs the crops into train.beton, val.beton, ..., with manifest and statistics.
+    """Pack crops into train.beton, val.beton, ..., with manifest and statistics.
 
-    Betons of the same names are replaced. Betons of another number of shards are not: they are
-    named, and nothing is done until they are deleted or moved; with --shard-size that shows for
-    each split when its turn comes.
+    Files of the same names are replaced. Files of a build with another number of shards are an
+    error: delete or move them first.
 
     \b
     Example: imagenet-prep build --src cropped --dst . --format mixed:0.5
@@ -205,7 +207,7 @@ def build(
         value = make_betons(
             where.path(src), where.path(dst), statistics, jobs, splits=splits, **packing
         )
-    print_result(as_json, value, outcome.build_lines(value))
+    print_result(as_json, value, results.build_lines(value))
 
 
 def make_betons(
@@ -217,6 +219,7 @@ def make_betons(
     splits: Sequence[str] = (),
     **packing: Any,
 ) -> dict[str, Any]:
+    """Builds the splits with a progress bar -> the JSON value of ``build``."""
     from imagenet_prep.beton.build import build_beton
     from imagenet_prep.core.files import file_digest
     from imagenet_prep.dataset.classes import load_classes
@@ -226,71 +229,70 @@ def make_betons(
     start = time.perf_counter()
     found = Crops(src)
     statistics = load_stats(stats_file)
-    classes = load_classes(src)
-    digest = file_digest(stats_file)
-    betons = []
     chosen = [s for s in SPLITS if s in splits] or found.splits or ("train",)
     require_way(dst, chosen, **packing)
     _require_samples({split: found.counts.get(split, 0) for split in chosen}, **packing)
-    bar = Bar()
-    try:
+    common = {
+        "stats": statistics,
+        "stats_digest": file_digest(stats_file),
+        "classes": load_classes(src),
+        "crop_settings": found.settings,
+        "jobs": jobs,
+        **packing,
+    }
+    betons = []
+    with Bar() as bar:
         for split in chosen:
-            path = dst / f"{split}.beton"
-            manifest = build_beton(
-                src,
-                split,
-                path,
-                stats=statistics,
-                stats_digest=digest,
-                classes=classes,
-                crops=found.of(split),
-                crop_settings=found.settings,
-                jobs=jobs,
-                progress=bar,
-                **packing,
-            )
-            betons.append(outcome.beton_value(path, manifest))
-    finally:
-        bar.close()
+            path, crops = dst / f"{split}.beton", found.of(split)
+            manifest = build_beton(src, split, path, crops=crops, progress=bar, **common)
+            betons.append(results.beton_value(path, manifest))
     seconds = time.perf_counter() - start
-    rate = outcome.rate(sum(beton["samples"] for beton in betons), seconds)
+    rate = results.rate(sum(beton["samples"] for beton in betons), seconds)
     return {"betons": betons, "seconds": round(seconds, 3), "images_per_second": rate}
 
 
 def _require_samples(
     counts: dict[str, int], *, shards: int | None, subset: int | float | None, **_: Any
 ) -> None:
-    """UsageError, before anything is built, for a split with fewer samples than files."""
+    """UsageError for a split with fewer samples than files, before anything is built."""
     from imagenet_prep.beton.options import subset_count
 
     for split, available in counts.items():
         count = subset_count(available, subset)
         if count and shards is not None and shards > count:
             raise UsageError(
+                "build.too_many_shards",
                 f"--shards: the {count} samples of {split} cannot fill {shards} files; choose at "
-                f"most {count}, or build the splits one by one with --split"
+                f"most {count}, or build one split at a time with --split",
             )
 
 
 def require_way(
     dst: Path, splits: Sequence[str], *, shards: int | None, shard_size: int | None, **_: Any
 ) -> None:
-    """UsageError where betons of other shards lie where those of ``splits`` are to be made; of
-    a number that is not known yet (``shard_size``) that is seen when they are built."""
+    """UsageError where files of another number of shards are in ``dst``; with ``shard_size`` the
+    number is known, and checked, only when a split is built."""
     for split in splits:
         if shard_size is None:
             check_way(dst / f"{split}.beton", shards)
 
 
-@click.command(short_help="Checks every byte of a beton.")
+@click.command(short_help="Check every byte of a beton file.")
 @click.argument("files", metavar="FILE...", type=FOLDER, nargs=-1, required=True)
-@click.option("--decode", is_flag=True, help="Decode every picture too.")
+@click.option("--decode", is_flag=True, help="Also decode every image.")
 @jobs_option
 @json_option
-def verify(files: tuple[Path, ...], decode: bool, jobs: int | None, as_json: bool) -> None:
-    """Checks every byte of a beton, its manifest and its statistics; names damaged samples.
+@click.pass_context
+def verify(
+    context: click.Context,
+    files: tuple[Path, ...],
+    decode: bool,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Check every byte of a beton file, its manifest and its statistics; list damaged samples.
 
-    FILE... are all the shards of a set, or a pattern in quotes that means them.
+    FILE... is one beton file, or all shards of a set, or a pattern of them in quotes.
 
     \b
     Example: imagenet-prep verify train.beton --decode
@@ -300,31 +302,35 @@ def verify(files: tuple[Path, ...], decode: bool, jobs: int | None, as_json: boo
 
     start = time.perf_counter()
     betons = find_betons(*files)
-    bar = Bar()
-    try:
+    with Bar() as bar:
         report = check_betons(betons, decode=decode, jobs=jobs, progress=bar)
-    finally:
-        bar.close()
-    value = outcome.verify_value(report, betons, time.perf_counter() - start)
-    print_result(as_json, value, outcome.verify_lines(value))
-    if not report.good:
-        raise ToolError(
-            f"{betons}: is damaged ({len(report.damaged)} of {report.samples} samples); "
-            "build it again with imagenet-prep build"
-        )
+    value = results.verify_value(report, betons, time.perf_counter() - start)
+    if report.good:
+        print_result(as_json, value, results.verify_lines(value))
+        return
+    count = f"{len(report.damaged)} of {report.samples} samples"
+    error = ToolError(
+        "beton.damaged",
+        f"{betons}: is damaged ({count}); build it again with imagenet-prep build",
+    )
+    value["error"] = {"code": error.code, "message": str(error)}
+    print_result(as_json, value, results.verify_lines(value))
+    say(f"{PROGRAM}: {error}")
+    context.exit(error.status)
 
 
-@click.command(short_help="Says what a file or folder is.")
+@click.command(short_help="Describe a file, a folder or this installation.")
 @click.argument("files", metavar="[FILE...]", type=FOLDER, nargs=-1)
-@click.option("--picture", type=FILE, help="Draw a contact sheet of a beton into this PNG.")
+@click.option("--image", type=FILE, help="PNG file for the first samples of a beton file.")
 @json_option
-def info(files: tuple[Path, ...], picture: Path | None, as_json: bool) -> None:
-    """Says what a beton, a statistics file or a folder of crops is; alone, what is installed.
+def info(files: tuple[Path, ...], image: Path | None, as_json: bool) -> None:
+    """Describe a beton file, a statistics file or a folder of crops; without FILE: this
+    installation, its libraries and the image formats that it reads.
 
-    FILE... is one of them, or all the shards of a set, or a pattern in quotes that means them.
+    FILE... may also be all shards of a set, or a pattern of them in quotes.
 
     \b
-    Example: imagenet-prep info train.beton --picture train.png
+    Example: imagenet-prep info train.beton --image train.png
     In shards: imagenet-prep info 'train-*.beton'
     """
     from imagenet_prep.cli import info as describe
@@ -337,7 +343,7 @@ def info(files: tuple[Path, ...], picture: Path | None, as_json: bool) -> None:
     elif len(files) == 1 and files[0].suffix == ".npz":
         value = describe.about_stats(files[0])
     else:
-        value = describe.about_betons(find_betons(*files, part=True), picture)
-    if picture is not None and value["what"] != "beton":
-        raise UsageError("--picture: draws the pictures of a beton; name one")
-    print_result(as_json, value, outcome.info_lines(value))
+        value = describe.about_betons(find_betons(*files, part=True), image)
+    if image is not None and value["what"] != "beton":
+        raise UsageError("info.image", "--image: needs a beton file; name one")
+    print_result(as_json, value, results.info_lines(value))

@@ -1,4 +1,4 @@
-"""The commands around crops: ``crop``, ``merge`` and ``failures``."""
+"""``imagenet-prep crop``, ``merge`` and ``failures``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from imagenet_prep.cli import results as outcome
+from imagenet_prep.cli import results
 from imagenet_prep.cli.options import (
     FOLDER,
     Where,
@@ -33,25 +33,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def source_options(command: F) -> F:
-    """Where raw pictures come from: --src, --layout, --classes."""
+    """The raw images: --src, --layout, --classes."""
     for option in (
         click.option(
             "--classes",
             type=location_of,
             metavar="PATH|URL",
-            help="File of the classes to take, one a line, a readable name after a tab or comma.",
+            help="List of classes: one per line, with an optional name after a tab or comma.",
         ),
         click.option(
             "--layout",
             type=click.Choice(LAYOUTS),
-            help="How --src is organised.  [default: recognised]",
+            help="Layout of --src.  [default: recognised]",
         ),
         click.option(
             "--src",
             type=location_of,
             metavar="PATH|URL",
             required=True,
-            help="Raw pictures: a folder, archives or a list; a path or a URL (s3://bucket/raw).",
+            help="Raw images: path or URL (s3://bucket/raw) of a folder, an archive or a list.",
         ),
     ):
         command = option(command)
@@ -59,7 +59,7 @@ def source_options(command: F) -> F:
 
 
 def crop_options(command: F) -> F:
-    """How pictures become crops: the fields of CropSettings, and --max-failures."""
+    """The fields of CropSettings, and --max-failures."""
     for option in (
         click.option(
             "--max-failures",
@@ -67,18 +67,24 @@ def crop_options(command: F) -> F:
             callback=_limit,
             default="none",
             show_default=True,
-            help="Stop when more pictures than this fail.",
+            help="Number of failed images that ends the run with an error when it is exceeded.",
         ),
-        _choice("truncated", TRUNCATED, "Incomplete files: fail, or keep what is there."),
-        _choice("exif", EXIF, "Turn pictures as their EXIF orientation says, or not."),
-        _choice("filter", FILTERS, "Antialiasing filter."),
-        _choice("fit", FITS, "Short side to --size and cut out the centre; or squash it all."),
+        _choice(
+            "truncated", TRUNCATED, "Incomplete files: failure, or crop of the part that decodes."
+        ),
+        _choice("exif", EXIF, "EXIF orientation: applied, or ignored."),
+        _choice("filter", FILTERS, "Resampling filter."),
+        _choice(
+            "fit",
+            FITS,
+            "Shape: centre crop after scaling the short side to --size, or whole image squashed.",
+        ),
         click.option(
             "--quality",
             type=click.IntRange(min=1, max=100),
             default=CropSettings.quality,
             show_default=True,
-            help="JPEG quality of the crops.",
+            help="JPEG quality of the crops, 1 to 100.",
         ),
         size_option,
     ):
@@ -102,12 +108,15 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
     )
 
 
-@click.command(short_help="Makes a square crop of every picture.")
+@click.command(short_help="Crop every image to a square.")
 @source_options
-@click.option("--dst", type=FOLDER, required=True, help="Folder for the crops.")
+@click.option("--dst", type=FOLDER, required=True, help="Folder of the crops.")
 @crop_options
 @click.option(
-    "--part", metavar="K/N", callback=part_of, help="Only the K-th of N parts, to be merged."
+    "--part",
+    metavar="K/N",
+    callback=part_of,
+    help="K-th of N parts of the images, joined later by merge.",
 )
 @where_options
 @json_option
@@ -119,26 +128,26 @@ def crop(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Makes a square crop of every picture: short side to --size, then the centre.
+    """Crop every image to a square: short side scaled to --size, then the centre.
 
-    Does only what is missing or changed, so an interrupted run goes on where it was.
+    Only missing and changed images are done, so an interrupted run continues.
 
     \b
     Example: imagenet-prep crop --src raw --dst cropped
     \b
-    On two machines, which share the disk or whose crops are copied together afterwards:
+    On two machines that share a disk, or whose crops are copied into one folder:
       imagenet-prep crop --src raw --dst cropped --part 1/2
       imagenet-prep crop --src raw --dst cropped --part 2/2
       imagenet-prep merge cropped
 
     \b
-    On the machines of a Dask cluster that share the disk:
+    On a Dask cluster whose machines share the disk:
       imagenet-prep crop --src raw --dst cropped --backend dask --address tcp://head:8786
     """
     warn_stock_pillow()
     with where.workers(reads=[src], writes=[dst]) as jobs:
         report = make_crops(where.path(src), where.path(dst), part=part, jobs=jobs, **options)
-    print_result(as_json, outcome.crop_value(report), outcome.crop_lines(report, dst))
+    print_result(as_json, results.crop_value(report), results.crop_lines(report, dst))
 
 
 def make_crops(
@@ -152,12 +161,11 @@ def make_crops(
     part: tuple[int, int] | None = None,
     **settings: Any,
 ) -> CropReport:
-    """Runs ``run_crop`` with a bar; ``settings`` are the fields of CropSettings."""
+    """Runs ``run_crop`` with a progress bar; ``settings`` are the fields of CropSettings."""
     from imagenet_prep.crop.run import run_crop
     from imagenet_prep.dataset.journal import Part
 
-    bar = Bar()
-    try:
+    with Bar() as bar:
         return run_crop(
             src,
             dst,
@@ -169,17 +177,16 @@ def make_crops(
             part=None if part is None else Part(*part),
             progress=bar,
         )
-    finally:
-        bar.close()
 
 
-@click.command(short_help="Joins the parts of a crop.")
+@click.command(short_help="Join the parts of a crop.")
 @click.argument("folder", type=FOLDER, default="cropped")
 @json_option
 def merge(folder: Path, as_json: bool) -> None:
-    """Joins what crop --part 1/N to N/N have made in one folder, as one run would have left it.
+    """Join the results of crop --part 1/N to N/N in FOLDER (default: cropped).
 
-    Where the parts were made on disks of their own, copy them into one folder first.
+    The result is the same as that of one run. Parts on separate disks are first copied into one
+    folder.
 
     \b
     Example: imagenet-prep merge cropped
@@ -187,26 +194,26 @@ def merge(folder: Path, as_json: bool) -> None:
     from imagenet_prep.crop.merge import merge_parts
 
     report = merge_parts(folder)
-    value = outcome.crop_merge_value(report)
-    print_result(as_json, value, outcome.crop_merge_lines(value, folder))
+    value = results.crop_merge_value(report)
+    print_result(as_json, value, results.crop_merge_lines(value, folder))
 
 
-@click.command(short_help="Lists the sources that gave no crop.")
+@click.command(short_help="List the images that failed.")
 @click.argument("folder", type=FOLDER, default="cropped")
-@click.option("--reason", help="Only those whose reason contains this text.")
+@click.option("--reason", help="Text that the reason must contain.")
 @json_option
 def failures(folder: Path, reason: str | None, as_json: bool) -> None:
-    """Lists the sources that gave no crop: one a line, a tab, the reason.
+    """List the images of FOLDER (default: cropped) that failed: path, tab, reason.
 
-    Made for other programs, to fetch the files again; --json counts them by reason as well, and
-    has names as they are where here a line break or tab in one is written as \\n or \\t.
+    Line breaks and tabs in a path are written as \\n and \\t; --json has paths as they are, and
+    counts by reason.
 
     \b
     Example: imagenet-prep failures cropped | cut -f1
     """
     from imagenet_prep.dataset.journal import all_rows
 
-    # Also of a run that was stopped, perhaps because of them.
+    # Also of a run that ended early, perhaps because of them.
     with all_rows(folder) as journal:
         failed = journal.execute(
             "SELECT key, remark FROM source WHERE status = 'failed' AND instr(remark, ?) "

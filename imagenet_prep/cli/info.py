@@ -1,4 +1,4 @@
-"""What is installed, and what a file or folder is: values for ``imagenet-prep info``."""
+"""Values of ``imagenet-prep info``: this installation, or a file or folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import load_stats
 
 _PACKAGES = ("imagenet-alexnet", "pillow-simd", "Pillow", "numpy", "joblib", "ffcv", "torch")
-_SHEET_PICTURES = 48
+_LIBRARIES = ("littlecms2", "jpg_2000", "webp", "libtiff", "zlib")
+_SHEET_IMAGES = 48
 
 
 def _pillow() -> tuple[str, bool]:
@@ -30,19 +31,19 @@ def _pillow() -> tuple[str, bool]:
 
 
 def stock_pillow() -> str | None:
-    """A sentence of warning where the module PIL is not pillow-simd."""
+    """A warning where the module PIL is not pillow-simd, else None."""
     version, is_simd = _pillow()
     if is_simd:
         return None
     return (
-        f"the module PIL here is stock Pillow {version}, not pillow-simd: pictures come out the "
-        "same, more slowly; make env puts pillow-simd in its place"
+        f"the module PIL here is stock Pillow {version}, not pillow-simd: the crops are the same, "
+        "but made more slowly; install pillow-simd with make env"
     )
 
 
 def installed() -> dict[str, Any]:
-    """Versions, what the module PIL can read, and the processors of this process."""
-    from PIL import features
+    """Versions, the libraries and formats of the module PIL, and the number of processors."""
+    from PIL import Image, features
 
     from imagenet_prep.workers.processes import resolve_jobs
 
@@ -52,6 +53,7 @@ def installed() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
+    Image.init()
     avif = features.check("avif") or importlib.util.find_spec("pillow_avif") is not None
     jpeg = "libjpeg_turbo" if features.check_feature("libjpeg_turbo") else "jpg"
     return {
@@ -65,6 +67,10 @@ def installed() -> dict[str, Any]:
             "tiff": bool(features.check("libtiff")),
         },
         "libjpeg": f"{jpeg} {features.version(jpeg)}",
+        "libraries": {
+            name: features.version(name) if features.check(name) else None for name in _LIBRARIES
+        },
+        "reads": sorted(Image.OPEN),
         "cpus": resolve_jobs(None),
     }
 
@@ -98,26 +104,26 @@ def about_crops(path: Path) -> dict[str, Any]:
     }
 
 
-def about_betons(betons: Betons, picture: Path | None) -> dict[str, Any]:
-    """What a beton, or the shards of a set, and their manifests say; with ``picture`` the first
-    samples in a PNG there."""
+def about_betons(betons: Betons, image: Path | None) -> dict[str, Any]:
+    """The contents of a beton file, or of the shards of a set; with ``image`` also a PNG of the
+    first samples there."""
     from imagenet_prep.beton.format import read_index
 
     manifest = betons.manifest
     labels: Counter[int] = Counter()
     for path in betons.paths:
         labels.update(read_index(path).samples["label"].tolist())
-    if picture is not None:
+    if image is not None:
         from imagenet_prep.beton.build import read_samples
         from imagenet_prep.stats.plot import contact_sheet
 
         samples: list[Any] = []
         for path in betons.paths:
-            if len(samples) < _SHEET_PICTURES:
-                samples += read_samples(path, _SHEET_PICTURES - len(samples))
+            if len(samples) < _SHEET_IMAGES:
+                samples += read_samples(path, _SHEET_IMAGES - len(samples))
         titles = [manifest.readable.get(name, name) for name in manifest.classes]
-        png = contact_sheet([image for image, _ in samples], [titles[n] for _, n in samples])
-        with publish(picture) as temporary:
+        png = contact_sheet([pixels for pixels, _ in samples], [titles[n] for _, n in samples])
+        with publish(image) as temporary:
             temporary.write_bytes(png)
     return {
         "what": "beton",
@@ -150,7 +156,7 @@ def about_betons(betons: Betons, picture: Path | None) -> dict[str, Any]:
 
 
 def _shards(betons: Betons) -> dict[str, Any]:
-    """Of a set of shards its files; of one shard alone, which one it is; else nothing."""
+    """The files of a set of shards; for one shard of a set its number; else nothing."""
     manifest = betons.manifest
     if not manifest.set:
         return {}
@@ -160,5 +166,5 @@ def _shards(betons: Betons) -> dict[str, Any]:
 
 
 def about_stats(path: Path) -> dict[str, Any]:
-    """What a statistics file holds."""
+    """The figures of a statistics file."""
     return {"what": "statistics", "path": str(path), **stats_value(load_stats(path))}

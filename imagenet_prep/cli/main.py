@@ -1,7 +1,6 @@
-"""The doorway: options in, one sentence or a table out, and an exit status.
+"""``imagenet-prep``: options in, a result or one error message out, and an exit status.
 
-Only this file prints. Everything heavy is imported inside the command that needs it, so
-that ``--help`` answers at once.
+Heavy imports stand inside the commands that need them, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from typing import Any
 
 import click
 
-from imagenet_prep import FAREWELL, __version__
-from imagenet_prep.cli import results as outcome
+from imagenet_prep import INTERRUPTED_MESSAGE, __version__
+from imagenet_prep.cli import results
 from imagenet_prep.cli.build import build, info, make_betons, packing_options, require_way, verify
 from imagenet_prep.cli.crop import crop, crop_options, failures, make_crops, merge, source_options
 from imagenet_prep.cli.options import (
@@ -40,7 +39,7 @@ from imagenet_prep.storage.location import Location
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
-    """Prepares raw pictures for training, once: crops, exact statistics, betons.
+    """Prepare raw images for training: crops, exact statistics, beton files.
 
     \b
     Example:
@@ -50,15 +49,29 @@ def cli() -> None:
     """
 
 
-@cli.command(short_help="Draws a data set to try everything with.")
-@click.option("--dst", type=FOLDER, required=True, help="Folder for the pictures.")
-@click.option("--train", type=click.IntRange(min=1), default=2000, show_default=True)
-@click.option("--val", type=click.IntRange(min=0), default=500, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@cli.command(short_help="Draw a data set for a trial.")
+@click.option("--dst", type=FOLDER, required=True, help="Folder of the images.")
+@click.option(
+    "--train",
+    type=click.IntRange(min=1),
+    default=2000,
+    show_default=True,
+    help="Number of training images.",
+)
+@click.option(
+    "--val",
+    type=click.IntRange(min=0),
+    default=500,
+    show_default=True,
+    help="Number of validation images.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed."
+)
 @jobs_option
 @json_option
 def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json: bool) -> None:
-    """Draws a data set of ten classes to try everything with.
+    """Draw a data set of ten classes, and three broken files, for a trial.
 
     \b
     Example: imagenet-prep sample --dst raw --train 2000 --val 500
@@ -66,11 +79,8 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
     from imagenet_prep.sample.dataset import make_sample
 
     warn_stock_pillow()
-    bar = Bar()
-    try:
+    with Bar() as bar:
         report = make_sample(dst, train=train, val=val, seed=seed, jobs=jobs, progress=bar)
-    finally:
-        bar.close()
     rate = round(report.images_per_second, 1)
     value = {
         "images": report.images,
@@ -80,16 +90,16 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
         "dst": str(dst),
     }
     text = (
-        f"{report.images} pictures and {report.broken} broken files in {dst}: "
+        f"{report.images} images and {report.broken} broken files in {dst}: "
         f"{report.seconds:.1f} s, {rate} images/s"
     )
     print_result(as_json, value, [text])
 
 
-@cli.command(short_help="Does it all: crop, stats and build.")
+@cli.command(short_help="Run crop, stats and build.")
 @source_options
 @click.option(
-    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder for everything made."
+    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder of all results."
 )
 @crop_options
 @packing_options
@@ -106,7 +116,7 @@ def prepare(
     packing: dict[str, Any],
     **settings: Any,
 ) -> None:
-    """Does it all: --dst gets cropped/ with stats.npz, and train.beton, val.beton, ...
+    """Run crop, stats and build: cropped/ with stats.npz, train.beton, val.beton, ... in --dst.
 
     \b
     Example: imagenet-prep prepare --src raw --dst .
@@ -126,17 +136,17 @@ def prepare(
         built = make_betons(cropped, dst, stats_file, jobs, **packing)
     seconds = time.perf_counter() - start
     value = {
-        "crop": outcome.crop_value(report),
+        "crop": results.crop_value(report),
         "stats": statistics,
         "build": built,
         "betons": built["betons"],
         "seconds": round(seconds, 3),
     }
     lines = [
-        *outcome.crop_lines(report, cropped),
-        *outcome.stats_lines(statistics),
-        *outcome.build_lines(built),
-        f"all of it: {seconds:.1f} s",
+        *results.crop_lines(report, cropped),
+        *results.stats_lines(statistics),
+        *results.build_lines(built),
+        f"total: {seconds:.1f} s",
     ]
     print_result(as_json, value, lines)
 
@@ -151,16 +161,16 @@ cli.add_command(info)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Command line arguments (default: the process's) -> exit status; says what went wrong."""
+    """Command line arguments (default: the process's) -> exit status."""
     terminated: list[int] = []
     with _as_interrupt(signal.SIGTERM, terminated):
-        status = run_command(cli, PROGRAM, arguments, FAREWELL)
+        status = run_command(cli, PROGRAM, arguments, INTERRUPTED_MESSAGE)
     return TERMINATED if terminated and status == INTERRUPTED else status
 
 
 @contextlib.contextmanager
 def _as_interrupt(number: signal.Signals, received: list[int]) -> Iterator[None]:
-    """Within the block the signal ends the work as Ctrl-C does, and is added to ``received``."""
+    """In the block the signal ends the work as Ctrl-C does, and is added to ``received``."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -177,5 +187,5 @@ def _as_interrupt(number: signal.Signals, received: list[int]) -> Iterator[None]
 
 
 def main() -> None:
-    """What the door of ``imagenet-prep`` opens to."""
+    """Runs the command line of this process and exits."""
     sys.exit(run())

@@ -29,33 +29,37 @@ BACKENDS = ("local", "dask", "ray")
 
 
 class _Folder(click.Path):
-    """A path: what is made is written to a disk."""
+    """A path on a disk; a URL is refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and is_url(value):
-            self.fail(f"{shown(value)} is a URL; name a path on a disk", param, ctx)
+            self.fail(f"{shown(value)} is a URL; give a path on a disk", param, ctx)
         return super().convert(value, param, ctx)
 
 
 FOLDER = _Folder(path_type=Path)
 FILE = _Folder(path_type=Path, dir_okay=False)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result, or the error, as one JSON object."
+)
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(min=1), help="Workers.  [default: one per processor]"
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Number of worker processes.  [default: number of processors]",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Who does the work of a command: --backend, --address and --jobs."""
+    """The workers of a command: --backend, --address and --jobs."""
 
     backend: str
     address: str | None
     jobs: int | None
 
     def path(self, path: P) -> P:
-        """A file or folder under a name that workers elsewhere know it by, too."""
+        """A path that workers on a cluster know, too: absolute, except for local workers."""
         return path if self.backend == "local" or isinstance(path, Url) else path.absolute()
 
     @contextlib.contextmanager
@@ -87,14 +91,14 @@ def where_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--address",
             metavar="HOST:PORT",
-            help="The cluster of --backend.  [default: one of --jobs workers on this machine]",
+            help="Address of the cluster.  [default: start one of --jobs workers on this machine]",
         ),
         click.option(
             "--backend",
             type=click.Choice(BACKENDS),
             default="local",
             show_default=True,
-            help="Workers: processes here, or those of a Dask or Ray cluster.",
+            help="Workers: processes of this machine, a Dask cluster or a Ray cluster.",
         ),
     ):
         with_where = option(with_where)
@@ -106,7 +110,7 @@ size_option = click.option(
     type=click.IntRange(min=1, max=4096),
     default=CropSettings.size,
     show_default=True,
-    help="Side of the crops in pixels.",
+    help="Side of the crops, pixels.",
 )
 
 
@@ -129,8 +133,9 @@ def print_result(as_json: bool, value: dict[str, Any], lines: Sequence[str]) -> 
 
 
 def warn_stock_pillow() -> None:
-    from imagenet_prep.cli import info as describe
+    """Prints a warning where the module PIL is not pillow-simd."""
+    from imagenet_prep.cli.info import stock_pillow
 
-    sentence = describe.stock_pillow()
-    if sentence:
-        say(f"{PROGRAM}: warning: {sentence}")
+    warning = stock_pillow()
+    if warning:
+        say(f"{PROGRAM}: warning: {warning}")

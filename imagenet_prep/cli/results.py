@@ -1,4 +1,4 @@
-"""Outcomes -> what the command line says of them: JSON values and lines. Pure."""
+"""Results of the commands -> JSON values and lines of text. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def crop_lines(report: CropReport, dst: Path) -> list[str]:
     """The outcome of a crop for people: counts, speed, and failures by reason."""
     speed = f", {report.images_per_second:.1f} images/s" if report.tried else ""
     lines = [
-        f"{report.ok} cropped, {report.skipped} were there already, {report.failed} failed; "
+        f"{report.ok} cropped, {report.skipped} up to date, {report.failed} failed; "
         f"{report.classes} class{'es' if report.classes != 1 else ''}: "
         f"{report.seconds:.1f} s{speed}"
     ]
@@ -53,7 +53,7 @@ def crop_lines(report: CropReport, dst: Path) -> list[str]:
         lines.append(f"          and {len(report.reasons) - len(shown)} more reasons")
     lines.extend(f"{count:>8}  {remark}" for remark, count in report.remarks.items())
     if report.failed:
-        lines.append(f"          imagenet-prep failures {dst} lists them")
+        lines.append(f"          list them with: imagenet-prep failures {dst}")
     return lines
 
 
@@ -90,9 +90,7 @@ def stats_value(result: Stats) -> dict[str, Any]:
 
 
 def stats_figures(result: Stats) -> dict[str, Any]:
-    """All the figures of statistics but the mean image: what ``stats show --json`` prints."""
-    from imagenet_prep.stats.coverage import lacking
-
+    """All figures of statistics but the mean image: what ``stats show --json`` prints."""
     return {
         **stats_value(result),
         "eigenvectors": result.eigenvectors.tolist(),
@@ -100,7 +98,6 @@ def stats_figures(result: Stats) -> dict[str, Any]:
         "mean_min": float(result.mean.min()),
         "mean_max": float(result.mean.max()),
         "source": result.source,
-        "lacking": lacking(result.coverage),
     }
 
 
@@ -114,14 +111,8 @@ def _stats_rows(value: dict[str, Any]) -> list[str]:
     return [
         _figures("mean (red, green, blue)", value["channel_mean"]),
         _figures("standard deviation", value["channel_std"]),
-        _figures("along the colour directions", value["eigenstdev"]),
+        _figures("stdev along colour directions", value["eigenstdev"]),
     ]
-
-
-def _lacking(value: dict[str, Any]) -> list[str]:
-    if not value["lacking"]:
-        return []
-    return [f"a part: {value['lacking']} pictures are in other parts; merge them"]
 
 
 def stats_lines(value: dict[str, Any]) -> list[str]:
@@ -134,33 +125,21 @@ def stats_lines(value: dict[str, Any]) -> list[str]:
     ]
 
 
-def merge_lines(value: dict[str, Any]) -> list[str]:
-    """``stats_value`` with ``files``, ``lacking`` and ``out`` -> lines."""
-    files = f"{value['files']} file{'s' * (value['files'] != 1)}"
-    return [
-        f"{files}, {value['images']} crops of {value['size']} x {value['size']} px",
-        *_lacking(value),
-        *_stats_rows(value),
-        f"in {value['out']}",
-    ]
-
-
 def show_lines(value: dict[str, Any]) -> list[str]:
-    """``stats_figures`` with ``path``, ``picture`` and perhaps ``compared`` -> lines."""
+    """``stats_figures`` with ``path``, ``image`` and perhaps ``compared`` -> lines."""
     lines = [f"{value['path']}: {value['images']} crops of {value['size']} x {value['size']} px"]
-    lines += [*_lacking(value), *_stats_rows(value)]
+    lines += _stats_rows(value)
     lines += [
         _figures(f"  {name} of each direction", row, "+9.4f")
         for name, row in zip(("red", "green", "blue"), value["eigenvectors"], strict=True)
     ]
     extremes = (value["mean_min"], value["mean_max"])
-    lines.append(_figures("mean image, least and most", extremes))
+    lines.append(_figures("mean image, minimum and maximum", extremes))
     for other in value.get("compared", ()):
         file = value["compared_with"]
         lines += ["", f"beside {file if file.endswith(other['name']) else other['name']}"]
-        lines += [f"  {note}" for note in other["notes"]]
         lines += _compared_rows(other)
-    return [*lines, "", f"in {value['picture']}"]
+    return [*lines, "", f"in {value['image']}"]
 
 
 def _compared_rows(other: dict[str, Any]) -> list[str]:
@@ -174,7 +153,7 @@ def _compared_rows(other: dict[str, Any]) -> list[str]:
             rows.append(_figures(f"{name}, theirs", other[key]["theirs"]))
             rows.append(_figures(f"{name}, ours less theirs", other[key]["difference"], "+9.2f"))
     if "eigenstdev" in other:
-        rows.append(_figures("along the directions, theirs", other["eigenstdev"]["theirs"]))
+        rows.append(_figures("stdev along directions, theirs", other["eigenstdev"]["theirs"]))
         rows.append(_figures("ours over theirs", other["eigenstdev"]["ratio"], "9.4f"))
     if "angles" in other:
         rows.append(_figures("angle between directions, degrees", other["angles"]))
@@ -182,7 +161,7 @@ def _compared_rows(other: dict[str, Any]) -> list[str]:
 
 
 def beton_value(path: Path, manifest: Manifest) -> dict[str, Any]:
-    """What ``build --json`` says of one beton, or of the shards that are called after it."""
+    """The entry of ``build --json`` for one beton file, or for its shards."""
     files = shard_paths(path, manifest.shards) if manifest.set else (path,)
     return {
         "path": shard_pattern(files[0]) if manifest.set else str(path),
@@ -229,12 +208,12 @@ def verify_value(report: Report, betons: Betons, seconds: float) -> dict[str, An
 
 
 def verify_lines(value: dict[str, Any]) -> list[str]:
-    """``verify_value`` -> the verdict, or a line per fault and per damaged sample."""
+    """``verify_value`` -> one line when all is intact, else one per fault and damaged sample."""
     if value["good"]:
-        pictures = f"; {value['decoded']} pictures decode" if value["decoded"] else ""
+        images = f"; {value['decoded']} images decode" if value["decoded"] else ""
         return [
-            f"{value['path']}: every byte is as it was built: {value['samples']} samples on "
-            f"{value['pages']} pages{pictures} ({value['seconds']:.1f} s)"
+            f"{value['path']}: every byte is intact: {value['samples']} samples on "
+            f"{value['pages']} pages{images} ({value['seconds']:.1f} s)"
         ]
     several = value["files"] > 1
     samples = (
@@ -246,7 +225,7 @@ def verify_lines(value: dict[str, Any]) -> list[str]:
 
 
 def info_lines(value: dict[str, Any]) -> list[str]:
-    """What ``info`` found -> a line per member; of many classes the first ones."""
+    """A value of ``info`` -> a line per member; of many classes the first ones."""
     width = max(map(len, value))
     lines = [f"{name:<{width}}  {plain(x)}" for name, x in value.items() if name != "class_samples"]
     rows = value.get("class_samples", [])

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from imagenet_prep.cli import results
 from imagenet_prep.cli.options import FILE, FOLDER, Where, json_option, print_result, where_options
 from imagenet_prep.core.console import Bar
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import UsageError
 from imagenet_prep.dataset.names import SPLITS, STATS_NAME, stats_beside
 
 if TYPE_CHECKING:
@@ -149,18 +149,17 @@ def _shown_file(file: Path | None) -> Path:
 
 def _preview_beside(file: Path, folder: Path) -> Path | None:
     """An image for the lighting preview: a crop in ``folder``, or the beton beside ``file``."""
-    from imagenet_prep.dataset.journal import Crops
+    from imagenet_prep.dataset.journal_file import opened
+    from imagenet_prep.dataset.names import JOURNAL_NAME
 
     if folder.suffix == ".beton":
         return folder
-    try:
-        crops = Crops(folder)
-        paths = (folder / crop for split in crops.splits for crop, _ in crops.rows(split, there=False))
-        found = next((path for path in paths if path.is_file()), None)
-    except ToolError:  # not a folder of crops
-        found = None
+    if (folder / JOURNAL_NAME).is_file():
+        with opened(folder / JOURNAL_NAME) as journal:
+            rows = journal.execute("SELECT crop FROM source WHERE status = 'ok' ORDER BY key")
+            return next((folder / crop for (crop,) in rows if (folder / crop).is_file()), None)
     beton = file.with_name(file.name.removesuffix(".stats.npz") + ".beton")
-    return found or (beton if beton.is_file() else None)
+    return beton if beton.is_file() else None
 
 
 def _draw(result: Stats, preview: Path | None, target: Path) -> None:
@@ -183,12 +182,12 @@ def _draw(result: Stats, preview: Path | None, target: Path) -> None:
 
 
 def _cropped(preview: Path, size_px: int) -> Any:
-    from imagenet_prep.crop.formats import PictureError
+    from imagenet_prep.crop.decode import ImageError
     from imagenet_prep.crop.image import crop_pixels
     from imagenet_prep.dataset.crop_settings import CropSettings
 
     try:
         return crop_pixels(preview.read_bytes(), CropSettings(size_px))
-    except PictureError as error:
+    except ImageError as error:
         message = f"--preview: {preview} does not decode ({error}); choose another image"
         raise UsageError("stats.preview", message) from None

@@ -1,8 +1,10 @@
-"""What both command lines share of the doorway: progress bars, sentences, exit statuses."""
+"""What both command lines share: messages, progress bars, exit statuses, errors as JSON."""
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import sys
 import time
@@ -24,14 +26,20 @@ def say(line: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """``text`` with its control characters written as Python does: names may have any."""
+    """``text`` with its control characters as escapes, since file names may hold any."""
     return "".join(
         sign if sign.isprintable() or sign >= "\xa0" else repr(sign)[1:-1] for sign in text
     )
 
 
 class Bar:
-    """Shows progress on stderr: a bar on a terminal, elsewhere a line now and then."""
+    """Progress on stderr until its block ends: a bar on a terminal, else a line every 15 s."""
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __init__(self) -> None:
         self._what = ""
@@ -68,30 +76,56 @@ def run_command(
 ) -> int:
     """Command line arguments (None: the process's) -> exit status.
 
-    What goes wrong becomes one sentence on stderr; ``interrupted`` is the one after Ctrl-C.
+    An error becomes one message on stderr; with ``--json`` also ``{"error": {"code", "message"}}``
+    on stdout. ``interrupted`` is the message after Ctrl-C.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any bytes
+    _open_streams()
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         status = command.main(arguments, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
-    except click.ClickException as error:
-        # It may quote any argument, with whatever secret is in it. click calls it final.
-        error.message = shown(error.message)  # type: ignore[misc]
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        say(f"{program}: {interrupted}")
-        return INTERRUPTED
-    except ToolError as error:
-        say(f"{program}: {error}")
-        return error.status
+        return status if isinstance(status, int) else 0
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
+        # The reader of stdout has gone; what is still buffered must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        found = _failure(error, interrupted)
+        if found is None:
+            raise
+        code, message, status = found
+        if isinstance(error, click.ClickException):
+            error.message = message  # type: ignore[misc]  # click calls it final
+            error.show()
+        else:
+            say(f"{program}: {message}")
+        if as_json:
+            click.echo(json.dumps({"error": {"code": code, "message": message}}))
+        return status
+
+
+def _failure(error: BaseException, interrupted: str) -> tuple[str, str, int] | None:
+    """An exception -> (code, message, exit status); None for a mistake of the program."""
+    if isinstance(error, click.ClickException):
+        # It may quote any argument, with whatever secret is in it.
+        return "usage", shown(error.message), error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "interrupted", interrupted, INTERRUPTED
+    if isinstance(error, ToolError):
+        return error.code, str(error), error.status
+    if isinstance(error, OSError):
+        code = errno.errorcode.get(error.errno or 0, "unknown").lower()
         place = f"{error.filename}: " if error.filename else ""
-        say(f"{program}: {place}{error.strerror or error}; make room or allow it, then run again")
-        return 1
-    return status if isinstance(status, int) else 0
+        remedy = "check the disk's space and permissions, then run again"
+        return f"os.{code}", f"{place}{error.strerror or error}; {remedy}", 1
+    return None
+
+
+def _open_streams() -> None:
+    """Makes every standard stream usable: a closed one is /dev/null, any file name prints."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - for good
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""How a program is entered: Ctrl-C is heard while its command line is still being imported."""
+"""The start of a program: Ctrl-C is handled while the command line is still being imported."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 
 
-def enter(program: str, farewell: str, command_line: Callable[[], None]) -> None:
-    """Calls ``command_line``, which imports the program, a moment's work, and runs it."""
+def enter(program: str, interrupted: str, command_line: Callable[[], None]) -> None:
+    """Calls ``command_line``, which imports the program and runs it."""
     try:
         command_line()
     except KeyboardInterrupt:
-        sys.stderr.write(f"{program}: {farewell}\n")
+        sys.stderr.write(f"{program}: {interrupted}\n")
         sys.exit(130)

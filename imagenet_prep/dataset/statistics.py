@@ -20,14 +20,14 @@ STATS_FORMAT = 2
 
 @dataclass(frozen=True)
 class Stats:
-    """Exact statistics of a set of equally sized pictures (units: 0-255 levels).
+    """Exact statistics of a set of equally sized images (units: 0-255 levels).
 
     mean (S, S, 3) float32; sum (S, S, 3) uint64; products (3, 3) uint64, the sum of
-    p pᵀ over all pixels; count pictures; channel_mean, channel_std (3,) float64;
+    p pᵀ over all pixels; count images; channel_mean, channel_std (3,) float64;
     covariance (3, 3) float64 of a pixel's colour; eigenvalues (3,) ascending,
     eigenstdev their roots; eigenvectors (3, 3) in columns, each with its largest
-    component positive; source, a digest of the pictures they came from; coverage, which
-    pictures of which list they are (``coverage``), where that is known.
+    component positive; source, a digest of the images they came from; coverage, lines
+    "first-last/total digest": the number of images and a digest of their paths.
     """
 
     mean: NDArray[np.float32]
@@ -45,7 +45,7 @@ class Stats:
 
     @property
     def size_px(self) -> int:
-        """The side of the pictures."""
+        """The side of the images."""
         return int(self.mean.shape[0])
 
 
@@ -56,7 +56,7 @@ def save_stats(target: Path, stats: Stats) -> None:
 
 
 def write_stats(path: Path, stats: Stats) -> None:
-    """Writes the bytes of ``stats.npz`` to a file that somebody else publishes."""
+    """Writes the bytes of ``stats.npz`` to a file that the caller publishes."""
     import numpy as np
 
     arrays: dict[str, Any] = {
@@ -81,7 +81,7 @@ def load_stats(path: Path) -> Stats:
 
     remedy = "make it again with imagenet-prep stats"
     if path.is_dir():
-        raise ToolError(f"{path}: is a folder, not a statistics file; {remedy}")
+        raise ToolError("stats.missing", f"{path}: is a folder, not a statistics file; {remedy}")
     try:
         # Opened here, because NumPy does not close it when the archive is damaged.
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
@@ -105,10 +105,12 @@ def load_stats(path: Path) -> Stats:
         if stats.count < 1 or not np.array_equal(expected, stats.mean):
             raise ValueError("the mean is not the sum divided by the count")
     except FileNotFoundError:
-        raise ToolError(f"{path}: the statistics file is missing; {remedy}") from None
+        message = f"{path}: the statistics file is missing; {remedy}"
+        raise ToolError("stats.missing", message) from None
     except _DAMAGED_ARCHIVE as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ToolError(f"{path}: not a usable statistics file ({reason}); {remedy}") from None
+        message = f"{path}: not a usable statistics file ({reason}); {remedy}"
+        raise ToolError("stats.damaged", message) from None
     return stats
 
 
@@ -130,4 +132,4 @@ STATS_SHAPES: dict[str, tuple[int, ...]] = {
     "eigenstdev": (3,),
     "eigenvectors": (3, 3),
 }
-"""The arrays of :class:`Stats` with their shapes; -1 is the side of the pictures."""
+"""The arrays of :class:`Stats` with their shapes; -1 is the side of the images."""

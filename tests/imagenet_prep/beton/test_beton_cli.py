@@ -55,7 +55,7 @@ def test_settings_of_a_build_are_in_the_manifest_and_in_info(
     assert manifest.page_size_bytes == 4 << 20
     assert sum(manifest.formats.values()) == 6
     sheet = cropped.parent / "sheet.png"
-    assert cli.run(["info", str(path), "--picture", str(sheet), "--json"]) == 0
+    assert cli.run(["info", str(path), "--image", str(sheet), "--json"]) == 0
     about = json.loads(capsys.readouterr().out)
     assert about["settings"] == manifest.settings
     assert about["formats"] == manifest.formats

@@ -61,7 +61,7 @@ def test_build_verify_and_info_take_a_set_as_one(
         assert (verified["path"], verified["files"]) == (str(pattern), 3)
         assert (verified["good"], verified["samples"], verified["decoded"]) == (True, 12, 12)
     for names in given:
-        status, about, _ = answer(capsys, "info", *names, "--picture", tmp_path / "sheet.png")
+        status, about, _ = answer(capsys, "info", *names, "--image", tmp_path / "sheet.png")
         assert status == 0
         assert (about["shards"], about["files"], about["samples"]) == (3, files, 12)
         assert about["digest"] == train["digest"] == load_manifest(Path(files[0])).set

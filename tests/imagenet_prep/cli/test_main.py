@@ -26,6 +26,7 @@ from tests.kit.journal import journal_rows
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMANDS = ("sample", "crop", "merge", "failures", "stats", "build", "verify", "prepare", "info")
+FAILURES = "crop.too_many_failures"
 Capture = pytest.CaptureFixture[str]
 
 
@@ -91,12 +92,12 @@ def test_the_three_stages_and_their_json(capsys: Capture, raw: Path, tmp_path: P
     again = answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 64, *one)
     assert (again["ok"], again["failed"], again["skipped"]) == (0, 1, 8)
 
-    picture = tmp_path / "stats.png"
-    figures = answer(capsys, "stats", "--src", cropped, "--picture", picture, *one)
+    plot = tmp_path / "stats.png"
+    figures = answer(capsys, "stats", "--src", cropped, "--image", plot, *one)
     assert (figures["images"], figures["size"]) == (6, 64)
     assert figures["out"] == str(cropped / "stats.npz")
     assert {len(figures[key]) for key in ("channel_mean", "channel_std", "eigenstdev")} == {3}
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
     built = answer(capsys, "build", "--src", cropped, "--dst", out, *one)
     assert [(Path(b["path"]).name, b["samples"]) for b in built["betons"]] == [
@@ -124,7 +125,7 @@ def test_prepare_puts_everything_into_one_folder(
         "val.stats.npz",
     ]
     sheet = tmp_path / "sheet.png"
-    about = answer(capsys, "info", dst / "train.beton", "--picture", sheet)
+    about = answer(capsys, "info", dst / "train.beton", "--image", sheet)
     assert (about["what"], about["samples"], about["size"]) == ("beton", 6, 32)
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert answer(capsys, "info", dst / "cropped" / "stats.npz")["images"] == 6
@@ -139,7 +140,7 @@ def test_results_for_people_have_counts_reasons_and_speed(
     arguments = ["prepare", "--src", str(raw), "--dst", str(tmp_path), "--size", "32"]
     assert cli.run([*arguments, "--jobs", "1"]) == 0
     captured = capsys.readouterr()
-    assert "8 cropped, 0 were there already, 1 failed; 2 classes: " in captured.out
+    assert "8 cropped, 0 up to date, 1 failed; 2 classes: " in captured.out
     assert "1  empty file" in captured.out
     assert "6 crops of 32 x 32 px" in captured.out
     assert "6 samples" in captured.out and "val.beton" in captured.out
@@ -158,6 +159,7 @@ def test_info_alone_says_what_is_installed(capsys: Capture) -> None:
     value = answer(capsys, "info")
     assert value["what"] == "installation" and value["cpus"] >= 1
     assert set(value["formats"]) == {"webp", "avif", "jpeg_2000", "tiff"}
+    assert "littlecms2" in value["libraries"] and {"JPEG", "PNG"} <= set(value["reads"])
     assert "numpy" in value["versions"]
     assert cli.run(["info"]) == 0
     assert "libjpeg" in capsys.readouterr().out
@@ -177,39 +179,35 @@ def test_stock_pillow_is_warned_of_once(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "sentence"),
+    ("arguments", "status", "code"),
     [
-        (("crop", "--src", "{}/none", "--dst", "{}/x"), 2, "no such folder"),
-        (("crop", "--src", "{}/file.beton", "--dst", "{}/x"), 2, "is a file"),
-        (("crop", "--src", "{}/empty", "--dst", "{}/x"), 1, "holds no pictures"),
-        (("crop", "--src", "{}/raw", "--dst", "{}/raw/x"), 2, "must not lie in one another"),
-        (("crop", "--src", "{}/raw", "--dst", "{}/x", "--max-failures", 0), 1, "more than the 0"),
-        (("crop", "--src", "{}/raw", "--dst", "{}/file.beton/x"), 2, "name a folder"),
-        (("prepare", "--src", "{}/raw", "--dst", "{}/file.beton"), 2, "name a folder"),
-        (("crop", "--src", "{}/raw", "--dst", "{}/x", "--classes", "{}/empty"), 2, "is no file"),
-        (("failures", "{}/file.beton"), 2, "is a file"),
-        (("stats", "--src", "{}/empty"), 1, "was not made by imagenet-prep crop"),
-        (("build", "--src", "{}/none"), 2, "no such folder"),
-        (("info", "{}/file.beton"), 1, "manifest"),
-        (("info", "{}/none.beton"), 2, "no such file"),
-        (("info", "{}/empty"), 2, "is not a folder that imagenet-prep crop made"),
-        (("info", "--picture", "{}/x.png"), 2, "name one"),
+        (("crop", "--src", "{}/none", "--dst", "{}/x"), 2, "source.missing"),
+        (("crop", "--src", "{}/raw", "--dst", "{}/raw/x"), 2, "crop.places_overlap"),
+        (("crop", "--src", "{}/raw", "--dst", "{}/x", "--max-failures", 0), 1, FAILURES),
+        (("prepare", "--src", "{}/raw", "--dst", "{}/file.beton"), 2, "crop.no_folder"),
+        (("crop", "--src", "{}/raw"), 2, "usage"),
+        (("stats", "--src", "{}/empty"), 1, "crop.no_journal"),
+        (("info", "{}/empty"), 2, "info.unknown"),
+        (("info", "--image", "{}/x.png"), 2, "info.image"),
     ],
 )
-def test_a_mistake_gets_one_sentence(
+def test_an_error_is_one_message_and_json(
     capsys: Capture,
     raw: Path,
     tmp_path: Path,
     arguments: tuple[object, ...],
     status: int,
-    sentence: str,
+    code: str,
 ) -> None:
     (tmp_path / "file.beton").write_text("not a beton")
     (tmp_path / "empty").mkdir()
     filled = [str(argument).replace("{}", str(tmp_path)) for argument in arguments]
-    said = complaint(capsys, status, *filled)
-    assert said.startswith("imagenet-prep: ") and said.count("\n") == 1
-    assert sentence in said
+    text = complaint(capsys, status, *filled)
+    assert cli.run([*filled, "--json"]) == status
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == code
+    assert text.splitlines()[-1].endswith(error["message"])
+    assert code == "usage" or text == f"imagenet-prep: {error['message']}\n"
 
 
 @pytest.mark.parametrize(

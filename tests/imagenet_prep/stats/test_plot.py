@@ -1,4 +1,4 @@
-"""The pictures for people: whole PNGs, drawn from what was given, without side effects."""
+"""The images for people: whole PNGs, drawn from what was given, without side effects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from imagenet_prep.dataset.statistics import Stats
 from imagenet_prep.stats import moments as stats
-from imagenet_prep.stats import plot as pictures
+from imagenet_prep.stats import plot
 
 
 def opened(png: bytes) -> NDArray[np.uint8]:
@@ -22,15 +22,15 @@ def opened(png: bytes) -> NDArray[np.uint8]:
 
 
 def plain(level: int, colour: int) -> NDArray[np.uint8]:
-    """A picture of one colour channel."""
+    """A image of one colour channel."""
     image = np.zeros((32, 32, 3), np.uint8)
     image[..., colour] = level
     return image
 
 
-def share(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> float:
-    """The part of a picture that has exactly this colour."""
-    return float((picture == np.array(colour, np.uint8)).all(axis=-1).mean())
+def share(image: NDArray[np.uint8], colour: tuple[int, int, int]) -> float:
+    """The part of a image that has exactly this colour."""
+    return float((image == np.array(colour, np.uint8)).all(axis=-1).mean())
 
 
 def some_stats() -> tuple[Stats, NDArray[np.uint8]]:
@@ -38,16 +38,16 @@ def some_stats() -> tuple[Stats, NDArray[np.uint8]]:
     return stats.finish(stats.moments_of(images), ""), images[0]
 
 
-def test_contact_sheet_shows_every_picture() -> None:
+def test_contact_sheet_shows_every_image() -> None:
     images = [plain(200, 0), plain(200, 1), plain(200, 2)]
-    sheet = opened(pictures.contact_sheet(images, ["red", "green", "blue"], columns=2))
+    sheet = opened(plot.contact_sheet(images, ["red", "green", "blue"], columns=2))
     for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200)):
         assert share(sheet, colour) > 0.15
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 8), (8, 8), (9, 8), (3, 1)])
 def test_contact_sheet_grows_with_its_rows_and_columns(count: int, columns: int) -> None:
-    sheet = opened(pictures.contact_sheet([plain(9, 0)] * count, ["x"] * count, columns))
+    sheet = opened(plot.contact_sheet([plain(9, 0)] * count, ["x"] * count, columns))
     assert sheet.shape[1] == 175 * min(count, columns)
     assert sheet.shape[0] == 200 * -(-count // columns)
 
@@ -55,36 +55,36 @@ def test_contact_sheet_grows_with_its_rows_and_columns(count: int, columns: int)
 def test_titles_are_drawn_as_they_are() -> None:
     """Formulas, letters that the font lacks and very long names: no warning, no error."""
     titles = ["$a_b$", "漢字", "\t\n", "x" * 500, "é"]
-    blank = pictures.contact_sheet([plain(9, 0)] * 5, [""] * 5)
-    assert pictures.contact_sheet([plain(9, 0)] * 5, titles) != blank
+    blank = plot.contact_sheet([plain(9, 0)] * 5, [""] * 5)
+    assert plot.contact_sheet([plain(9, 0)] * 5, titles) != blank
 
 
 @pytest.mark.parametrize("titles", [[], ["one", "two"]])
-def test_contact_sheet_needs_a_title_for_each_picture(titles: list[str]) -> None:
-    with pytest.raises(ValueError, match="1 pictures"):
-        pictures.contact_sheet([plain(9, 0)], titles)
-    with pytest.raises(ValueError, match="0 pictures"):
-        pictures.contact_sheet([], [])
+def test_contact_sheet_needs_a_title_for_each_image(titles: list[str]) -> None:
+    with pytest.raises(ValueError, match="1 images"):
+        plot.contact_sheet([plain(9, 0)], titles)
+    with pytest.raises(ValueError, match="0 images"):
+        plot.contact_sheet([], [])
 
 
-def test_statistics_picture_is_a_whole_png_and_the_same_each_time() -> None:
+def test_statistics_image_is_a_whole_png_and_the_same_each_time() -> None:
     found, example = some_stats()
-    png = pictures.stats_picture(found, example)
+    png = plot.stats_image(found, example)
     assert opened(png).shape == (2030, 1200, 3)  # upright: a phone shows its whole width
-    assert png == pictures.stats_picture(found, example)
+    assert png == plot.stats_image(found, example)
 
 
-def test_statistics_picture_contains_the_example_unchanged() -> None:
+def test_statistics_image_contains_the_example_unchanged() -> None:
     found, _ = some_stats()
-    picture = opened(pictures.stats_picture(found, plain(201, 0)))
-    # Three of 21 previews are the picture itself, each nearly a hundredth of the area.
-    assert 0.027 < share(picture, (201, 0, 0)) < 0.03
+    image = opened(plot.stats_image(found, plain(201, 0)))
+    # Three of 21 previews are the image itself, each nearly a hundredth of the area.
+    assert 0.027 < share(image, (201, 0, 0)) < 0.03
 
 
 def test_lighting_of_zero_leaves_every_preview_unchanged() -> None:
     found, _ = some_stats()
-    picture = opened(pictures.stats_picture(found, plain(201, 0), lighting=0.0))
-    assert 0.19 < share(picture, (201, 0, 0)) < 0.21  # seven times as many as above
+    image = opened(plot.stats_image(found, plain(201, 0), lighting=0.0))
+    assert 0.19 < share(image, (201, 0, 0)) < 0.21  # seven times as many as above
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_deviation_of_the_mean_is_amplified_as_far_as_it_fits(level: float, show
     mean[:16] += np.float32(2 * level)
     plain_stats = stats.finish(stats.moments_of(np.zeros((1, 32, 32, 3), np.uint8)), "")
     found = dataclasses.replace(plain_stats, mean=mean, channel_mean=np.full(3, 128.0))
-    picture = opened(pictures.stats_picture(found, plain(9, 0)))
-    # The middle of the upper half of the second picture, above on the right.
-    assert abs(int(picture[300, 900, 0]) - shown) <= 1
+    image = opened(plot.stats_image(found, plain(9, 0)))
+    # The middle of the upper half of the second image, above on the right.
+    assert abs(int(image[300, 900, 0]) - shown) <= 1
 
 
 def test_statistics_of_one_colour_can_be_drawn() -> None:
     image = plain(80, 1)
     found = stats.finish(stats.moments_of(image[None]), "")
-    assert share(opened(pictures.stats_picture(found, image)), (0, 80, 0)) > 0.3
+    assert share(opened(plot.stats_image(found, image)), (0, 80, 0)) > 0.3
 
 
 def test_drawing_leaves_no_global_figure_behind() -> None:
     before = "matplotlib.pyplot" in sys.modules
-    pictures.contact_sheet([plain(9, 0)], ["x"])
+    plot.contact_sheet([plain(9, 0)], ["x"])
     assert ("matplotlib.pyplot" in sys.modules) == before
