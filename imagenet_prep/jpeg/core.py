@@ -1,0 +1,468 @@
+"""The JPEG decoder in the subset of Python that numba compiles, for the CPU and for CUDA.
+
+``make(jit)`` -> the functions, compiled by ``jit``: ``numba.njit`` for the CPU, ``cuda.jit`` for
+the device. The pixels are those of libjpeg-turbo's accurate integer IDCT with fancy upsampling.
+
+Blocks of an image lie one after the other: the luma blocks in raster order, then Cb's, then Cr's.
+Coefficients (int16, 64 a block, columns first) and planes (uint8) have the same order, so a plane
+starts at 64 times its first block. Integers are cast wherever they are computed: numba widens
+int32 + int32 to int64, which costs a GPU twice as much.
+
+Nothing that a job, an index entry or the JPEG bytes hold makes these functions read or write
+outside the arrays, as long as the arrays have the sizes that ``job_status`` compares them with.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+LOOK = 10
+"""Bits of the first lookup of a Huffman code."""
+SUB = 1 << (16 - LOOK)
+"""Entries of a second-level table."""
+LONG = 0x8000
+"""A first-level entry that names second-level table ``entry & 0x7FFF``."""
+STRIDE = (1 << LOOK) + 8 * SUB
+"""Entries of one Huffman table: the first level and up to eight of the second."""
+MAX_BYTES = 1 << 27
+"""The largest JPEG: bit positions fit int32."""
+MAX_DC = 8191
+"""The largest DC value that the index accepts, 8 times what 8-bit pixels need."""
+
+# Modes of an image: how its samples are stored.
+GREY, FULL, HALF, RAW = range(4)  # one component; 4:4:4; 4:2:0; RGB bytes without compression
+
+# The columns of a job (int32): what the kernels need to know about an image of a batch. ROW is
+# its first entry in the positions and predictors, SIZE its bytes.
+MODE, WIDTH, HEIGHT, HUFFMAN, QUANT, ROW, SIZE = range(7)
+JOB = 8
+
+# Status of an image, in the index and of a decoded batch.
+(OK, NOT_JPEG, NOT_BASELINE, SAMPLING, TABLES, RESTART, SCANS, COLOUR, CORRUPT, TRUNCATED,
+ OVERFLOW, TOO_LARGE, BAD_JOB, BAD_ROW, BAD_VIEW) = range(15)  # fmt: skip
+REASONS = (
+    "ok",
+    "is not a JPEG",
+    "is a JPEG of another kind than baseline with Huffman codes and 8 bits",
+    "has chroma subsampling other than 4:2:0 and 4:4:4, or is not grey or three-component",
+    "has missing or unusual Huffman or quantisation tables",
+    "has restart markers",
+    "has more than one scan",
+    "has colours other than YCbCr or grey",
+    "has damaged JPEG data",
+    "is cut short",
+    "has coefficients that no encoder writes for pixels of 8 bits",
+    "is larger than the decoder's memory",
+    "has a damaged entry in the row index",
+    "does not match the row index: the JPEG data or the index is damaged",
+    "is smaller than the view or than the mean image allows",
+)
+"""What each status means, as what "it" is or has."""
+
+_ZIGZAG = """
+ 0  1  8 16  9  2  3 10 17 24 32 25 18 11  4  5 12 19 26 33 40 48 41 34 27 20 13  6  7 14 21 28
+35 42 49 56 57 50 43 36 29 22 15 23 30 37 44 51 58 59 52 45 38 31 39 46 53 60 61 54 47 55 62 63
+"""
+ZIGZAG = np.array(_ZIGZAG.split(), np.int32)
+"""The place in a block, row first, of each coefficient in the order of the file."""
+TURNED = (ZIGZAG % 8 * 8 + ZIGZAG // 8).astype(np.int32)
+"""The same, column first."""
+
+SOURCE = zlib.crc32(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+)
+"""Part of the key of compiled code on disk: numba looks only at the file of the outer function."""
+
+SPECS = (4, 272)
+"""Huffman specifications, uint8: DC and AC of luma, DC and AC of chroma; 16 counts, symbols."""
+QUANTS = (3, 64)
+"""Quantisation of the components, uint16, row first."""
+
+i32, i64, u32, u64 = np.int32, np.int64, np.uint32, np.uint64
+F = Any
+Jit = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def make(jit: Jit) -> SimpleNamespace:
+    """-> the functions that every target shares, compiled with ``jit``."""
+    bits = _bit_reader(jit)
+    parts = {**_huffman(jit, bits), **_idct(jit), **_colour(jit), **_checks(jit)}
+    return SimpleNamespace(**parts)
+
+
+def _bit_reader(jit: Jit) -> SimpleNamespace:
+    @jit
+    def take(word: F, first: F, buf: F, n: F, ff: F) -> F:
+        """Appends bytes ``first`` to 3 of a little-endian word, less stuffed zeros."""
+        for j in range(first, 4):
+            byte = u32(u32(word >> u32(8 * j)) & u32(255))
+            if ff and byte == u32(0):
+                ff = False
+            else:
+                buf = u64(buf | u64(u64(byte) << u64(56 - n)))
+                n = i32(n + 8)
+                ff = byte == u32(255)
+        return buf, n, ff
+
+    @jit
+    def has_ff(w: F) -> F:
+        """Whether one of the four bytes is 0xFF."""
+        return (u32(u32(~w) - u32(0x01010101)) & w & u32(0x80808080)) != u32(0)
+
+    @jit
+    def swapped(w: F) -> F:
+        """The big-endian value of four bytes that were read little-endian."""
+        outer = u32(u32(w << u32(24)) | u32(w >> u32(24)))
+        return u32(
+            outer | u32(u32(w & u32(0xFF00)) << u32(8)) | u32(u32(w >> u32(8)) & u32(0xFF00))
+        )
+
+    @jit
+    def byte_at(words: F, base: F, last: F, p: F) -> F:
+        word = u32(words[u64(base + i64(min(i32(p >> i32(2)), last)))])
+        return u32(u32(word >> u32(8 * (p & i32(3)))) & u32(255))
+
+    @jit
+    def position(words: F, base: F, last: F, wi: F, n: F) -> F:
+        """Where the next bit lies, with ``n`` > 0 bits of the words before ``wi`` not yet used."""
+        p = i32(wi * 4)
+        left = i32(n)
+        while left > 0:
+            p = i32(p - 1)
+            here = byte_at(words, base, last, p)
+            if here == u32(0) and byte_at(words, base, last, i32(p - 1)) == u32(255):
+                p = i32(p - 1)
+            left = i32(left - 8)
+        return i32(p * 8 - left)
+
+    return SimpleNamespace(take=take, has_ff=has_ff, swapped=swapped, position=position)
+
+
+def _huffman(jit: Jit, bits: SimpleNamespace) -> dict[str, F]:
+    take, has_ff, swapped, position = bits.take, bits.has_ff, bits.swapped, bits.position
+
+    @jit
+    def symbol(lut: F, first: F, is_chroma: F, is_ac: F, buf: F) -> F:
+        """The entry of the next code: its length, run of zeros and size of the value."""
+        table = i32(first)
+        if is_chroma:
+            table = i32(table + i32(2 * STRIDE))
+        if is_ac:
+            table = i32(table + i32(STRIDE))
+        e = i32(lut[u32(table + i32(buf >> u64(64 - LOOK)))])
+        if e >= LONG:
+            sub = i32(i32(1 << LOOK) + i32(e & i32(0x7FFF)) * i32(SUB))
+            e = i32(lut[u32(table + sub + i32(i32(buf >> u64(48)) & i32(SUB - 1)))])
+        return e
+
+    @jit
+    def block(mode: F, m: F, b: F, at_y: F, at_y2: F, at_1: F, at_2: F) -> F:
+        """Where block ``b`` of MCU ``m`` of the row goes."""
+        if mode != 2:
+            return i32((at_y if b == 0 else (at_1 if b == 1 else at_2)) + m * i32(64))
+        if b < 2:
+            return i32(at_y + i32(2 * m + b) * i32(64))
+        if b < 4:
+            return i32(at_y2 + i32(2 * m + b - 2) * i32(64))
+        return i32((at_1 if b == 4 else at_2) + m * i32(64))
+
+    @jit
+    def row(
+        words: F, base: F, last: F, start: F, lut: F, first: F, mode: F, mcus: F,
+        dc0: F, dc1: F, dc2: F, zigzag: F, coefs: F, at_y: F, at_y2: F, at_1: F, at_2: F,
+    ) -> F:  # fmt: skip
+        """Decodes an MCU row in one loop over symbols: no thread of a GPU waits for the others'
+        blocks.
+
+        The image's words are ``base`` to ``base + last``; ``start`` is the bit position in them;
+        at_*: where the row's coefficients go, of luma (upper and lower blocks), Cb and Cr.
+        -> (bit position behind the row, the three DC predictors there).
+        """
+        wi = i32(start >> i32(5))
+        bit = i32(start & i32(7))
+        w = u32(words[u64(base + i64(min(wi, last)))])
+        wi = i32(wi + 1)
+        buf, n, ff = take(w, i32(i32(start >> i32(3)) & i32(3)), u64(0), i32(0), False)
+        buf = u64(buf << u64(bit))
+        n = i32(n - bit)
+        luma = i32(4) if mode == 2 else i32(1)
+        count = i32(6) if mode == 2 else (i32(3) if mode == 1 else i32(1))
+        k = i32(0)
+        b = i32(0)
+        m = i32(0)
+        at = i32(at_y)
+        while m < mcus:
+            while n < 32:
+                w = u32(words[u64(base + i64(min(wi, last)))])
+                wi = i32(wi + 1)
+                if ff or has_ff(w):
+                    buf, n, ff = take(w, i32(0), buf, n, ff)
+                else:
+                    buf = u64(buf | u64(u64(swapped(w)) << u64(32 - n)))
+                    n = i32(n + 32)
+            e = symbol(lut, first, b >= luma, k > 0, buf)
+            size = i32(e & i32(15))
+            run = i32(i32(e >> i32(4)) & i32(15))
+            length = i32(e >> i32(8))
+            buf = u64(buf << u64(length))
+            v = i32(u64(buf >> u64(1)) >> u64(63 - size))  # ``size`` bits; 0 for none
+            buf = u64(buf << u64(size))
+            n = i32(n - length - size)
+            if v < i32(i32(i32(1) << size) >> i32(1)):  # the leading bit is 0: negative
+                v = i32(v + 1 - i32(i32(1) << size))
+            if k == 0:
+                if b < luma:
+                    dc0 = i32(dc0 + v)
+                    v = dc0
+                elif b == luma:
+                    dc1 = i32(dc1 + v)
+                    v = dc1
+                else:
+                    dc2 = i32(dc2 + v)
+                    v = dc2
+                coefs[u32(at)] = np.int16(v)
+                k = i32(1)
+            else:
+                k = i32(k + run)
+                if size > 0:
+                    coefs[u32(at + zigzag[k & i32(63)])] = np.int16(v)
+                    k = i32(k + 1)
+                else:
+                    k = i32(k + 1) if run == 15 else i32(64)  # 16 zeros, or the block's end
+            if k >= 64:
+                k = i32(0)
+                b = i32(b + 1)
+                if b == count:
+                    b = i32(0)
+                    m = i32(m + 1)
+                at = block(mode, m, b, at_y, at_y2, at_1, at_2)
+        return position(words, base, last, wi, n), dc0, dc1, dc2
+
+    @jit
+    def decode_row(
+        words: F, begin: F, job: F, r: F, positions: F, predictors: F, lut: F, first: F,
+        zigzag: F, coefs: F, here: F,
+    ) -> F:  # fmt: skip
+        """Decodes row ``r`` of the image that starts at byte ``begin`` of the words, into the
+        coefficients from ``here`` on -> OK, or BAD_ROW where it does not end as the index says.
+
+        The job has passed ``job_status``.
+        """
+        mode, entry = i32(job[MODE]), i32(job[ROW] + r)
+        side = i32(16) if mode == 2 else i32(8)
+        mcux = i32(u32(i32(job[WIDTH] + side - 1)) // u32(side))
+        mcuy = i32(u32(i32(job[HEIGHT] + side - 1)) // u32(side))
+        start, end = i32(positions[entry]), i32(positions[entry + 1])
+        if start < 16 or end <= start or end > i32(job[SIZE] * i32(8)):
+            return i32(BAD_ROW)
+        base = i64(begin >> i64(2))
+        skipped = i32(begin & i64(3))
+        last = i32(i32(skipped + job[SIZE] + 3) >> i32(2)) - i32(1)
+        area = i32(mcux * mcuy * i32(64))
+        across = i32(r * mcux * i32(64))
+        if mode == 2:
+            y = i32(here + i32(4) * across)
+            y2 = i32(y + i32(2) * mcux * i32(64))
+            c1 = i32(here + i32(4) * area + across)
+        else:
+            y = i32(here + across)
+            y2 = y
+            c1 = i32(y + area)
+        found, dc0, dc1, dc2 = row(
+            words, base, i32(last), i32(start + i32(8) * skipped), lut, first, mode, mcux,
+            i32(predictors[entry, 0]), i32(predictors[entry, 1]), i32(predictors[entry, 2]),
+            zigzag, coefs, y, y2, c1, i32(c1 + area),
+        )  # fmt: skip
+        same = dc0 == predictors[entry + 1, 0] and dc1 == predictors[entry + 1, 1]
+        same = same and dc2 == predictors[entry + 1, 2]
+        return i32(OK) if same and found == i32(end + i32(8) * skipped) else i32(BAD_ROW)
+
+    return {"row": row, "decode_row": decode_row}
+
+
+def _idct(jit: Jit) -> dict[str, F]:
+    @jit
+    def idct8(x0: F, x1: F, x2: F, x3: F, x4: F, x5: F, x6: F, x7: F, shift: F) -> F:
+        """One pass of the accurate integer IDCT (Loeffler, Ligtenberg, Moschytz 1989, 13-bit
+        constants): ``shift`` is 11 in the first pass (columns), 18 in the second (rows)."""
+        z1 = i32(i32(x2 + x6) * i32(4433))
+        t2 = i32(z1 - i32(x6 * i32(15137)))
+        t3 = i32(z1 + i32(x2 * i32(6270)))
+        t0 = i32(i32(x0 + x4) << i32(13))
+        t1 = i32(i32(x0 - x4) << i32(13))
+        half = i32(i32(1) << i32(shift - 1))
+        a0 = i32(t0 + t3 + half)
+        a3 = i32(t0 - t3 + half)
+        a1 = i32(t1 + t2 + half)
+        a2 = i32(t1 - t2 + half)
+        z5 = i32(i32(x7 + x3 + x5 + x1) * i32(9633))
+        z3 = i32(i32(i32(x7 + x3) * i32(-16069)) + z5)
+        z4 = i32(i32(i32(x5 + x1) * i32(-3196)) + z5)
+        z1 = i32(i32(x7 + x1) * i32(-7373))
+        z2 = i32(i32(x5 + x3) * i32(-20995))
+        b0 = i32(i32(x7 * i32(2446)) + z1 + z3)
+        b1 = i32(i32(x5 * i32(16819)) + z2 + z4)
+        b2 = i32(i32(x3 * i32(25172)) + z2 + z3)
+        b3 = i32(i32(x1 * i32(12299)) + z1 + z4)
+        return (
+            i32(i32(a0 + b3) >> shift), i32(i32(a1 + b2) >> shift),
+            i32(i32(a2 + b1) >> shift), i32(i32(a3 + b0) >> shift),
+            i32(i32(a3 - b0) >> shift), i32(i32(a2 - b1) >> shift),
+            i32(i32(a1 - b2) >> shift), i32(i32(a0 - b3) >> shift),
+        )  # fmt: skip
+
+    @jit
+    def column(low: F, high: F, q_low: F, q_high: F) -> F:
+        """A column of a block, eight int16 in two int64, times the quantisation, eight uint16
+        in two -> the first pass."""
+        return idct8(
+            i32(i32(np.int16(low)) * i32(np.uint16(q_low))),
+            i32(i32(np.int16(low >> i64(16))) * i32(np.uint16(q_low >> i64(16)))),
+            i32(i32(np.int16(low >> i64(32))) * i32(np.uint16(q_low >> i64(32)))),
+            i32(i32(np.int16(low >> i64(48))) * i32(np.uint16(q_low >> i64(48)))),
+            i32(i32(np.int16(high)) * i32(np.uint16(q_high))),
+            i32(i32(np.int16(high >> i64(16))) * i32(np.uint16(q_high >> i64(16)))),
+            i32(i32(np.int16(high >> i64(32))) * i32(np.uint16(q_high >> i64(32)))),
+            i32(i32(np.int16(high >> i64(48))) * i32(np.uint16(q_high >> i64(48)))),
+            i32(11),
+        )
+
+    @jit
+    def byte_of(v: F) -> F:
+        """Level shift and clamp."""
+        return i32(min(max(i32(v + 128), i32(0)), i32(255)))
+
+    @jit
+    def packed(a: F, b: F, c: F, d: F) -> F:
+        """Four values of the second pass -> four pixels in a word."""
+        low = u32(u32(byte_of(a)) | u32(u32(byte_of(b)) << u32(8)))
+        return u32(low | u32(u32(byte_of(c)) << u32(16)) | u32(u32(byte_of(d)) << u32(24)))
+
+    @jit
+    def place(job: F, inside: F) -> F:
+        """Block number ``inside`` of an image -> (its component, the component's first block,
+        blocks in a row of it); component -1 for numbers that the image does not have."""
+        mode = i32(job[MODE])
+        side = i32(16) if mode == 2 else i32(8)
+        mcux = i32(u32(i32(job[WIDTH] + side - 1)) // u32(side))
+        area = i32(mcux * i32(u32(i32(job[HEIGHT] + side - 1)) // u32(side)))
+        luma = i32(area * i32(4)) if mode == 2 else area
+        if inside < luma:
+            return i32(0), i32(0), (i32(mcux * i32(2)) if mode == 2 else mcux)
+        if mode == 0 or inside >= i32(luma + i32(2) * area):
+            return i32(-1), i32(0), i32(1)
+        if inside < i32(luma + area):
+            return i32(1), luma, mcux
+        return i32(2), i32(luma + area), mcux
+
+    return {"idct8": idct8, "column": column, "byte_of": byte_of, "packed": packed, "place": place}
+
+
+def _colour(jit: Jit) -> dict[str, F]:
+    @jit
+    def chroma(planes: F, at: F, width: F, last_y: F, last_x: F, y: F, x: F) -> F:
+        """The chroma sample of pixel (y, x): libjpeg's fancy upsampling of 4:2:0; edges clamp."""
+        i = i32(y >> i32(1))
+        j = i32(x >> i32(1))
+        if last_x < 2:  # libjpeg repeats the samples of a plane that is 1 or 2 wide
+            return i32(planes[at + i64(i * width + j)])
+        odd_y = i32(y & i32(1))
+        odd_x = i32(x & i32(1))
+        far = i32(min(max(i32(i + 2 * odd_y - 1), i32(0)), last_y))
+        side = i32(min(max(i32(j + 2 * odd_x - 1), i32(0)), last_x))
+        near_row = at + i64(i * width)
+        far_row = at + i64(far * width)
+        this = i32(i32(planes[near_row + j]) * i32(3) + i32(planes[far_row + j]))
+        that = i32(i32(planes[near_row + side]) * i32(3) + i32(planes[far_row + side]))
+        return i32(i32(this * i32(3) + that + i32(8) - odd_x) >> i32(4))
+
+    @jit
+    def rgb(y: F, cb: F, cr: F) -> F:
+        """libjpeg's YCbCr to RGB, in 16-bit fixed point."""
+        cb = i32(cb - 128)
+        cr = i32(cr - 128)
+        r = i32(y + i32(i32(cr * i32(91881) + i32(32768)) >> i32(16)))
+        g = i32(y + i32(i32(cb * i32(-22554) + i32(32768) - cr * i32(46802)) >> i32(16)))
+        b = i32(y + i32(i32(cb * i32(116130) + i32(32768)) >> i32(16)))
+        return (
+            i32(min(max(r, i32(0)), i32(255))),
+            i32(min(max(g, i32(0)), i32(255))),
+            i32(min(max(b, i32(0)), i32(255))),
+        )
+
+    @jit
+    def pixel(planes: F, at: F, mode: F, width: F, height: F, y: F, x: F) -> F:
+        """(R, G, B) of pixel (y, x) of the image whose planes start at ``at``; of a RAW one,
+        whose pixels start there."""
+        if mode == 3:
+            p = at + i64(3) * i64(i32(y * width + x))
+            return i32(planes[p]), i32(planes[p + 1]), i32(planes[p + 2])
+        if mode == 2:
+            mcux = i32(i32(width + 15) >> i32(4))
+            area = i32(mcux * i32(i32(height + 15) >> i32(4)))
+            level = i32(planes[at + i64(i32(y * mcux * i32(16) + x))])
+            one = at + i64(i32(area * i32(256)))
+            last_y = i32(i32(i32(height + 1) >> i32(1)) - i32(1))
+            last_x = i32(i32(i32(width + 1) >> i32(1)) - i32(1))
+            wide = i32(mcux * i32(8))
+            cb = chroma(planes, one, wide, last_y, last_x, y, x)
+            cr = chroma(planes, one + i64(i32(area * i32(64))), wide, last_y, last_x, y, x)
+            return rgb(level, cb, cr)
+        wide = i32(i32(i32(width + 7) >> i32(3)) * i32(8))
+        p = at + i64(i32(y * wide + x))
+        level = i32(planes[p])
+        if mode == 0:
+            return level, level, level
+        size = i64(i32(wide * i32(i32(i32(height + 7) >> i32(3)) * i32(8))))
+        return rgb(level, i32(planes[p + size]), i32(planes[p + 2 * size]))
+
+    return {"chroma": chroma, "rgb": rgb, "pixel": pixel}
+
+
+def _checks(jit: Jit) -> dict[str, F]:
+    @jit
+    def job_status(job: F, begin: F, n_bytes: F, rows: F, blocks: F, huffmans: F, quants: F) -> F:
+        """OK, or BAD_JOB where a job points outside its batch: ``n_bytes`` of data, ``rows``
+        index entries, ``blocks`` for each image, so many sets of tables."""
+        mode, size = i32(job[MODE]), i64(job[SIZE])
+        width, height = i64(job[WIDTH]), i64(job[HEIGHT])
+        bad: Any = mode < 0 or mode > 3 or width < 1 or height < 1
+        bad = bad or width > 65535 or height > 65535
+        bad = bad or size < 1 or size > MAX_BYTES or begin < 0 or begin + size > n_bytes
+        if bad:
+            return i32(BAD_JOB)
+        if mode == 3:
+            return i32(OK) if size == 3 * width * height else i32(BAD_JOB)
+        side = i64(16) if mode == 2 else i64(8)
+        mcuy = (height + side - 1) // side
+        each = i64(6) if mode == 2 else (i64(3) if mode == 1 else i64(1))
+        row = i64(job[ROW])
+        bad = row < 0 or row + mcuy + 1 > rows
+        bad = bad or (width + side - 1) // side * mcuy * each > blocks
+        bad = bad or job[HUFFMAN] < 0 or job[HUFFMAN] >= huffmans
+        bad = bad or job[QUANT] < 0 or job[QUANT] >= quants
+        return i32(BAD_JOB) if bad else i32(OK)
+
+    @jit
+    def view_status(job: F, view: F, size: F, resized: F, mean: F, centre: F) -> F:
+        """OK, or BAD_VIEW where a view (y, x, height, width, mirror) is not inside its image, or
+        not inside the mean (H, W, 3), whose 1 x 1 kind fits every view."""
+        y, x, height, width = i64(view[0]), i64(view[1]), i64(view[2]), i64(view[3])
+        bad: Any = y < 0 or x < 0 or height < 1 or width < 1
+        bad = bad or y + height > i64(job[HEIGHT]) or x + width > i64(job[WIDTH])
+        bad = bad or (not resized and (height != size or width != size))
+        high, wide = i64(mean.shape[0]), i64(mean.shape[1])
+        if high > 1 or wide > 1:
+            if centre:
+                bad = bad or height > high or width > wide
+            else:
+                bad = bad or y + height > high or x + width > wide
+        return i32(BAD_VIEW) if bad else i32(OK)
+
+    return {"job_status": job_status, "view_status": view_status}
