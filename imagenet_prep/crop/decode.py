@@ -31,7 +31,7 @@ _UNSUPPORTED = {
     rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
     rb"....ftyp(?:hei[cxms]|hevc|mif1|msf1)": "HEIC",
 }
-_BAND_PIXELS = 1 << 24  # converted at a time, which bounds the memory that it takes
+_BAND_PIXELS = 1 << 21  # converted at a time, which bounds the memory that it takes
 _WHITE = (255, 255, 255)
 
 # Pillow logs remarks about odd files; without any handler Python prints them.

@@ -20,7 +20,6 @@ from imagenet_prep.dataset.journal_file import connected, explained
 from imagenet_prep.dataset.journal_legacy import EARLIER_VERSION
 from imagenet_prep.sources.scan import Source
 from imagenet_prep.storage.byte_range import WHOLE
-from imagenet_prep.storage.urls import is_url
 
 RETRIED = ("source.unreadable", "image.unsupported_here", "image.no_memory", EARLIER_VERSION)
 """Failures of this machine at this time: another run tries these sources again."""
@@ -118,13 +117,25 @@ def _rows(found: Scanned, sources: Iterable[Source], part: Part | None) -> Itera
         if part is not None and not part.has(source.crop):
             continue
         total += 1
-        if source.length == WHOLE or source.file != file:
-            (size, version), file = source.stamp(), source.file
-            found.missing += size == -1 and not is_url(file)
-        else:  # another part of the same archive
-            size = source.length
+        _, _, _, _, _, place, _, length, _, seen = source
+        if length != WHOLE and place == file:  # another part of the same archive
+            size = length
+        elif seen or "://" in place:
+            (size, version), file = source.stamp(), place
+        else:  # as source.stamp(), in half of the time
+            size, version = _stamp(place)
+            file, size = place, size if length == WHOLE or size == -1 else length
+            found.missing += size == -1
         yield *source, size, version
     found.total, found.of_all = total, of_all
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    try:
+        status = os.stat(file)  # noqa: PTH116 - a million of them
+    except OSError:
+        return -1, -1  # it fails when it is read, with the reason
+    return status.st_size, status.st_mtime_ns
 
 
 def plan_crops(found: Scanned, dst: Path, settings: str) -> Plan:

@@ -82,6 +82,10 @@ class Outcome(NamedTuple):
     crop_bytes: int = 0
 
 
+_Item = tuple[Source, bytes | Outcome | None]
+"""A source, and its bytes or its outcome where they were read before a worker had it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """What a worker needs besides the sources: where crops go, how they are made."""
@@ -218,31 +222,38 @@ def _committed(journal: sqlite3.Connection) -> Iterator[None]:
     journal.execute("COMMIT")
 
 
-def _groups(sources: Iterator[Source]) -> Iterator[list[Source]]:
+def _groups(sources: Iterator[Source]) -> Iterator[list[_Item]]:
+    """What workers take at a time. Sources that are streamed are read here, in their order."""
     while group := list(itertools.islice(sources, CHUNK)):
-        yield group
+        yield [(source, _read(source) if source.is_streamed else None) for source in group]
 
 
-def _crop_group(job: _Job, sources: list[Source]) -> list[Outcome]:
+def _crop_group(job: _Job, items: list[_Item]) -> list[Outcome]:
     """In a worker: raw images -> crops under their final names."""
-    ahead = worth_fetching(source.place for source in sources)
+    ahead = worth_fetching(source.place for source, data in items if data is None)
     if ahead:
         prefetch.fetch(ahead)
-    return [_crop_one(job, source) for source in sources]
+    return [_crop_one(job, *item) for item in items]
 
 
-def _crop_one(job: _Job, source: Source) -> Outcome:
-    key, place = source.key, source.place
-    if place.stamp()[0] > MAX_SOURCE_BYTES:
-        return Outcome(key, "source.too_large", "larger than 1 GiB")
+def _read(source: Source) -> bytes | Outcome:
+    """The bytes of a source, or the outcome where they cannot be read."""
+    if source.stamp()[0] > MAX_SOURCE_BYTES:
+        return Outcome(source.key, "source.too_large", "larger than 1 GiB")
     try:
-        data = prefetch.read(place)
+        return prefetch.read(source.place)
     except OSError as error:
         if error.errno in _FATAL:
             raise
         # EINVAL: what lies there is not a file, or a part of an archive that cannot be used.
         code = "source.unusable" if error.errno == errno.EINVAL else "source.unreadable"
-        return Outcome(key, code, f"cannot be read: {error.strerror}")
+        return Outcome(source.key, code, f"cannot be read: {error.strerror}")
+
+
+def _crop_one(job: _Job, source: Source, data: bytes | Outcome | None) -> Outcome:
+    key, data = source.key, _read(source) if data is None else data
+    if isinstance(data, Outcome):
+        return data
     try:
         crop = crop_image(data, job.settings)
     except ImageError as error:

@@ -1,10 +1,12 @@
-"""Any picture's bytes -> its crop: geometry, modes, orientation, and reasons."""
+"""Any image's bytes -> its crop: geometry, modes, orientation, and reasons."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps, WebPImagePlugin, features
+from PIL._util import DeferredError
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+from PIL.PngImagePlugin import PngImageFile
 
+from imagenet_prep.crop import decode
 from imagenet_prep.crop import image as crop
 from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.image import crop_box, crop_image, crop_pixels
@@ -125,8 +130,8 @@ def test_real_photographs_have_the_pixels_of_the_definition(shared_data: Path) -
     [("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("P", "PNG"), ("CMYK", "JPEG"), ("RGB", "WEBP")],
 )
 def test_every_mode_becomes_rgb_the_right_way_up(mode: str, kind: str) -> None:
-    picture = Image.fromarray(np.full((40, 60, 3), (250, 250, 250), np.uint8))
-    pixels = crop_pixels(encoded(picture.convert(mode), kind), CropSettings(32))
+    image = Image.fromarray(np.full((40, 60, 3), (250, 250, 250), np.uint8))
+    pixels = crop_pixels(encoded(image.convert(mode), kind), CropSettings(32))
     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
     assert pixels.mean() > 235
 
@@ -138,9 +143,9 @@ def test_what_is_transparent_shows_white(mode: str) -> None:
 
 
 def test_a_transparent_palette_entry_shows_white() -> None:
-    picture = Image.new("P", (30, 30), 3)
-    picture.putpalette([0, 0, 0] * 256)
-    assert crop_pixels(encoded(picture, "PNG", transparency=3), CropSettings(16)).min() == 255
+    image = Image.new("P", (30, 30), 3)
+    image.putpalette([0, 0, 0] * 256)
+    assert crop_pixels(encoded(image, "PNG", transparency=3), CropSettings(16)).min() == 255
 
 
 @pytest.mark.parametrize(
@@ -211,22 +216,104 @@ PNG = encoded(Image.fromarray(smooth(64, 64)), "PNG")
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "code", "reason"),
     [
-        (b"", "empty file"),
-        (b"hello, this is text", "not an image of a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image of a known format"),
-        (JPEG[: len(JPEG) // 2], "truncated JPEG"),
-        (PNG[: len(PNG) // 2], "truncated PNG"),
-        (JPEG[:3], "damaged JPEG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC is not supported"),
-        (b"GIF89a" + bytes(20), "damaged GIF"),
+        (b"", "image.empty", "empty file"),
+        (b"hello, this is text", "image.unknown_format", "not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "image.unknown_format", "not an image of a known format"),
+        (JPEG[: len(JPEG) // 2], "image.truncated", "truncated JPEG"),
+        (PNG[: len(PNG) // 2], "image.truncated", "truncated PNG"),
+        (JPEG[:3], "image.damaged", "damaged JPEG"),
+        (b"\xff\xd8 no marker", "image.damaged", "damaged JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "image.unsupported", "HEIC is not supported"),
+        (b"\xff\x0a" + bytes(20), "image.unsupported", "JPEG XL is not supported"),
+        (b"GIF89a" + bytes(20), "image.damaged", "damaged GIF"),
     ],
 )
-def test_what_is_no_picture_has_a_short_reason(data: bytes, reason: str) -> None:
+def test_what_is_no_image_has_a_code_and_a_short_reason(
+    data: bytes, code: str, reason: str
+) -> None:
     with pytest.raises(ImageError) as caught:
         crop_pixels(data, CropSettings(16))
-    assert str(caught.value) == reason
+    assert (caught.value.code, str(caught.value)) == (code, reason)
+
+
+def code_of(data: bytes) -> str:
+    """The code of the failure; empty where there is none."""
+    try:
+        crop_pixels(data, CropSettings(16))
+    except ImageError as error:
+        return error.code
+    return ""
+
+
+def test_what_this_pillow_lacks_is_not_taken_for_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(smooth(40, 40))
+    lab = encoded(Image.merge("LAB", image.split()), "TIFF")
+    webp = encoded(image, "WEBP")
+    with monkeypatch.context() as patch:
+        missing = DeferredError(ImportError("The _imagingcms C module is not installed"))
+        patch.setattr(ImageCms, "core", missing)
+        assert code_of(lab) == "image.unsupported_here"
+        patch.setattr(WebPImagePlugin, "SUPPORTED", False)
+        assert code_of(webp) == "image.unsupported_here"
+    assert code_of(webp) == ""
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
+def test_jpeg_2000_is_read_and_its_absence_is_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(smooth(40, 40)), "JPEG2000")
+    assert code_of(data) == ""
+    assert code_of(data[: len(data) // 2]) == "image.damaged"
+    monkeypatch.delattr(Image.core, "jpeg2k_decoder")
+    assert code_of(data) == "image.unsupported_here"
+
+
+def test_any_exception_of_a_decoder_is_that_images_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for raised, code in (
+        (AssertionError("a bug of Pillow"), "image.damaged"),
+        (MemoryError(), "image.no_memory"),
+        (RecursionError(), "image.damaged"),
+    ):
+
+        def load(*_: object, raised: Exception = raised) -> None:
+            raise raised
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PngImageFile, "load", load)
+            assert code_of(PNG) == code
+
+
+def test_a_large_deep_image_takes_at_most_1_5_gb() -> None:
+    script = r"""
+import resource, struct, sys, zlib
+from imagenet_prep.crop.image import crop_image
+from imagenet_prep.dataset.crop_settings import CropSettings
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+side, packer = 13_000, zlib.compressobj(1)
+row = bytes([0, *(n % 251 for n in range(2 * side))])
+data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+header = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
+png = b"\x89PNG\r\n\x1a\n" + b"".join(
+    map(chunk, (b"IHDR", b"IDAT", b"IEND"), (header, data, b"")))
+assert crop_image(png, CropSettings(64)).width == side
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert int(done.stdout) * 1024 < 1.5e9
+
+
+def test_bands_do_not_change_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(6)
+    deep = Image.fromarray(chance.integers(0, 65536, (90, 70), np.uint16))
+    clear = Image.fromarray(chance.integers(0, 256, (90, 70, 4), np.uint8), "RGBA")
+    floats = Image.fromarray(chance.normal(size=(90, 70)).astype(np.float32))
+    files = [encoded(deep, "PNG"), encoded(clear, "PNG"), encoded(floats, "TIFF")]
+    whole = [crop_pixels(data, CropSettings(48)) for data in files]
+    monkeypatch.setattr(decode, "_BAND_PIXELS", 200)
+    for data, pixels in zip(files, whole, strict=True):
+        assert np.array_equal(crop_pixels(data, CropSettings(48)), pixels)
 
 
 def test_a_bomb_is_refused_with_its_size() -> None:
@@ -275,7 +362,7 @@ def squashed(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def test_squash_takes_the_whole_picture() -> None:
+def test_squash_takes_the_whole_image() -> None:
     image = Image.fromarray(smooth(90, 200))
     pixels = crop_pixels(encoded(image, "PNG"), CropSettings(48, fit="squash"))
     assert difference(pixels, squashed(image, 48)) == 0
@@ -295,7 +382,7 @@ def test_each_filter_is_pillows(name: str, resampling: Image.Resampling) -> None
     expected = np.asarray(image.resize((40, 40), resampling))
     settings = CropSettings(40, filter=name)
     assert np.array_equal(crop_pixels(encoded(image, "PNG"), settings), expected)
-    # Only a part of a grey picture is converted: its margin must hold what the filter needs.
+    # Only a part of a grey image is converted: its margin must hold what the filter needs.
     wide = Image.fromarray(np.random.default_rng(3).integers(0, 256, (120, 360), np.uint8))
     whole = np.asarray(wide.convert("RGB").resize((40, 40), resampling, (120, 0, 240, 120)))
     assert difference(crop_pixels(encoded(wide, "PNG"), settings), whole) < 0.01
@@ -323,7 +410,7 @@ def test_of_a_truncated_file_what_is_there_is_kept_where_that_is_wanted(kind: st
     assert kept.remark == f"truncated {kind}, kept"
     top = np.asarray(crop.decode(kept.jpeg))[:32]
     assert difference(top, definition(image, 64)[:32]) < 12
-    # Other pictures fail as before, also after that.
+    # Other images fail as before, also after that.
     with pytest.raises(ImageError, match="truncated"):
         crop_image(part, CropSettings(64))
     with pytest.raises(ImageError, match="not an image"):

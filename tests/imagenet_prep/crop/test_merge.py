@@ -36,7 +36,7 @@ def in_parts(src: Path, dst: Path) -> list[CropReport]:
 
 @pytest.fixture
 def raw(make_raw: Callable[..., Path]) -> Path:
-    """Sixteen good pictures and a broken one."""
+    """Sixteen good images and a broken one."""
     root = make_raw(train=6, val=2)
     (root / "train" / "ant" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much")
     return root
@@ -257,7 +257,7 @@ def test_a_part_whose_sources_all_fail_is_whole(
 ) -> None:
     raw, dst = make_raw(train=1, val=0), tmp_path / "cropped"
     for path in sorted(raw.rglob("*.jpg"))[1:]:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     for number in range(1, 5):
         run_crop(raw, dst, SMALL, jobs=1, max_failures=None, part=Part(number, 4))
     assert merge_parts(dst).failed == 1

@@ -43,7 +43,7 @@ def journal(dst: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def raw(make_raw: Callable[..., Path]) -> Path:
-    """Four good pictures of train, two of val, and a broken one."""
+    """Four good images of train, two of val, and a broken one."""
     root = make_raw(train=2, val=1)
     (root / "train" / "ant" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much")
     return root
@@ -263,7 +263,7 @@ def test_nothing_cropped_names_the_commonest_reason(tmp_path: Path) -> None:
         cropped(src, tmp_path / "cropped")
 
 
-def test_crops_outlive_the_disk_of_their_pictures(
+def test_crops_outlive_the_disk_of_their_images(
     make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
     raw, dst, source = make_raw(train=2, val=1), tmp_path / "cropped", tmp_path / "list.csv"
@@ -313,7 +313,7 @@ def test_source_and_destination_must_not_lie_in_one_another(raw: Path, src: str,
     assert tree(raw) == before
 
 
-def test_a_folder_of_other_pictures_is_no_destination(
+def test_a_folder_of_other_images_is_no_destination(
     raw: Path, make_raw: Callable[..., Path]
 ) -> None:
     other = make_raw(name="other")
