@@ -16,8 +16,8 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from imagenet_prep.crop.plan import Plan, failures, plan_crops, remarks, scanned
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import Part, journal_name, part_journals
 from imagenet_prep.dataset.journal_file import add_rows, attached, finish
-from imagenet_prep.sources.scan import Source, scan
+from imagenet_prep.sources.scan import Scan, Source, scan
 from imagenet_prep.storage import prefetch
 from imagenet_prep.storage.location import Location
 from imagenet_prep.storage.prefetch import worth_fetching
@@ -51,7 +51,8 @@ class CropReport:
 
     ``ok`` were cropped now, ``skipped`` earlier, ``failed`` now or earlier; ``reasons``
     counts the failures, commonest first, ``failures`` lists the first 1000; ``remarks``
-    counts what was tolerated, among all crops; ``classes`` is the number of classes found.
+    counts what was tolerated, among all crops; ``classes`` is the number of classes found,
+    ``layout``, ``splits`` and ``notices`` are those of ``sources.scan.Scan``.
     """
 
     ok: int
@@ -63,6 +64,9 @@ class CropReport:
     remarks: dict[str, int]
     tried: int
     classes: int = 0
+    layout: str = ""
+    splits: Mapping[str, int] = field(default_factory=dict)
+    notices: Sequence[str] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -108,14 +112,16 @@ def run_crop(
     max_failures: int | None = None,
     part: Part | None = None,
     progress: Progress = quiet,
+    recognised: Callable[[Scan], None] | None = None,
 ) -> CropReport:
     """Crops every image of ``src`` into ``dst``; does only what is missing or changed.
 
     ``layout``, ``classes``, ``splits`` and ``class_order`` are those of ``sources.scan``. With
     ``part`` only the sources of that part, with a journal of its own; a run without takes over
-    the rows of the parts. An image that cannot be used is counted and listed. Raises ToolError
-    when more than ``max_failures`` failed (None: never), when nothing could be cropped, or when
-    the two folders lie in one another; OSError when ``dst`` cannot be written.
+    the rows of the parts. ``recognised`` is called with what was found, before any work. An image
+    that cannot be used is counted and listed. Raises ToolError when more than ``max_failures``
+    failed (None: never), when nothing could be cropped, or when the two folders lie in one
+    another; OSError when ``dst`` cannot be written.
     """
     start = time.perf_counter()
     check_places(src, dst)
@@ -123,6 +129,8 @@ def run_crop(
     workers, path = workers_of(jobs), dst / journal_name(part)
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(scanned(collection, part))
+        if recognised is not None:
+            recognised(collection)
         dst.mkdir(parents=True, exist_ok=True)
         stack.enter_context(unfinished(dst, part, cluster=not isinstance(workers, Local)))
         stack.enter_context(attached(found.connection, path, "journal", create=True))
@@ -139,7 +147,12 @@ def run_crop(
         report = _report(found.connection, plan, len(collection.classes), start)
         _check(report, src, dst, max_failures, part)
         finish(found.connection, plan.total, plan.of_all)
-        return report
+        return replace(
+            report,
+            layout=collection.layout,
+            splits=collection.splits,
+            notices=collection.notices,
+        )
 
 
 def _report(journal: sqlite3.Connection, plan: Plan, classes: int, start: float) -> CropReport:

@@ -9,6 +9,7 @@ from imagenet_prep.sources.archive import ARCHIVES, is_archive, open_archive
 from imagenet_prep.sources.csv_list import find_csv, find_tsv, is_csv, is_tsv
 from imagenet_prep.sources.flat import find_flat, is_flat
 from imagenet_prep.sources.folders import find_folders, split_folders
+from imagenet_prep.sources.huggingface import find_huggingface, is_huggingface
 from imagenet_prep.sources.idx import find_idx, is_idx
 from imagenet_prep.sources.ilsvrc import find_ilsvrc, is_ilsvrc
 from imagenet_prep.sources.kaggle import find_kaggle, is_kaggle
@@ -36,6 +37,7 @@ _KNOWN: dict[str, tuple[_Recognise, _Find]] = {
     "idx": (is_idx, find_idx),
     "flat": (is_flat, lambda src: find_flat(src, {})),
     "webdataset": (is_webdataset, find_webdataset),
+    "huggingface": (is_huggingface, find_huggingface),
     "csv": (is_csv, find_csv),
     "tsv": (is_tsv, find_tsv),
 }

@@ -10,6 +10,7 @@ member has a plain suffix behind its first dot, names go up to their last dot
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections import Counter
@@ -39,7 +40,8 @@ _MAX_LABEL_BYTES = 1 << 20
 _MAX_NAME = 200
 _MAX_CLASSES = 100_000
 _LOOKED_AT = 50
-_SHARDS_LOOKED_AT = 4
+_LOOKED_AT_SHARDS = 4
+_LOOKED_AT_FOLDERS = 3
 _CAPTIONS_FROM = 50
 
 
@@ -80,19 +82,16 @@ def is_webdataset(src: Location) -> bool:
     """
     if not src.is_dir():
         return _is_shard(src.name) and _has_samples(src)
-    shards = [where for _, where in _shards(src)]
-    if any(_has_samples(where) for where in shards[:_SHARDS_LOOKED_AT]):
+    first = list(itertools.islice(_shards(src, few=True), _LOOKED_AT_SHARDS))
+    if any(_has_samples(where) for _, where in first):
         return True
-    entries = entries_of(src)
-    return (
-        bool(shards)
-        and not is_archive(src)
-        and not any(map(may_be_image, entries))
-        and (
-            all(is_folder(e) or _is_shard(e.name) for e in entries)
-            and {name.partition("/")[0] for name, _ in _shards(src)}
-            == {text_of(entry.name) for entry in entries}
-        )
+    if not first or is_archive(src):
+        return False
+    holding = {name.partition("/")[0] for name, _ in _shards(src, few=True)}
+    folders = [entry for entry in entries_of(src) if is_folder(entry)]
+    others = (e for e in entries_of(src) if not is_folder(e) and not _is_shard(e.name))
+    return all(text_of(f.name) in holding for f in folders[:_LOOKED_AT_FOLDERS]) and not any(
+        map(may_be_image, others)
     )
 
 
@@ -147,13 +146,19 @@ def _order(src: Location, names: dict[str, str]) -> tuple[str, ...]:
     return tuple(map(str, range(most + 1)))
 
 
-def _shards(src: Location, prefix: str = "") -> Iterator[tuple[str, Location]]:
-    """(name below ``src``, where it is) of the tars in it and in its folders."""
-    for entry in entries_of(src):
+def _shards(
+    src: Location, prefix: str = "", *, few: bool = False
+) -> Iterator[tuple[str, Location]]:
+    """(name below ``src``, where it is) of the tars in it and in its folders; ``few``: only in
+    the first folders, to find out whether there are any."""
+    entries = entries_of(src)
+    folders = [entry for entry in entries if is_folder(entry)]
+    looked_at = {entry.name for entry in folders[: _LOOKED_AT_FOLDERS if few else None]}
+    for entry in entries:
         name = f"{prefix}{text_of(entry.name)}"
-        if is_folder(entry):
-            yield from _shards(location_in(entry), f"{name}/")
-        elif _is_shard(entry.name):
+        if entry.name in looked_at:
+            yield from _shards(location_in(entry), f"{name}/", few=few)
+        elif _is_shard(entry.name) and entry not in folders:
             yield name, location_in(entry)
 
 
