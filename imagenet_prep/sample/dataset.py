@@ -1,8 +1,7 @@
 """The procedural data set of the demo and the tests, as files on disk.
 
-(seed, split, index) -> one file, whatever the number of workers: the pictures of
-``scenes`` in the formats that real collections have (JPEG mostly), and three broken
-files among the training pictures.
+(seed, split, index) -> one file, for any number of workers: the images of ``scenes`` in the
+formats of real collections (mostly JPEG), and three broken training files.
 """
 
 from __future__ import annotations
@@ -20,14 +19,13 @@ from PIL import Image
 
 from imagenet_prep.core.errors import Progress, ToolError, UsageError, quiet
 from imagenet_prep.core.files import publish, read_json, write_json
-from imagenet_prep.sample.scenes import KINDS, draw_picture
+from imagenet_prep.sample.scenes import KINDS, draw_image
 from imagenet_prep.workers.processes import workers_of
 
 MARKER_NAME = ".sample.json"
-PICTURES_VERSION = 1  # raised whenever the same seed gives other pictures
+IMAGES_VERSION = 1  # raised whenever the same seed gives other images
 SPLIT_CODES = {"train": 0, "val": 1}
 
-# What every hundred pictures consist of, in an order of its own per hundred.
 FORMATS = {
     "jpeg": 80,
     "progressive": 4,
@@ -39,23 +37,24 @@ FORMATS = {
     "cmyk": 1,
     "grey": 1,
 }
+"""The formats of every hundred images, shuffled per hundred."""
 SUFFIXES = {"png": ".png", "webp": ".webp", "palette": ".png", "rgba": ".png"}
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What the pictures depend on; kept in the folder, so that a run can be continued."""
+    """The settings that determine the images; stored in the folder, so that a run can continue."""
 
     train: int
     val: int
     classes: int
     seed: int
-    version: int = PICTURES_VERSION
+    version: int = IMAGES_VERSION
 
 
 @dataclass(frozen=True)
 class SampleReport:
-    """Pictures and broken files that now lie in the folder, and the seconds it took."""
+    """Numbers of images and broken files in the folder, and the duration."""
 
     images: int
     broken: int
@@ -63,18 +62,18 @@ class SampleReport:
 
     @property
     def images_per_second(self) -> float:
-        """Pictures per second of the whole run; those that lay there already count."""
+        """Images per second of the whole run, those of an earlier run included."""
         return self.images / max(self.seconds, 1e-9)
 
 
 def _generator(seed: int, split: str, index: int, purpose: int = 0) -> np.random.Generator:
-    """The only source of chance: a generator of (seed, split, index)."""
+    """The random generator of (seed, split, index)."""
     entropy = (seed, SPLIT_CODES[split], index) + ((purpose,) if purpose else ())
     return np.random.default_rng(np.random.SeedSequence(entropy))
 
 
 def file_format(seed: int, split: str, index: int) -> str:
-    """A key of FORMATS for a picture; every hundred of a split has the same mixture."""
+    """A key of FORMATS for an image; every hundred of a split has the same mixture."""
     return _hundred_formats(seed, split, index // 100)[index % 100]
 
 
@@ -94,10 +93,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""EXIF orientation -> what was done to the upright picture (the tag says how to undo it)."""
+"""EXIF orientation -> the transposition of the upright image, which the tag undoes."""
 
 
-def encode_picture(pixels: NDArray[np.uint8], file_kind: str, rng: np.random.Generator) -> bytes:
+def encode_image(pixels: NDArray[np.uint8], file_kind: str, rng: np.random.Generator) -> bytes:
     """(H, W, 3) uint8 RGB -> the bytes of a file of a kind in FORMATS."""
     image = Image.fromarray(pixels)
     quality = int(rng.integers(78, 96))
@@ -123,7 +122,7 @@ def encode_picture(pixels: NDArray[np.uint8], file_kind: str, rng: np.random.Gen
 
 
 def _rounded(height: int, width: int) -> Image.Image:
-    """An alpha channel that is opaque but for softly rounded corners."""
+    """An alpha channel: opaque, with softly rounded corners."""
     corner = 0.2 * min(height, width)
     y = np.maximum(np.abs(np.arange(height) + 0.5 - height / 2) - height / 2 + corner, 0)
     x = np.maximum(np.abs(np.arange(width) + 0.5 - width / 2) - width / 2 + corner, 0)
@@ -167,9 +166,9 @@ def _content(item: _Item) -> bytes:
         return b"This is a text file that somebody named .jpg.\n"
     if item.broken == "empty":
         return b""
-    pixels = draw_picture(_generator(item.seed, item.split, item.index), KINDS[item.label])
+    pixels = draw_image(_generator(item.seed, item.split, item.index), KINDS[item.label])
     kind = "jpeg" if item.broken else file_format(item.seed, item.split, item.index)
-    data = encode_picture(pixels, kind, _generator(item.seed, item.split, item.index, purpose=2))
+    data = encode_image(pixels, kind, _generator(item.seed, item.split, item.index, purpose=2))
     return data[: len(data) * 2 // 5] if item.broken else data
 
 
@@ -190,27 +189,27 @@ def _remove(items: list[_Item]) -> None:
 
 
 def _check(settings: SampleSettings) -> None:
-    """UsageError for counts that make no sense."""
+    """UsageError (``sample.counts``) for invalid counts."""
     if not 2 <= settings.classes <= len(KINDS):
-        raise UsageError(
-            f"{settings.classes} classes: the sample has 2 to {len(KINDS)}; choose in between"
-        )
+        message = f"invalid number of classes {settings.classes}: expected 2 to {len(KINDS)}"
+        raise UsageError("sample.counts", message)
     if settings.train < settings.classes or settings.val < 0 or settings.seed < 0:
-        raise UsageError(
-            f"train {settings.train}, val {settings.val}, seed {settings.seed}: the sample needs "
-            "at least one training picture per class and no negative number; raise the numbers"
+        message = (
+            f"invalid --train {settings.train}, --val {settings.val}, --seed {settings.seed}: "
+            f"expected --train of at least {settings.classes}, and no negative number"
         )
+        raise UsageError("sample.counts", message)
 
 
 def _prepare_folder(dst: Path, settings: SampleSettings) -> None:
-    """Makes ``dst`` ready: empty, or an earlier sample without what does not belong now.
+    """Prepares ``dst``: a new folder, or an earlier sample, from which other files are removed.
 
-    Only files that an earlier sample wrote are ever removed. UsageError for a folder
-    that holds anything else.
+    Only files that an earlier sample wrote are removed. UsageError (``sample.folder``) for a
+    folder with other files.
     """
-    remedy = "name an empty or a new folder with --dst"
+    remedy = "choose an empty or a new folder with --dst"
     if dst.exists() and not dst.is_dir():
-        raise UsageError(f"{dst}: is a file, not a folder; {remedy}")
+        raise UsageError("sample.folder", f"{dst}: is a file, not a folder; {remedy}")
     marker = dst / MARKER_NAME
     if marker.exists():
         value = read_json(marker, "the description of the sample in this folder", remedy)
@@ -218,15 +217,15 @@ def _prepare_folder(dst: Path, settings: SampleSettings) -> None:
             earlier = SampleSettings(**{name: int(number) for name, number in value.items()})
             _check(earlier)
         except (TypeError, ValueError, UsageError):
-            raise UsageError(f"{marker}: is not a description of a sample; {remedy}") from None
+            message = f"{marker}: is not a description of a sample; {remedy}"
+            raise UsageError("sample.folder", message) from None
         if earlier != settings:
             _remove(_plan(dst, earlier))
         for stale in dst.glob("*/*/.*.tmp"):
             stale.unlink(missing_ok=True)
     elif dst.exists() and any(dst.iterdir()):
-        raise UsageError(
-            f"{dst}: is not empty and not an earlier sample, so nothing was written; {remedy}"
-        )
+        message = f"{dst}: is not empty and holds no earlier sample; {remedy}"
+        raise UsageError("sample.folder", message)
     dst.mkdir(parents=True, exist_ok=True)
     write_json(marker, asdict(settings))
 
@@ -244,9 +243,9 @@ def make_sample(
     """Writes ``dst/train/<class>/<name>`` and ``dst/val/...``; three more files are broken.
 
     The same arguments give the same bytes (with the same library versions) for any
-    ``jobs``. A folder with an earlier sample is completed or replaced; a finished one
-    is left as it is. UsageError for counts that make no sense and for a folder with
-    other things in it, ToolError when it cannot be written.
+    ``jobs``. A folder with an earlier sample is completed or replaced. Raises UsageError for
+    invalid counts and for a folder with other files, ToolError (``sample.write``) when it
+    cannot be written.
     """
     started = time.perf_counter()
     settings = SampleSettings(train, val, classes, seed)
@@ -261,9 +260,8 @@ def make_sample(
             done += 1
             progress("sample", done, len(plan))
     except OSError as error:
-        raise ToolError(
-            f"{dst}: the pictures cannot be written ({error.strerror or error}); make room or "
-            "name another folder with --dst"
-        ) from None
+        message = f"{dst}: the images cannot be written ({error.strerror or error})"
+        remedy = "free disk space, or choose another folder with --dst"
+        raise ToolError("sample.write", f"{message}; {remedy}") from None
     broken = sum(bool(item.broken) for item in plan)
     return SampleReport(len(plan) - broken, broken, time.perf_counter() - started)

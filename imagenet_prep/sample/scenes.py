@@ -1,4 +1,4 @@
-"""One procedural picture: a generator of chance and a class -> (H, W, 3) uint8 RGB (pure).
+"""One procedural image: a random generator and a class -> (H, W, 3) uint8 RGB (pure).
 
 An object of a random place, size, turn and light over 1/f noise in correlated colours.
 Some of the ten classes share shape and colour, some texture and colour, some shape and
@@ -19,13 +19,13 @@ from PIL import Image, ImageFilter
 Floats = NDArray[np.float32]
 
 TILE_PX = 128
-RENDER_SHORT_PX = 288  # larger pictures are drawn at this size and enlarged
+RENDER_SHORT_PX = 288  # larger images are drawn at this size and enlarged
 RENDER_LONG_PX = 640
 SMALLEST_PX, LARGEST_PX = 60, 1200
 
 
 class Kind(NamedTuple):
-    """What makes a class: ``texture-shape-colour`` is its folder's name."""
+    """The attributes of a class; its folder is named ``texture-shape-colour``."""
 
     texture: str
     shape: str
@@ -69,9 +69,6 @@ SCENES = (
 )
 
 
-# ---------------------------------------------------------------- background
-
-
 @functools.cache
 def _spectrum(exponent: float, lowest: float) -> Floats:
     """Amplitudes f^-exponent (TILE_PX, TILE_PX // 2 + 1), nothing below ``lowest`` cycles."""
@@ -97,7 +94,7 @@ def _noise(
 
 
 def _stretch(tile: Floats, height: int, width: int) -> Floats:
-    """The tile's part with the picture's aspect ratio, enlarged to (height, width)."""
+    """The tile's part with the image's aspect ratio, enlarged to (height, width)."""
     long = max(height, width)
     box = (0, 0, TILE_PX * width / long, TILE_PX * height / long)
     image = Image.fromarray(tile).resize((width, height), Image.Resampling.BICUBIC, box)
@@ -107,7 +104,7 @@ def _stretch(tile: Floats, height: int, width: int) -> Floats:
 def _background(rng: np.random.Generator, height: int, width: int) -> Floats:
     """A soft scene with a horizon, (height, width, 3) float32 of levels about 0-255.
 
-    Light varies most, yellow-blue less, green-magenta least, as in natural pictures.
+    Light varies most, yellow-blue less, green-magenta least, as in natural images.
     """
     top, bottom = np.asarray(SCENES[rng.integers(len(SCENES))], dtype=np.float32)
     light, warm, tint = (_stretch(t, height, width) for t in _noise(rng, 3, rng.choice([1.2, 1.5])))
@@ -136,9 +133,6 @@ def _blur_spot(rng: np.random.Generator, scene: Floats) -> None:
     window, across, down = _window(scene, x, y, radius * 1.2)
     inside = np.clip((radius - np.hypot(across, down)) / (0.15 * radius) + 0.5, 0, 1)
     window += (inside * rng.uniform(0.12, 0.4))[..., None] * (colour - window)
-
-
-# -------------------------------------------------------------------- object
 
 
 def _window(scene: Floats, x: float, y: float, reach: float) -> tuple[Floats, Floats, Floats]:
@@ -213,7 +207,7 @@ def _place(rng: np.random.Generator, scene: Floats, kind: Kind) -> None:
     """Draws one object of ``kind`` into the scene, mostly inside its centre square."""
     height, width = scene.shape[:2]
     short = min(height, width)
-    # Pictures of few pixels need a large object for its texture to be there at all.
+    # Images of few pixels need a large object for its texture to be there at all.
     radius = short * rng.uniform(0.45 if short >= 120 else 0.6, 0.75) / 2
     slack = 0.55 * (short - 2 * radius)
     x = width / 2 + rng.uniform(-slack, slack)
@@ -275,9 +269,6 @@ def _shadow(rng: np.random.Generator, window: Floats, distance: Floats, radius: 
     window *= 1 - shadow[..., None]
 
 
-# ------------------------------------------------------------------- picture
-
-
 def _size(rng: np.random.Generator) -> tuple[int, int]:
     """Width and height: mostly 150-500 px, a few tiny, a few large, some of them long."""
     draw = rng.uniform()
@@ -293,8 +284,8 @@ def _size(rng: np.random.Generator) -> tuple[int, int]:
     return (max(SMALLEST_PX, round(width * shrink)), max(SMALLEST_PX, round(height * shrink)))
 
 
-def draw_picture(rng: np.random.Generator, kind: Kind) -> NDArray[np.uint8]:
-    """A class -> (H, W, 3) uint8 RGB, 60 to 1200 px; all chance comes from ``rng``."""
+def draw_image(rng: np.random.Generator, kind: Kind) -> NDArray[np.uint8]:
+    """A class -> (H, W, 3) uint8 RGB, 60 to 1200 px; all random numbers come from ``rng``."""
     width, height = _size(rng)
     shrink = min(1.0, RENDER_SHORT_PX / min(width, height), RENDER_LONG_PX / max(width, height))
     w, h = max(1, round(width * shrink)), max(1, round(height * shrink))

@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.sample import dataset as sample
-from imagenet_prep.sample.dataset import FORMATS, encode_picture, file_format, make_sample
-from imagenet_prep.sample.scenes import KINDS, draw_picture
+from imagenet_prep.sample.dataset import FORMATS, encode_image, file_format, make_sample
+from imagenet_prep.sample.scenes import KINDS, draw_image
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -45,14 +46,14 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path: 
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
-def test_another_seed_gives_other_pictures(tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(tmp_path: Path) -> None:
     make_sample(tmp_path / "a", train=4, val=0, classes=2, seed=1, jobs=1)
     make_sample(tmp_path / "b", train=4, val=0, classes=2, seed=2, jobs=1)
     a, b = (set(digests(tmp_path / name).values()) for name in "ab")
     assert len(a & b) == 2  # the text file and the empty file
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
+def test_a_image_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
     make_sample(tmp_path / "few", train=6, val=2, classes=2, jobs=1)
     make_sample(tmp_path / "more", train=10, val=4, classes=2, jobs=1)
     few, more = digests(tmp_path / "few"), digests(tmp_path / "more")
@@ -73,7 +74,7 @@ def test_the_broken_files_are_broken_and_the_others_are_not(tmp_path: Path) -> N
                 assert min(image.size) >= 60
 
 
-def test_training_and_validation_share_no_picture(tmp_path: Path) -> None:
+def test_training_and_validation_share_no_image(tmp_path: Path) -> None:
     make_sample(tmp_path, train=10, val=10, jobs=1)
     found = digests(tmp_path)
     train = {digest for path, digest in found.items() if path.startswith("train")}
@@ -81,7 +82,7 @@ def test_training_and_validation_share_no_picture(tmp_path: Path) -> None:
     assert not train & val
 
 
-def test_every_hundred_pictures_hold_every_format_in_an_order_of_its_own() -> None:
+def test_every_hundred_images_hold_every_format_in_an_order_of_its_own() -> None:
     first = [file_format(0, "train", index) for index in range(100)]
     second = [file_format(0, "train", index) for index in range(100, 200)]
     assert Counter(first) == Counter(second) == FORMATS
@@ -91,8 +92,8 @@ def test_every_hundred_pictures_hold_every_format_in_an_order_of_its_own() -> No
 
 @pytest.mark.parametrize("file_kind", sorted(FORMATS))
 def test_a_file_is_of_the_kind_it_was_asked_to_be(file_kind: str) -> None:
-    pixels = draw_picture(np.random.default_rng(3), KINDS[0])
-    data = encode_picture(pixels, file_kind, np.random.default_rng(4))
+    pixels = draw_image(np.random.default_rng(3), KINDS[0])
+    data = encode_image(pixels, file_kind, np.random.default_rng(4))
     image = Image.open(io.BytesIO(data))
     image.load()
     expected = {
@@ -110,9 +111,9 @@ def test_a_file_is_of_the_kind_it_was_asked_to_be(file_kind: str) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1000))
-def test_a_turned_picture_is_upright_after_its_orientation_is_applied(seed: int) -> None:
-    pixels = draw_picture(np.random.default_rng(9), KINDS[3])[:90, :70]
-    data = encode_picture(pixels, "turned", np.random.default_rng(seed))
+def test_a_turned_image_is_upright_after_its_orientation_is_applied(seed: int) -> None:
+    pixels = draw_image(np.random.default_rng(9), KINDS[3])[:90, :70]
+    data = encode_image(pixels, "turned", np.random.default_rng(seed))
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     assert upright.shape == pixels.shape
     assert np.abs(upright.astype(int) - pixels.astype(int)).mean() < 8
@@ -132,12 +133,12 @@ def test_sizes_reach_from_tiny_to_large_and_mostly_stay_medium() -> None:
 
 
 def test_the_mean_colour_alone_does_not_tell_the_classes_apart() -> None:
-    """Nearest class mean on the picture's mean colour stays far below a network's result."""
+    """Nearest class mean on the image's mean colour stays far below a network's result."""
 
     def colours(first: int) -> np.ndarray:
         rows = []
         for index in range(first, first + 60):
-            pixels = draw_picture(np.random.default_rng(index), KINDS[index % 10])
+            pixels = draw_image(np.random.default_rng(index), KINDS[index % 10])
             rows.append(pixels.reshape(-1, 3).mean(0))
         return np.array(rows)
 
@@ -194,49 +195,45 @@ def test_progress_counts_every_file_up_to_the_total(tmp_path: Path) -> None:
     assert seen == [("sample", 8, 8)]
 
 
-def test_a_folder_with_other_things_in_it_is_refused_untouched(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty and not an earlier sample"):
-        make_sample(tmp_path, train=4, val=1, classes=2, jobs=1)
+def refused(dst: Path, **counts: int) -> str:
+    """The code of the error of ``make_sample``."""
+    arguments: dict[str, Any] = {"train": 4, "val": 1, "classes": 2, "jobs": 1} | counts
+    with pytest.raises(ToolError) as caught:
+        make_sample(dst, **arguments)
+    return caught.value.code
+
+
+def test_a_folder_with_other_files_is_refused_untouched(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    assert refused(tmp_path) == refused(notes) == "sample.folder"
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "raw").write_text("")
-    with pytest.raises(UsageError, match="is a file, not a folder"):
-        make_sample(tmp_path / "raw", train=4, val=1, classes=2, jobs=1)
+IMPOSSIBLE = {"train": 4, "val": 1, "classes": 99, "seed": 0, "version": 0}
 
 
-@pytest.mark.parametrize("content", ['{"train": "many"}', '{"train": 4}', "no json", "[1]"])
-def test_a_damaged_marker_is_one_sentence(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ['{"train": "many"}', '{"train": 4}', json.dumps(IMPOSSIBLE)])
+def test_a_damaged_marker_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / sample.MARKER_NAME).write_text(content)
-    with pytest.raises(ToolError, match=sample.MARKER_NAME):
-        make_sample(tmp_path, train=4, val=1, classes=2, jobs=1)
-
-
-def test_a_marker_with_impossible_counts_is_refused(tmp_path: Path) -> None:
-    counts = {"train": 4, "val": 1, "classes": 99, "seed": 0, "version": 0}
-    (tmp_path / sample.MARKER_NAME).write_text(json.dumps(counts))
-    with pytest.raises(UsageError, match="not a description of a sample"):
-        make_sample(tmp_path, train=4, val=1, classes=2, jobs=1)
+    assert refused(tmp_path) == "sample.folder"
 
 
 @pytest.mark.parametrize(
     ("train", "val", "classes", "seed"),
     [(10, 1, 1, 0), (100, 1, 11, 0), (3, 1, 4, 0), (10, -1, 2, 0), (10, 1, 2, -1)],
 )
-def test_counts_that_make_no_sense_are_refused(
+def test_invalid_counts_are_refused(
     tmp_path: Path, train: int, val: int, classes: int, seed: int
 ) -> None:
-    with pytest.raises(UsageError):
-        make_sample(tmp_path / "raw", train=train, val=val, classes=classes, seed=seed, jobs=1)
+    counts = {"train": train, "val": val, "classes": classes, "seed": seed}
+    assert refused(tmp_path / "raw", **counts) == "sample.counts"
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(item: object) -> str:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sample, "_write", full)
-    with pytest.raises(ToolError, match="No space left on device"):
-        make_sample(tmp_path / "raw", train=4, val=1, classes=2, jobs=1)
+    assert refused(tmp_path / "raw") == "sample.write"
