@@ -25,11 +25,13 @@ def publish(target: Path) -> Iterator[Path]:
     Raises UsageError where no such file can be: it is a folder, or its folder a file.
     """
     if target.is_dir():
-        raise UsageError(f"{target}: is a folder; name a file")
+        raise UsageError("file.is_folder", f"{target}: is a folder; name a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{target.parent}: is no folder or lies in none; name a folder") from None
+        raise UsageError(
+            "file.no_folder", f"{target.parent}: is not a folder or lies in a file; name a folder"
+        ) from None
     _remove_abandoned(target)
     handle, temporary = _locked_temporary(target)
     try:
@@ -50,7 +52,7 @@ def _locked_temporary(target: Path) -> tuple[int, Path]:
         try:
             handle, name = tempfile.mkstemp(".tmp", f".{target.name}.", target.parent)
         except OSError as error:
-            error.filename = str(target)  # what the user knows of
+            error.filename = str(target)  # the name that the user knows
             raise
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -89,18 +91,22 @@ def write_json(target: Path, value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
-    """The JSON object in ``path``; ToolError with ``remedy`` if there is none."""
+def read_json(path: Path, what: str, remedy: str, code: str = "file") -> dict[str, Any]:
+    """The JSON object in ``path``; ToolError with ``remedy`` if there is none.
+
+    Its code is ``code`` with .missing or .damaged.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ToolError(f"{path}: {what} is missing; {remedy}") from None
-    except IsADirectoryError:
-        raise ToolError(f"{path}: is a folder, not {what}; {remedy}") from None
+        raise ToolError(f"{code}.missing", f"{path}: {what} is missing; {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ToolError(f"{path}: {what} cannot be read ({error}); {remedy}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ToolError(
+            f"{code}.damaged", f"{path}: {what} cannot be read ({reason}); {remedy}"
+        ) from None
     if not isinstance(value, dict):
-        raise ToolError(f"{path}: {what} is not a JSON object; {remedy}")
+        raise ToolError(f"{code}.damaged", f"{path}: {what} is not a JSON object; {remedy}")
     return value
 
 

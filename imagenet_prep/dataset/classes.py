@@ -41,9 +41,9 @@ def save_classes(folder: Path, classes: Classes) -> None:
 
 def load_classes(folder: Path) -> Classes:
     """Reads ``classes.json`` from ``folder``; ToolError if it is missing or damaged."""
-    remedy = "crop the pictures again with imagenet-prep crop"
+    remedy = "run imagenet-prep crop again"
     path = folder / CLASSES_NAME
-    value = read_json(path, "the class list", remedy)
+    value = read_json(path, "the class list", remedy, "classes")
     try:
         rows = sorted(value["classes"], key=lambda row: row["label"])
         names = tuple(str(row["class"]) for row in rows)
@@ -51,5 +51,7 @@ def load_classes(folder: Path) -> Classes:
         if [row["label"] for row in rows] != list(range(len(rows))):
             raise ValueError("labels are not 0, 1, 2, ...")
     except (KeyError, TypeError, ValueError) as error:
-        raise ToolError(f"{path}: the class list is damaged ({error}); {remedy}") from None
+        raise ToolError(
+            "classes.damaged", f"{path}: the class list is damaged ({error}); {remedy}"
+        ) from None
     return Classes(names, readable)

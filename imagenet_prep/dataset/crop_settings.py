@@ -13,11 +13,11 @@ ALGORITHM = 3  # counts the versions of the module crop that give other pixels
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How a picture becomes a square of ``size`` pixels a side.
+    """How an image becomes a square of ``size`` pixels a side.
 
     ``fit``: "shortest" takes the short side to ``size`` and cuts the centre out, "squash"
-    resizes the whole picture whatever its shape. ``filter``: the antialiasing one. ``exif``:
-    whether the EXIF orientation turns the picture. ``truncated``: whether what is there of an
+    resizes the whole image whatever its shape. ``filter``: the antialiasing one. ``exif``:
+    whether the EXIF orientation is applied to the image. ``truncated``: whether what is there of an
     incomplete file is taken or the file fails. ``quality``: of the crop as JPEG.
     """
 

@@ -18,7 +18,7 @@ MANIFEST_FORMAT = 3
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``<name>.beton.json`` says; it is written last and means "complete".
+    """The contents of ``<name>.beton.json``, which is written last and means "complete".
 
     ``pages`` are the SHA-256 of the beton's pages in file order, ``digest`` that of them all
     (``pages_digest``), ``keys`` the crop path (relative, posix) of each sample in file order.
@@ -52,8 +52,8 @@ def source_digest(pairs: Iterable[tuple[str, str]]) -> str:
 
     The sum of SHA-256("<content>  <path>") over the crops, modulo 2^256, as 64 hexadecimal
     digits: so the digests of parts add up to that of the whole (``add_digests``). Statistics
-    and betons carry it, so that each can tell whether the other was made from the same
-    pictures.
+    and betons carry it, so that they can be
+    checked for being of the same images.
     """
     lines = (f"{content}  {path}" for path, content in pairs)
     total = sum(int.from_bytes(hashlib.sha256(line.encode()).digest()) for line in lines)
@@ -103,11 +103,11 @@ def load_manifest(beton: Path) -> Manifest:
     """
     remedy = "build it again with imagenet-prep build"
     if not beton.exists():
-        raise UsageError(f"{beton}: no such file; {remedy}, or name the right one")
+        raise UsageError("beton.missing", f"{beton}: no such file; {remedy}, or name the right one")
     if beton.is_dir():
-        raise UsageError(f"{beton}: is a folder; name the .beton file in it")
+        raise UsageError("beton.is_folder", f"{beton}: is a folder; name the .beton file in it")
     path = manifest_beside(beton)
-    value = read_json(path, "the manifest that says the beton is complete", remedy)
+    value = read_json(path, "the manifest of a complete beton", remedy, "manifest")
     try:
         if value["format"] != MANIFEST_FORMAT:
             raise ValueError(f"format {value['format']}, this version reads {MANIFEST_FORMAT}")
@@ -122,11 +122,13 @@ def load_manifest(beton: Path) -> Manifest:
         if not 0 <= manifest.shard < manifest.shards:
             raise ValueError(f"shard {manifest.shard} of {manifest.shards}")
     except (KeyError, TypeError, ValueError) as error:
-        raise ToolError(f"{path}: the manifest is damaged ({error}); {remedy}") from None
+        raise ToolError(
+            "manifest.damaged", f"{path}: the manifest is damaged ({error}); {remedy}"
+        ) from None
     size = beton.stat().st_size
     if size != manifest.bytes:
         raise ToolError(
-            f"{beton}: has {size} bytes where its manifest says {manifest.bytes}, so it is "
-            f"not the complete file; {remedy}"
+            "beton.truncated",
+            f"{beton}: has {size} bytes instead of the {manifest.bytes} in its manifest; {remedy}",
         )
     return manifest

@@ -1,4 +1,4 @@
-"""A data set in one beton or in several: names -> its files, in order, checked to be one set.
+"""A data set in one beton file or in several: names -> its files, in order, as one set.
 
 ``train.beton`` is a set of one file; ``train-00000-of-00004.beton`` and its likes, named by a
 pattern such as ``train-*.beton``, are one of four. Sample i of a set is that of the same
@@ -12,8 +12,9 @@ import glob
 import itertools
 import resource
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 from imagenet_prep.core.errors import ToolError, UsageError
@@ -30,9 +31,9 @@ _OTHER_FILES = 64
 
 @dataclass(frozen=True, eq=False)
 class Betons:
-    """A whole data set: its files in the order of their samples, and what their manifests say.
+    """A whole data set: its files in the order of their samples, and their manifests.
 
-    ``name`` is what sentences call it; ``manifest`` is that of all files together: sums, all
+    ``name`` is its name in messages; ``manifest`` is that of all files together: sums, all
     keys and pages one after the other, and the digest of the set.
     """
 
@@ -75,15 +76,17 @@ def shard_pattern(shard: Path) -> str:
 
 
 def find_betons(*names: Path | str, part: bool = False) -> Betons:
-    """Files and patterns -> the data set that they are, whole; with ``part`` one file that is
-    named by its own name may be a shard alone.
+    """Files and patterns -> the whole data set; with ``part`` one file that is given by its own
+    name may be a single shard.
 
-    Raises UsageError when a name is none, and ToolError (one sentence) when a shard or its
-    manifest is missing or damaged, when one comes twice, or when files are of several builds.
+    Raises UsageError when there is no such file, and ToolError when a shard or its manifest is
+    missing or damaged, when one is given twice, or when files are of several builds.
     """
     paths = [path for name in names for path in _files(Path(name))]
     if not paths:
-        raise UsageError("no beton is named; name one, or a pattern in quotes: 'train-*.beton'")
+        raise UsageError(
+            "beton.no_name", "no beton is given; give one, or a pattern in quotes: 'train-*.beton'"
+        )
     given = str(names[0]) if len(names) == 1 else shard_pattern(paths[0])
     found = [(path, load_manifest(path)) for path in paths]
     if part and paths == [Path(name) for name in names] and len(paths) == 1:
@@ -92,17 +95,19 @@ def find_betons(*names: Path | str, part: bool = False) -> Betons:
 
 
 def stats_of(betons: Betons) -> Stats:
-    """The statistics beside a set; ToolError where they are damaged or not its own."""
+    """The statistics beside a set; ToolError where they are damaged or of another set."""
     stats = load_stats(betons.stats)
     if stats.size_px != betons.manifest.size_px:
         raise ToolError(
-            f"{betons.stats}: statistics of {stats.size_px} px pictures beside a beton of "
-            f"{betons.manifest.size_px} px; make both again with imagenet-prep stats and build"
+            "stats.other_size",
+            f"{betons.stats}: has statistics of images of {stats.size_px} px beside a beton of "
+            f"{betons.manifest.size_px} px; run imagenet-prep stats and build again",
         )
     if file_digest(betons.stats) != betons.manifest.stats_digest:
         raise ToolError(
-            f"{betons.stats}: are not the statistics that {betons} was built with; copy those "
-            f"beside it, or {_REMEDY}"
+            "stats.other_beton",
+            f"{betons.stats}: is not the statistics file that {betons} was built with; copy that "
+            f"one here, or {_REMEDY}",
         )
     return stats
 
@@ -116,8 +121,9 @@ def validation_beside(betons: Betons) -> Betons | None:
         return None
     if alone.exists() and shards:
         raise UsageError(
+            "beton.two_validation_sets",
             f"{alone}: lies beside {shards[0].name}, and only one of them can be the validation "
-            "set; move one elsewhere"
+            "set; move one elsewhere",
         )
     if alone.exists():
         return find_betons(alone)
@@ -125,7 +131,7 @@ def validation_beside(betons: Betons) -> Betons | None:
 
 
 def shards_in(folder: Path, split: str) -> list[Path]:
-    """The files of a folder that are called like shards of ``split``, of any number of them."""
+    """The files of a folder that are named as shards of ``split``, of any number of them."""
     found = folder.glob(f"{split}-*-of-*.beton")
     return sorted(path for path in found if SHARD_NUMBER.sub("", path.stem) == split)
 
@@ -133,17 +139,17 @@ def shards_in(folder: Path, split: str) -> list[Path]:
 def check_way(out: Path, shards: int | None) -> None:
     """UsageError where the betons of one split would lie beside those of another build.
 
-    ``out`` is the name without shards, ``shards`` their number, None for no shards. Nothing is
-    ever deleted for its name: two sets of one split in one folder could not be told apart.
+    ``out`` is the name without shards, ``shards`` their number, None for no shards. Two sets of
+    one split in one folder could not be told apart, and nothing is deleted for its name.
     """
     ours = set(shard_paths(out, shards)) if shards else {out}
     there = [path for path in (out, *shards_in(out.parent, out.stem)) if path.exists()]
     other = next((path for path in there if path not in ours), None)
     if other is not None:
-        what = f"the {shards} shards" if shards else f"the one {out.name}"
         raise UsageError(
-            f"{other}: is of another build of this split, beside which {what} would lie; delete "
-            "the betons of that build, or choose another folder"
+            "beton.other_build",
+            f"{other}: belongs to another build of this split; delete its files or choose another "
+            "folder",
         )
 
 
@@ -155,8 +161,9 @@ def require_files(count: int, name: str) -> None:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise ToolError(
+            "shards.too_many_files",
             f"{name}: has {count} shards where this process may open {hard} files at once; "
-            "raise that (ulimit -n), or build fewer and larger shards"
+            "raise that (ulimit -n), or build fewer and larger shards",
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
@@ -169,8 +176,9 @@ def _files(name: Path) -> list[Path]:
     found = sorted(path for path in matching if path.suffix == ".beton")
     if not found:
         raise UsageError(
-            f"{name}: no .beton file is called like that; build one with imagenet-prep build, or "
-            "name the right one"
+            "beton.missing",
+            f"{name}: no .beton file has such a name; build one with imagenet-prep build, or "
+            "give the right name",
         )
     return found
 
@@ -190,49 +198,48 @@ def _whole(name: str, found: list[tuple[Path, Manifest]]) -> Betons:
 
 def _check_same(paths: Sequence[Path], manifests: Sequence[Manifest]) -> None:
     """ToolError unless all files are shards of one build."""
-    first = manifests[0]
+    build = attrgetter(
+        "set", "shards", "split", "size_px", "classes", "page_size_bytes", "stats_digest"
+    )
     for path, manifest in zip(paths, manifests, strict=True):
         if not manifest.set:
             raise ToolError(
-                f"{path}: is a beton of its own and no shard, and makes no set with what else is "
-                "named; name only what belongs together"
+                "shards.single_beton",
+                f"{path}: is a single beton and not a shard of the other files; give only files "
+                "that belong together",
             )
-        if _of_a_build(manifest) != _of_a_build(first):
+        if build(manifest) != build(manifests[0]):
             raise ToolError(
+                "shards.other_build",
                 f"{path}: is shard {manifest.shard} of {manifest.shards} of another build than "
-                f"{paths[0]}; name the shards of one build, or {_REMEDY}"
+                f"{paths[0]}; give the shards of one build, or {_REMEDY}",
             )
-
-
-def _of_a_build(manifest: Manifest) -> tuple[object, ...]:
-    """What all shards of a build have in common."""
-    return (
-        manifest.set, manifest.shards, manifest.split, manifest.size_px, manifest.classes,
-        manifest.page_size_bytes, manifest.stats_digest,
-    )  # fmt: skip
 
 
 def _check_complete(name: str, paths: Sequence[Path], manifests: Sequence[Manifest]) -> None:
     """ToolError unless every shard is there once, with the contents that the set has."""
-    first, count = manifests[0], manifests[0].shards
+    count = manifests[0].shards
     numbers = [manifest.shard for manifest in manifests]
     twice = next((i for i in range(1, len(numbers)) if numbers[i] == numbers[i - 1]), None)
     if twice is not None:
         raise ToolError(
+            "shards.twice",
             f"{paths[twice]}: is shard {numbers[twice]} of {count}, and so is {paths[twice - 1]}; "
-            "name each shard once"
+            "give each shard once",
         )
     missing = sorted(set(range(count)) - set(numbers))
     if missing:
         base = paths[0].with_name(SHARD_NUMBER.sub("", paths[0].stem) + ".beton")
-        lacking = shard_paths(base, count)[missing[0]].name
-        are = "is" if len(missing) == 1 else "are"
         raise ToolError(
-            f"{name}: {len(missing)} of the set's {count} shards {are} missing, the first "
-            f"{lacking}; name all of them ('{shard_pattern(base)}' in quotes), or {_REMEDY}"
+            "shards.missing",
+            f"{name}: {len(missing)} of {count} shards are missing, the first "
+            f"{shard_paths(base, count)[missing[0]].name}; give all of them "
+            f"('{shard_pattern(base)}' in quotes), or {_REMEDY}",
         )
-    if pages_digest(manifest.digest for manifest in manifests) != first.set:
-        raise ToolError(f"{name}: the shards are not those of the set they name; {_REMEDY}")
+    if pages_digest(manifest.digest for manifest in manifests) != manifests[0].set:
+        raise ToolError(
+            "shards.damaged", f"{name}: the shards differ from those that were built; {_REMEDY}"
+        )
 
 
 def together(manifests: Sequence[Manifest]) -> Manifest:
@@ -240,18 +247,15 @@ def together(manifests: Sequence[Manifest]) -> Manifest:
     formats: Counter[str] = Counter()
     for manifest in manifests:
         formats.update(manifest.formats)
+    chained = itertools.chain.from_iterable
     return replace(
         manifests[0],
         samples=sum(manifest.samples for manifest in manifests),
         formats=dict(formats),
         bytes=sum(manifest.bytes for manifest in manifests),
         digest=manifests[0].set,
-        pages=_chained(manifest.pages for manifest in manifests),
+        pages=tuple(chained(manifest.pages for manifest in manifests)),
         source=add_digests(*(manifest.source for manifest in manifests)),
-        keys=_chained(manifest.keys for manifest in manifests),
+        keys=tuple(chained(manifest.keys for manifest in manifests)),
         versions={name: text for one in manifests for name, text in one.versions.items()},
     )
-
-
-def _chained(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(itertools.chain.from_iterable(parts))

@@ -306,7 +306,7 @@ def test_kill_between_beton_and_manifest_leaves_no_pair_that_looks_complete(
     monkeypatch.setattr("imagenet_prep.beton.build.save_manifest", interrupt)
     with pytest.raises(KeyboardInterrupt):
         beton_copy.build(beton_copy.out)
-    with pytest.raises(ToolError, match="manifest that says the beton is complete is missing"):
+    with pytest.raises(ToolError, match="manifest of a complete beton is missing"):
         load_manifest(beton_copy.out)
 
 

@@ -123,7 +123,7 @@ def test_prepare_builds_shards_and_says_first_what_is_in_their_way(
     assert run(*words) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert "train-00000-of-00001.beton: is of another build" in captured.err
+    assert "train-00000-of-00001.beton: belongs to another build" in captured.err
     assert not (dst / "cropped" / "crop.sqlite").exists()  # nothing was begun
 
 

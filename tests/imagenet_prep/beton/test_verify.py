@@ -199,5 +199,5 @@ def test_statistics_that_are_gone_or_changed_are_a_fault(
 
 def test_without_its_manifest_a_beton_is_not_looked_at(beton_copy: Made) -> None:
     manifest_beside(beton_copy.out).unlink()
-    with pytest.raises(ToolError, match="manifest that says the beton is complete is missing"):
+    with pytest.raises(ToolError, match="manifest of a complete beton is missing"):
         check_beton(beton_copy.out, jobs=1)

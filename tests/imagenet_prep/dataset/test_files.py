@@ -18,6 +18,7 @@ from imagenet_prep.dataset.manifest import Manifest, load_manifest, save_manifes
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
 from imagenet_prep.dataset.statistics import Stats, load_stats, save_stats
 from imagenet_prep.stats import moments as stats
+from tests.kit.errors import fails
 
 
 def some_stats(size_px: int = 8, count: int = 3) -> Stats:
@@ -99,8 +100,9 @@ def test_read_json_names_the_file_and_the_remedy(tmp_path: Path, content: Any) -
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(ToolError, match=r"value\.json.*the list.*do it again"):
-        read_json(path, "the list", "do it again")
+    with pytest.raises(ToolError, match=r"value\.json.*the list.*do it again") as caught:
+        read_json(path, "the list", "do it again", "list")
+    assert caught.value.code == ("list.missing" if content is None else "list.damaged")
 
 
 def test_classes_come_back_with_their_titles(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_classes_come_back_with_their_titles(tmp_path: Path) -> None:
 )
 def test_damaged_class_list_is_refused(tmp_path: Path, rows: Any) -> None:
     write_json(tmp_path / "classes.json", {"classes": rows})
-    with pytest.raises(ToolError, match="class list is damaged"):
+    with fails("classes.damaged"):
         load_classes(tmp_path)
 
 
@@ -197,6 +199,7 @@ def test_unusable_statistics_are_refused_in_one_sentence(
     damage(path)
     with pytest.raises(ToolError, match=reason) as caught:
         load_stats(path)
+    assert caught.value.code in ("stats.missing", "stats.damaged")
     assert str(caught.value).startswith(f"{path}: ")
     assert "imagenet-prep stats" in str(caught.value)
 
@@ -219,7 +222,7 @@ def test_beton_of_another_size_than_its_manifest_is_refused(tmp_path: Path) -> N
     beton = tmp_path / "train.beton"
     beton.write_bytes(b"12")
     save_manifest(beton, some_manifest(5))
-    with pytest.raises(ToolError, match="has 2 bytes where its manifest says 5"):
+    with fails("beton.truncated", "has 2 bytes instead of the 5"):
         load_manifest(beton)
 
 
@@ -228,9 +231,9 @@ def test_name_that_is_no_beton_file_is_wrong_usage(tmp_path: Path, kind: str) ->
     beton = tmp_path / "train.beton"
     if kind == "folder":
         beton.mkdir()
-    with pytest.raises(UsageError) as caught:
+    code = "beton.is_folder" if kind == "folder" else "beton.missing"
+    with fails(code, kind=UsageError):
         load_manifest(beton)
-    assert caught.value.status == 2
 
 
 @pytest.mark.parametrize("damage", ["gone", "key", "extra", "format", "short", "value"])
@@ -253,7 +256,7 @@ def test_damaged_manifest_is_refused(tmp_path: Path, damage: str) -> None:
     path.write_text(json.dumps(value))
     if damage == "gone":
         path.unlink()
-    with pytest.raises(ToolError, match="manifest"):
+    with fails("manifest.missing" if damage == "gone" else "manifest.damaged"):
         load_manifest(beton)
 
 

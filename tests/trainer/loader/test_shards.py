@@ -265,7 +265,7 @@ def test_a_missing_shard_is_one_sentence_before_anything_is_read(four: Betons) -
 
 
 def test_a_shard_alone_is_no_data_set(four: Betons) -> None:
-    with pytest.raises(ToolError, match="3 of the set's 4 shards are missing"):
+    with pytest.raises(ToolError, match="3 of 4 shards are missing"):
         train_loader(four.paths[0], **TRAIN)
 
 
