@@ -1,4 +1,4 @@
-"""Runs the real command line in processes of its own, to be killed and starved."""
+"""Runs the command line in processes of its own, to be killed or to lack disk and files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def prep(*arguments: object) -> list[str]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended, and what it said."""
+    """Exit status and output of a process."""
 
     status: int
     out: str
@@ -47,13 +47,13 @@ def complete(command: list[str]) -> Ended:
     return Ended(done.returncode, done.stdout, without_progress(done.stderr))
 
 
-def without_progress(said: str) -> str:
-    """What was said, without how far it was, which a slow machine hears too."""
-    return re.sub(r"^(crop|stats|build): \d+ of \d+\n", "", said, flags=re.MULTILINE)
+def without_progress(text: str) -> str:
+    """Messages without the lines of progress, which a slow machine prints too."""
+    return re.sub(r"^(crop|stats|build): \d+ of \d+\n", "", text, flags=re.MULTILINE)
 
 
 def must(*arguments: object) -> None:
-    """Runs ``imagenet-prep`` to a good end."""
+    """Runs ``imagenet-prep``, which must succeed."""
     done = complete(prep(*arguments))
     assert done.status == 0, done.err
 
@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def children(process: int) -> list[int]:
-    """The processes that ``process`` has started and that still are."""
+    """The running children of a process."""
     try:
         found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:
@@ -73,7 +73,7 @@ def children(process: int) -> list[int]:
 
 
 def workers(process: int) -> list[int]:
-    """Those children that crop, count or build: not the tracker of their semaphores."""
+    """Its worker processes, without the tracker of their semaphores."""
     found = []
     for child in children(process):
         try:
@@ -87,9 +87,30 @@ def workers(process: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory, make_waves: Callable[[Path], Path]) -> Path:
-    """A raw collection of 240 pictures in two classes, each a few milliseconds of work."""
+    """240 raw images of two classes, each a few milliseconds of work."""
     return make_waves(tmp_path_factory.mktemp("faults") / "raw")
 
 
+@pytest.fixture(scope="session")
+def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Uninterrupted runs over ``many``: cropped/ with stats.npz, and both kinds of betons."""
+    folder = tmp_path_factory.mktemp("whole")
+    must("crop", "--src", many, "--dst", folder / "cropped", "--jobs", 2)
+    must("stats", "--src", folder / "cropped", "--jobs", 2)
+    for form in ("jpeg", "raw"):
+        must(*build(folder / "cropped", folder / form, form))
+    return folder
+
+
+def build(cropped: Path, betons: Path, form: str) -> list[object]:
+    """The arguments of a build with two jobs, which are threads."""
+    return ["build", "--src", cropped, "--dst", betons, "--format", form, "--jobs", 2]
+
+
+def crops_of(folder: Path) -> dict[str, str]:
+    """``contents`` of cropped/ without the statistics."""
+    return {name: digest for name, digest in contents(folder).items() if name != "stats.npz"}
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
-MOMENTS = int(os.environ.get("FAULT_MOMENTS", "4"))
+MOMENTS = int(os.environ.get("FAULT_MOMENTS", "3"))

@@ -1,4 +1,4 @@
-"""``python -m imagenet_prep`` and ``python -m trainer``, which are the console scripts too."""
+"""``python -m imagenet_prep`` and ``python -m trainer``: the same as the console scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = {"imagenet-prep": "imagenet_prep", "trainer": "trainer"}
 
 
-def come_in(module: str, *words: str, path: Path) -> subprocess.CompletedProcess[str]:
+def start(module: str, *words: str, path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=REPOSITORY,
@@ -27,18 +27,18 @@ def come_in(module: str, *words: str, path: Path) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_ctrl_c_while_the_program_is_still_being_imported(program: str, tmp_path: Path) -> None:
+def test_ctrl_c_while_the_program_is_imported(program: str, tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
-    done = come_in(PROGRAMS[program], "--help", path=tmp_path)
+    done = start(PROGRAMS[program], "--help", path=tmp_path)
     assert done.returncode == 130
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{program}: interrupted; ")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_console_script_is_that_door(program: str, tmp_path: Path) -> None:
+def test_the_console_script_is_the_same_program(program: str, tmp_path: Path) -> None:
     (script,) = entry_points(group="console_scripts", name=program)
     assert script.value == f"{PROGRAMS[program]}.__main__:main"
-    done = come_in(PROGRAMS[program], "--version", path=tmp_path)
+    done = start(PROGRAMS[program], "--version", path=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(program)

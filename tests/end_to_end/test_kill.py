@@ -1,6 +1,6 @@
-"""``kill -9`` at random moments: nothing half-written, and the work goes on to the same bytes.
+"""``kill -9`` at random moments: no incomplete file, and the next run ends with the same bytes.
 
-FAULT_MOMENTS=30 pytest tests/faults   is the long form; the default is a few moments each.
+The long form: FAULT_MOMENTS=30 pytest tests/end_to_end/test_kill.py
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.end_to_end.conftest import (
     MOMENTS,
     REPOSITORY,
     Ended,
+    build,
     complete,
     contents,
-    must,
     needs_proc,
     prep,
     without_progress,
@@ -36,25 +36,8 @@ pytestmark = needs_proc
 _LONGEST_S = 240
 
 
-@pytest.fixture(scope="module")
-def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What uninterrupted runs make of ``many``: cropped/ with stats.npz, and the betons."""
-    folder = tmp_path_factory.mktemp("whole")
-    must("crop", "--src", many, "--dst", folder / "cropped", "--jobs", 2)
-    must("stats", "--src", folder / "cropped", "--jobs", 2)
-    for form in ("jpeg", "raw"):
-        betons = folder / form
-        must(*build(folder / "cropped", betons, form))
-    return folder
-
-
-def build(cropped: Path, betons: Path, form: str) -> list[object]:
-    """The arguments of a build with two jobs, which are threads."""
-    return ["build", "--src", cropped, "--dst", betons, "--format", form, "--jobs", 2]
-
-
 class Stage:
-    """One stage: its command, where it writes, and what may be found there at any moment."""
+    """One stage: its command, its folder, and the files that may be there at any moment."""
 
     def __init__(self, name: str, many: Path, whole: Path, folder: Path) -> None:
         self.name, self.folder = name, folder
@@ -77,14 +60,14 @@ class Stage:
         return bool(workers(process) or next(self.target.glob(".*.tmp"), None))
 
     def check_at_any_moment(self) -> None:
-        """What bears a final name is whole; a manifest stands only beside its own beton."""
+        """Files with a final name are complete; a manifest is only beside its own beton."""
         copy = self.folder.with_name(f"{self.folder.name}-copy")  # SQLite repairs what it opens
         shutil.copytree(self.folder, copy)
         for path, digest in contents(copy).items():
             name = Path(path).name
             if name.startswith((".", "crop.sqlite")):
                 continue
-            assert self.expected[path] == digest, f"{path} is not what it will be"
+            assert self.expected[path] == digest, f"{path} is incomplete"
         if (copy / "cropped/crop.sqlite").exists():
             with contextlib.closing(sqlite3.connect(copy / "cropped/crop.sqlite")) as journal:
                 assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -124,7 +107,7 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def ends_after(stage: Stage, kill: Callable[[int], bool], delay_s: float) -> Ended:
-    """Runs the stage's command and lets ``kill(its pid)`` strike ``delay_s`` after it began."""
+    """Runs the stage's command and calls ``kill(its pid)`` ``delay_s`` after it began."""
     with running(stage.command) as process:
         while process.poll() is None and not stage.has_begun(process.pid):
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -161,7 +144,7 @@ LONGEST_DELAY_S = {"crop": 0.5, "stats": 0.5, "raw": 0.1, "jpeg": 0.05}
         *(("raw", "parent"), ("jpeg", "parent")),
     ],
 )
-def test_kill_9_leaves_nothing_half_written_and_the_next_run_ends_the_same(
+def test_kill_9_leaves_no_incomplete_file(
     name: str, victim: str, many: Path, whole: Path, tmp_path: Path
 ) -> None:
     stage = Stage(name, many, whole, tmp_path)

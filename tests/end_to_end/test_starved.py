@@ -1,7 +1,7 @@
 """A full disk, a destination that becomes read-only, too few open files, sources that change.
 
-The disks are real ones: small file systems in memory, mounted in a name space of the
-process's own, which needs no rights outside it.
+The disks are small file systems in memory, mounted in a name space of the process, which needs
+no rights outside it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from imagenet_prep.dataset.journal import read_finished
-from tests.end_to_end.conftest import PREP, Ended, complete, contents, must, prep
+from tests.end_to_end.conftest import PREP, Ended, complete, contents, crops_of, must, prep
 
 
 def _namespaces() -> bool:
@@ -48,8 +48,8 @@ def shell(*arguments: object) -> str:
     return " ".join(f"'{word}'" for word in [*PREP, *map(str, arguments)])
 
 
-def one_sentence(ended: Ended) -> str:
-    """What a run that failed said: one line, status 1, no traceback."""
+def message(ended: Ended) -> str:
+    """The message of a run that failed: one line, status 1, no traceback."""
     assert ended.status == 1, ended.err
     lines = ended.err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("imagenet-prep: "), ended.err
@@ -57,43 +57,39 @@ def one_sentence(ended: Ended) -> str:
 
 
 @needs_namespaces
-def test_a_full_disk_ends_the_crop_with_one_sentence_and_whole_crops(
-    many: Path, tmp_path: Path
+def test_a_full_disk_ends_the_crop_with_complete_crops(
+    many: Path, whole: Path, tmp_path: Path
 ) -> None:
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     copy = f"status=$?; cp -a '{disk}/cropped' '{kept}'; exit $status"
     command = shell("crop", "--src", many, "--dst", disk / "cropped", "--jobs", 2)
     ended = on_small_disk(disk, "600k", f"{command}; {copy}")
-    assert "No space left on device" in one_sentence(ended)
-    must("crop", "--src", many, "--dst", tmp_path / "whole", "--jobs", 2)
-    whole = contents(tmp_path / "whole")
-    crops = [name for name in contents(kept) if name.endswith(".JPEG")]
+    assert "No space left on device" in message(ended)
+    expected, found = crops_of(whole / "cropped"), contents(kept)
+    crops = [name for name in found if name.endswith(".JPEG")]
     assert crops
-    assert all(contents(kept)[name] == whole[name] for name in crops)
-    # With room, the same command goes on from there.
+    assert all(found[name] == expected[name] for name in crops)
+    # With more space, the same command continues.
     must("crop", "--src", many, "--dst", kept, "--jobs", 2)
-    assert contents(kept) == whole
+    assert contents(kept) == expected
 
 
 @needs_namespaces
 @pytest.mark.parametrize("stage", ["stats", "build"])
-def test_a_full_disk_ends_statistics_and_betons_with_one_sentence_and_no_file(
-    stage: str, many: Path, tmp_path: Path
+def test_a_full_disk_leaves_neither_statistics_nor_betons(
+    stage: str, whole: Path, tmp_path: Path
 ) -> None:
-    cropped, disk = tmp_path / "cropped", tmp_path / "disk"
-    must("crop", "--src", many, "--dst", cropped, "--jobs", 2)
-    must("stats", "--src", cropped, "--jobs", 1)
+    disk = tmp_path / "disk"
     where = {"stats": ("--out", disk / "stats.npz"), "build": ("--dst", disk)}[stage]
-    command = shell(stage, "--src", cropped, *where, "--jobs", 1)
+    command = shell(stage, "--src", whole / "cropped", *where, "--jobs", 1)
     ended = on_small_disk(disk, "64k", f"{command}; status=$?; ls -A '{disk}'; exit $status")
-    said = one_sentence(ended)
-    assert "No space left on device" in said or "are free" in said
+    assert "No space left on device" in message(ended) or "are free" in message(ended)
     assert ended.out.strip() == ""
 
 
 @needs_namespaces
-def test_a_destination_that_becomes_read_only_ends_the_crop_with_one_sentence(
-    many: Path, tmp_path: Path
+def test_a_folder_that_becomes_read_only_ends_the_crop(
+    many: Path, whole: Path, tmp_path: Path
 ) -> None:
     dst, frozen = tmp_path / "cropped", tmp_path / "frozen"
     dst.mkdir()
@@ -101,43 +97,33 @@ def test_a_destination_that_becomes_read_only_ends_the_crop_with_one_sentence(
     prepare = f"mount --bind '{dst}' '{frozen}' && mount -o remount,bind,ro '{frozen}'"
     wait = f"until [ -s '{dst}/crop.sqlite' ] || ! kill -0 $pid 2>/dev/null; do :; done"
     command = shell("crop", "--src", many, "--dst", dst, "--jobs", 2)
-    # Whoever opens the path after the second bind finds the same folder, read-only.
+    # A process that opens the path after the second bind finds the same folder, read-only.
     freeze = f"mount --bind '{frozen}' '{dst}'"
     script = f"{prepare}; {command} & pid=$!; {wait}; {freeze}; wait $pid"
     ended = complete(["unshare", "-rm", "bash", "-c", script])
-    assert "Read-only file system" in one_sentence(ended)
+    assert "Read-only file system" in message(ended)
     must("crop", "--src", many, "--dst", dst, "--jobs", 2)
-    must("crop", "--src", many, "--dst", tmp_path / "whole", "--jobs", 2)
-    assert contents(dst) == contents(tmp_path / "whole")
+    assert contents(dst) == crops_of(whole / "cropped")
 
 
-@pytest.mark.parametrize(
-    ("stage", "files"),
-    [("crop", 4), ("crop", 16), ("stats", 4), ("stats", 16), ("build", 4), ("build", 6)],
-)
-def test_too_few_open_files_are_one_sentence(
-    stage: str, files: int, many: Path, tmp_path: Path
+@pytest.mark.parametrize(("stage", "files"), [("crop", 4), ("stats", 16), ("build", 6)])
+def test_too_few_open_files_are_one_error(
+    stage: str, files: int, many: Path, whole: Path, tmp_path: Path
 ) -> None:
-    cropped = tmp_path / "cropped"
-    if stage != "crop":
-        must("crop", "--src", many, "--dst", cropped, "--jobs", 2)
-        must("stats", "--src", cropped, "--jobs", 1)
-    command = {
-        "crop": prep("crop", "--src", many, "--dst", cropped, "--jobs", 2),
-        "stats": prep("stats", "--src", cropped, "--out", tmp_path / "s.npz", "--jobs", 2),
-        "build": prep(
-            "build", "--src", cropped, "--dst", tmp_path / "betons", "--format", "raw", "--jobs", 2
-        ),
-    }[stage]
-    # From inside: with four open files Python itself does not get as far as our code.
+    source = many if stage == "crop" else whole / "cropped"
+    where = {"crop": "--dst", "stats": "--out", "build": "--dst"}[stage]
+    words = prep(stage, "--src", source, where, tmp_path / f"{stage}.npz", "--jobs", 2)[3:]
+    words += ["--format", "raw"] if stage == "build" else []
+    # Limited inside the process: with four open files Python itself does not start.
     script = (
         "import resource, sys; from imagenet_prep.cli import main as cli; "
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files})); "
-        f"sys.exit(cli.run({command[3:]!r}))"
+        f"sys.exit(cli.run({words!r}))"
     )
     ended = complete([sys.executable, "-c", script])
-    assert "Too many open files" in one_sentence(ended)
-    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("betons/*.beton*"))
+    assert "Too many open files" in message(ended)
+    assert not [path for path in tmp_path.rglob("*.npz") if path.is_file()]
+    assert not list(tmp_path.rglob("*.beton*"))
 
 
 def failures(cropped: Path) -> dict[str, str]:
@@ -149,7 +135,7 @@ def failures(cropped: Path) -> dict[str, str]:
     }
 
 
-def test_a_source_that_vanishes_while_it_runs_is_one_failure(many: Path, tmp_path: Path) -> None:
+def test_a_source_that_vanishes_meanwhile_is_one_failure(many: Path, tmp_path: Path) -> None:
     ended = _while_it_crops(many, tmp_path, "victim.unlink()")
     assert ended.status == 0, ended.err
     assert failures(tmp_path / "cropped") == {
@@ -157,9 +143,7 @@ def test_a_source_that_vanishes_while_it_runs_is_one_failure(many: Path, tmp_pat
     }
 
 
-def test_a_source_that_changes_while_it_runs_is_done_again_by_the_next_run(
-    many: Path, tmp_path: Path
-) -> None:
+def test_a_source_that_changes_meanwhile_is_done_again(many: Path, tmp_path: Path) -> None:
     change = "victim.write_bytes((raw / 'train/ant/1.jpg').read_bytes())"
     ended = _while_it_crops(many, tmp_path, change)
     assert ended.status == 0, ended.err

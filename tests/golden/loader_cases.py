@@ -121,6 +121,6 @@ def pixels() -> Iterator[tuple[str, str]]:
                 yield f"pixels {kind}", digest(in_file_order(batches))
 
 
-def digests() -> dict[str, str]:
+def cases() -> dict[str, str]:
     """Name -> digest of every case."""
     return dict([*orders(), *windows(), *pixels()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,28 +60,6 @@ def test_the_record_is_on_disk_after_each_part(bench: Bench) -> None:
 def test_more_than_is_allowed_is_a_failure(bench: Bench, found: float, status: int) -> None:
     bench.difference("pixels", found, 1.0, "levels", 1)
     assert bench.record.finish() == status
-
-
-def test_a_row_has_the_medians_and_the_spread_of_the_rounds(bench: Bench) -> None:
-    bench.compare("step", "theirs", [10.0, 30.0, 20.0], [5.0, 10.0, 4.0], 256, 2.0)
-    (row,) = bench.record.rows
-    assert (row.ours, row.theirs, row.ratio) == (20.0, 5.0, 4.0)
-    assert row.spread == (2.0, 5.0)
-
-
-def test_laps_are_counted_without_the_ones_that_warm_up(bench: Bench) -> None:
-    order: list[str] = []
-
-    def run(name: str) -> Callable[[], int]:
-        def lap() -> int:
-            order.append(name)
-            return 5
-
-        return lap
-
-    rates = bench.laps({"a": run("a"), "b": run("b")}, warm_up=2)
-    assert order == ["a", "a", "b", "b", "a", "b"]
-    assert {name: len(found) for name, found in rates.items()} == {"a": 1, "b": 1}
 
 
 def test_equal_pipelines_pass_and_one_that_is_off_does_not(

@@ -98,17 +98,6 @@ def test_a_ratio_is_of_medians_and_above_one_where_ours_is_faster() -> None:
     assert (row.spread, row.cpu_ratio) == ((1.25, 80.0), 2.0)
 
 
-def test_unknown_processor_time_leaves_its_ratio_empty() -> None:
-    times = {"ours": laps(1.0, cpu_s=None), "theirs": laps(2.0)}
-    row = recording.speed_row(Race("r", times), "ours", "theirs", None)
-    assert row is not None
-    assert row.cpu_ratio is None
-    assert recording.table([row]).splitlines() == [
-        "what  rival   ours  theirs  unit        ratio     spread  cpu  at least    n",
-        "r     theirs   100      50  pictures/s   2.00  2.00-2.00                 100",
-    ]
-
-
 def test_a_record_says_what_a_figure_depends_on_and_names_no_folder(
     given: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,42 +116,6 @@ def test_a_record_says_what_a_figure_depends_on_and_names_no_folder(
     assert (row["ratio"], row["n"]) == (2.0, 100)
     assert str(tmp_path) not in text
     assert os.uname().nodename not in re.findall(r"[\w.-]+", text)
-
-
-def test_only_restricts_the_races(given: Options) -> None:
-    record = recording.Record("x", dataclasses.replace(given, only="one core"))
-    assert record.wanted("crop, one core")
-    assert not record.wanted("crop, two workers")
-
-
-def test_a_smoke_test_leaves_no_folder_behind() -> None:
-    with benching.work_folder(benching.options("", ["--smoke"])) as folder:
-        (folder / "file").touch()
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (["--rounds", "0"], "--rounds must be at least 1"),
-        (["--pictures", "no/such/folder"], "no/such/folder: no such folder"),
-    ],
-)
-def test_wrong_usage_of_a_benchmark_is_a_sentence(
-    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        benching.options("", words)
-    assert caught.value.code == 2
-    assert reason in capsys.readouterr().err
-
-
-def test_many_sources_are_links_to_few_pictures(tmp_path: Path, crop_files: list[str]) -> None:
-    files = [Path(name) for name in crop_files]
-    folder = picture_sets.link_collection(files, tmp_path / "many", 25)
-    found = sorted(folder.rglob("*.jpg"))
-    assert len(found) == 25
-    assert {path.read_bytes() for path in found} == {path.read_bytes() for path in files}
 
 
 def test_the_crops_of_a_benchmark_are_as_many_as_asked_for_and_all_different(

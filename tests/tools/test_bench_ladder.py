@@ -3,30 +3,22 @@ and that every rung's network and feed train."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tools.bench import ladder as bench_ladder
 from tools.bench import ladder_rungs
 from tools.bench.contenders_step import tutorial_network
 from tools.bench.harness import Lap
-from tools.bench.ladder_chart import draw
 from tools.bench.ladder_plan import (
-    COMPILED,
     IMAGENET_SAMPLES,
     NAIVE,
     TRAINER,
     Measured,
-    duration,
     groups,
-    lines,
     measure,
     rungs,
 )
@@ -56,13 +48,6 @@ def test_the_ladder_changes_one_thing_at_a_time() -> None:
     assert len({rung.change for rung in ladder}) == len(ladder)
 
 
-def test_without_half_precision_in_hardware_channels_last_has_a_rung_alone() -> None:
-    ladder = rungs("float32")
-    assert len(ladder) == len(rungs("float16"))
-    assert ladder[6].name == "channels-last"
-    assert {rung.network.get("precision", "float32") for rung in ladder} == {"float32"}
-
-
 @pytest.mark.parametrize("at_once", [2, 3, 4, 9, 20])
 def test_every_two_rungs_that_follow_one_another_run_in_one_race(at_once: int) -> None:
     ladder = rungs("bfloat16")
@@ -72,66 +57,12 @@ def test_every_two_rungs_that_follow_one_another_run_in_one_race(at_once: int) -
     assert all(2 <= len(part) <= at_once for part in parts)
 
 
-def test_one_rung_is_a_group_and_nothing_is_compared_with_itself() -> None:
-    assert groups(rungs("float32")[:1]) == [list(rungs("float32")[:1])]
-    with pytest.raises(ValueError, match="two rungs"):
-        groups(rungs("float32"), 1)
-
-
 def test_seconds_for_imagenet_are_of_the_median_lap_with_the_spread_beside_them() -> None:
     first, last = figures()
     assert first.seconds == IMAGENET_SAMPLES / 2
     assert (first.least_s, first.most_s) == (IMAGENET_SAMPLES / 4, IMAGENET_SAMPLES)
     assert (first.pictures, first.laps, first.times) == (300, 3, 1.0)
     assert last.times == pytest.approx(12.0)
-
-
-def test_a_rung_that_did_not_run_is_left_out() -> None:
-    assert [one.name for one in measure(rungs("float32"), {TRAINER: [lap(1.0)]})] == [TRAINER]
-    assert measure(rungs("float32"), {}) == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(158_400, "44 h"), (648, "10.8 min"), (59.96, "60 s"), (7200, "2 h")]
-)
-def test_durations_are_in_the_unit_that_people_use(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
-def test_the_table_has_a_line_per_rung_with_the_pictures_that_it_rests_on() -> None:
-    head, first, last = lines(figures())
-    assert "s for ImageNet" in head
-    assert first.startswith("naive loop   ")
-    assert "640,584" in first
-    assert " 300 " in first
-    assert " 12.00 " in last
-
-
-def test_the_row_from_first_to_last_wants_both_of_them() -> None:
-    (row,) = bench_ladder.whole(figures(), 6.0)
-    assert (row.what, row.at_least) == ("naive loop to trainer run", 6.0)
-    assert row.ratio == pytest.approx(12.0)
-    assert bench_ladder.whole(figures()[:1], 6.0) == []
-    assert bench_ladder.whole(figures()[::-1], 6.0) == []
-
-
-def test_the_picture_is_the_same_for_the_same_figures() -> None:
-    data = draw(figures(), "two cores")
-    assert data == draw(figures(), "two cores")
-    with Image.open(io.BytesIO(data)) as image:
-        assert image.format == "PNG"
-        assert np.asarray(image.convert("L")).std() > 5
-
-
-def test_what_a_smoke_test_leaves_out_runs_in_other_rungs() -> None:
-    from tools.bench.harness import options
-
-    given = options("", ["--smoke"])
-    left = {r.name for r in rungs("float32") if bench_ladder.skipped(r, given) is not None}
-    assert left == {COMPILED, *bench_ladder.COVERED}
-    kept = [r for r in rungs("float32") if r.name not in left]
-    assert {"originals", "workers", "ffcv", "ours"} < {r.feed for r in kept}
-    assert not any(bench_ladder.skipped(r, options("", [])) for r in rungs("float32"))
 
 
 PLACE = ladder_rungs.Place(batch=2, threads=1, device="cpu", small=True)

@@ -11,7 +11,6 @@ import pytest
 
 from tools.bench import scale as bench_scale
 from tools.bench import scale_costs
-from tools.bench.harness import options
 from tools.bench.scale_stages import PROCESSES, Case
 
 STAGES = {
@@ -44,19 +43,6 @@ def test_a_straight_line_has_ratio_one_and_what_bends_is_told() -> None:
     assert bench_scale.rows("plan", points(1.2))[0].n == 1_000_000
 
 
-def test_of_parts_the_one_that_was_worked_on_counts_for_the_seconds() -> None:
-    found = points(1.0)
-    found[1_000_000] |= {"count": 250_000, "cpu_s": 0.1 + 0.25}
-    parted = {row.unit: row.ratio for row in bench_scale.rows("plan", found)}
-    assert parted == {"s": pytest.approx(1, abs=1e-6), "GB": pytest.approx(1, abs=1e-6)}
-    assert bench_scale.per_million(found[1_000_000]) == pytest.approx(1.4)
-
-
-def test_a_line_through_two_points_goes_through_both() -> None:
-    offset, slope = bench_scale.line([(1, 5), (3, 11)])
-    assert [offset, slope] == pytest.approx([2, 3])
-
-
 def test_sizes_above_the_limit_or_the_disk_are_refused_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,11 +56,6 @@ def test_sizes_above_the_limit_or_the_disk_are_refused_with_the_reason(
     assert "1 GB are free" in bench_scale.refusal(10**8, 10**8, tmp_path)
     found = bench_scale.details({}, {10**8: "above --most 9"})
     assert found == {"sizes": {}, "not_run": {"100000000": "above --most 9"}}
-
-
-@pytest.mark.parametrize(("size", "parts"), [(10**7, 1), (25 * 10**6, 1), (10**8, 4)])
-def test_large_sizes_are_cut_into_parts(size: int, parts: int) -> None:
-    assert bench_scale.parts_of(size) == parts
 
 
 def test_every_stage_does_its_work_whole_and_in_parts(
@@ -98,16 +79,6 @@ def test_every_stage_does_its_work_whole_and_in_parts(
         assert {path.name for path in folder.iterdir()} == {
             "crop.sqlite" if parts == 1 else "crop.1-of-3.sqlite"
         }
-
-
-def test_only_the_stages_of_one_process_are_measured(tmp_path: Path) -> None:
-    given = options("", ["--smoke", "--only", "order"])
-    found = bench_scale.measure(1_000, tmp_path, given)
-    assert set(found) == {
-        *("listing: labels, order, crop names", "plan of a first run", "journal, written"),
-        "order of an epoch, and resumed",
-    }
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -147,30 +118,6 @@ def test_costs_are_pictures_times_rates_per_core(records: Path) -> None:
     assert found["cores that feed one GPU"] == "2.5"
     assert found["plan's memory"] == "not measured"
     assert found["price, preparing"] == "105"
-
-
-def test_the_memory_of_a_plan_is_the_slope_between_the_largest_whole_sizes(records: Path) -> None:
-    sizes = {
-        "100000": {"parts": 1, "plan of a first run": {"peak_gb": 9.0}},
-        "1000000": {"parts": 1, "plan of a first run": {"peak_gb": 0.2}},
-        "11000000": {"parts": 1, "plan of a first run": {"peak_gb": 1.2}},
-        "100000000": {"parts": 4, "plan of a first run": {"peak_gb": 99.0}},
-    }
-    (records / "bench-scale.json").write_text(json.dumps({"details": {"sizes": sizes}}))
-    assert scale_costs.read_rates(records).plan_gb == pytest.approx(0.1)
-
-
-def test_the_table_has_a_column_per_set_and_a_missing_record_is_one_sentence(
-    records: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert scale_costs.main(["--records", str(records), "--json", str(records / "t.json")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| | ImageNet-1k | ImageNet-21k | 400 million |"
-    assert all(line.count("|") == 5 for line in lines)
-    assert json.loads((records / "t.json").read_text())["rates"]["crop"] == 5
-    (records / "bench-crop.json").unlink()
-    with pytest.raises(SystemExit, match="make bench BENCH=crop"):
-        scale_costs.main(["--records", str(records)])
 
 
 def test_the_projects_own_records_give_a_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,11 +67,3 @@ def test_a_killed_stage_is_named_with_a_status_that_is_not_success(
     with pytest.raises(demo.StageError, match="trainer run was ended by SIGKILL") as caught:
         demo.run_stage(["trainer", "run"])
     assert caught.value.status == 137
-
-
-def test_a_stage_without_json_is_an_error_and_no_traceback(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(demo, "command_line", lambda words: [sys.executable, "-c", "print('hm')"])
-    with pytest.raises(demo.StageError, match="printed no JSON object"):
-        demo.run_stage(["trainer", "run"])

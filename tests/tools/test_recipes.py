@@ -7,11 +7,9 @@ import dataclasses
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from tools.demo import StageError
 from tools.recipes import record as recipe_record
 from tools.recipes import run as recipe_run
 from tools.recipes.book import RECIPES
-from tools.recipes.sets import SETS, Choice, Picture, choose, locate, source_of
+from tools.recipes.sets import SETS, Choice, Picture, choose, source_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = (
@@ -110,17 +108,6 @@ def test_imagenets_recipe_takes_the_archives_as_downloaded_and_five_views(
     assert (run.header["pictures"]["train"], run.header["pictures"]["val"]) == (6, 3)
     assert run.result["views_top1"]["mean"] >= 0
     assert [ran[ran.index("--views") + 1] for ran in stages if ran[1] == "eval"] == ["1", "5"]
-
-
-def test_the_shell_finds_the_environment_from_anywhere(tmp_path: Path) -> None:
-    if not (REPOSITORY / ".venv" / "bin" / "python").exists():
-        pytest.skip("there is no .venv: this environment was made in another way")
-    result = subprocess.run(
-        [str(REPOSITORY / "tools" / "recipes.sh"), "no-such-recipe"], cwd=tmp_path,
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert result.returncode == 2
-    assert result.stderr.startswith("recipes: no recipe is called 'no-such-recipe'; there are cat")
 
 
 def test_what_a_stage_says_is_shown_and_heard(
@@ -239,19 +226,6 @@ def test_wrong_usage_is_one_sentence(
     assert reason in capsys.readouterr().err
 
 
-def test_what_differs_from_the_recipe_is_in_the_command_and_no_folder_is(tmp_path: Path) -> None:
-    words = ["cats-dogs", "--raw", str(tmp_path / "pets"), "--seeds", "4,5", "--epochs", "2"]
-    given = recipe_run.options([*words, "--preset", "demo", "--", "--lr", "0.1"])
-    assert recipe_run.command(given, "ours") == (
-        "tools/recipes.sh cats-dogs --raw pets --seeds 4,5 --preset demo -- --epochs 2 --lr 0.1"
-    )
-    # Of each class a thousand, as this recipe has it: not an option.
-    assert given.choice.per_class == 1000
-    usual = recipe_run.options(words[:3])
-    assert usual.changes("ours") == []
-    assert usual.seeds == (0, 1, 2)
-
-
 def pets(folder: Path, count: int = 6, splits: tuple[str, ...] = ("train", "test")) -> Path:
     """Flat files named by class, as Kaggle has them."""
     for split in splits:
@@ -289,27 +263,6 @@ def test_cats_and_fish_come_from_two_sets(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_set_without_validation_has_some_held_out_beside_one_that_has_its_own(
-    tmp_path: Path,
-) -> None:
-    raw = tmp_path / "raw"
-    pets(raw / "cats-dogs", count=10, splits=("train",))
-    for split in ("train", "val"):
-        folder = raw / "imagenette2" / split / "n01440764"
-        folder.mkdir(parents=True)
-        (folder / "n01440764_1.JPEG").write_bytes(jpeg_bytes(smooth_pixels(40, 50, 3)))
-    found = listed(source_of("cat-fish", raw, tmp_path / "work", Choice()).src)
-    counts = Counter((p.label, p.split) for p in found)
-    assert counts == {
-        ("cat", "train"): 8, ("cat", "val"): 2, ("fish", "train"): 1, ("fish", "val"): 1,
-    }  # fmt: skip
-
-
-def test_a_test_folder_is_for_validation_where_there_is_no_other(tmp_path: Path) -> None:
-    source = source_of("cats-dogs", pets(tmp_path / "raw"), tmp_path / "work", Choice())
-    assert {p.split for p in listed(source.src) if "/test/" in p.path} == {"val"}
-
-
 def test_the_layout_as_downloaded_is_used_as_it_is_where_all_is_taken(
     make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -320,35 +273,6 @@ def test_the_layout_as_downloaded_is_used_as_it_is_where_all_is_taken(
     assert (source.src, source.layout) == (raw, "folders")
     assert source.classes is not None
     assert "n01440764\ttench" in source.classes.read_text().splitlines()
-
-
-def test_fashion_has_readable_names_whatever_its_folder_is_called(tmp_path: Path) -> None:
-    raw = tmp_path / "data"
-    raw.mkdir()
-    (raw / "train-images-idx3-ubyte.gz").touch()
-    source = source_of("fashion-mnist", raw, tmp_path / "work", Choice(per_class=30))
-    assert source.classes is not None
-    assert source.classes.read_text().splitlines()[9] == "9\tAnkle boot"
-    assert source.words()[-2:] == ["--subset", "300"]
-    with pytest.raises(UsageError, match="no files of their own"):
-        source_of("fashion-mnist", raw, tmp_path / "work", Choice(classes=3))
-
-
-def test_more_than_two_classes_are_no_cats_and_fish(
-    make_raw: Callable[..., Path], tmp_path: Path
-) -> None:
-    raw = make_raw()
-    shutil.copytree(raw / "train" / "ant", raw / "train" / "cow")
-    with pytest.raises(Exception, match="has 3 classes, and this recipe takes 2"):
-        source_of("cat-fish", raw, tmp_path / "work", Choice())
-
-
-def test_a_set_is_found_by_its_usual_name_before_the_folder_itself(tmp_path: Path) -> None:
-    pets(tmp_path)
-    assert locate(SETS["cats-dogs"], tmp_path) == tmp_path
-    pets(tmp_path / "cats-dogs")
-    assert locate(SETS["cats-dogs"], tmp_path) == tmp_path / "cats-dogs"
-    assert locate(SETS["imagenette"], tmp_path) is None
 
 
 def pictures(train: int, val: int = 0) -> list[Picture]:
@@ -377,21 +301,9 @@ def test_without_validation_other_pictures_are_held_out() -> None:
         assert len({p.path for p in found}) == len(found)
 
 
-def test_a_fifth_is_held_out_where_more_is_asked_than_there_is() -> None:
-    found = choose(pictures(10), Choice(10))
-    counts = Counter((p.label, p.split) for p in found)
-    assert counts == {
-        (label, split): n for label in "ab" for split, n in (("train", 8), ("val", 2))
-    }
-
-
 def test_a_class_that_cannot_be_divided_is_named() -> None:
     with pytest.raises(ToolError, match="class a: 1 pictures cannot be for training and for val"):
         choose(pictures(1), Choice())
-
-
-def test_only_the_first_classes_are_taken() -> None:
-    assert {p.label for p in choose(pictures(3, 3), Choice(classes=1))} == {"a"}
 
 
 def test_real_sets_are_recognised(shared_data: Path, tmp_path: Path) -> None:
@@ -403,11 +315,3 @@ def test_real_sets_are_recognised(shared_data: Path, tmp_path: Path) -> None:
     assert sum(p.split == "train" for p in found) == 80
     assert tiny.classes is not None
     assert tiny.classes.read_text().startswith("n01443537\tgoldfish")
-
-
-def test_every_recipe_has_both_presets() -> None:
-    from trainer.config import presets
-
-    for one in RECIPES.values():
-        for side in (one.ours, one.theirs):
-            assert presets.find(side.preset).config.preset == side.preset

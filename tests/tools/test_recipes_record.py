@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -23,7 +21,6 @@ from tools.recipes.record import (
     one_class_epochs,
     read,
     result_line,
-    spread,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -80,10 +77,6 @@ def test_the_result_has_mean_and_spread_and_how_many_seeds_reached_what_was_aske
     assert [row["one_class_epochs"] for row in result["seeds"]] == [3, 0]
 
 
-def test_one_value_has_no_deviation() -> None:
-    assert spread([3.0]) == {"mean": 3.0, "deviation": None, "least": 3.0, "most": 3.0}
-
-
 @pytest.mark.parametrize(
     ("errors", "count"),
     [
@@ -98,10 +91,6 @@ def test_epochs_with_the_error_of_one_class_count_from_three_on_end(
     errors: list[float], count: int
 ) -> None:
     assert one_class_epochs(epoch_lines(0, metrics(errors)), [59, 41, 0]) == count
-
-
-def test_a_run_without_validation_names_no_class() -> None:
-    assert one_class_epochs([{"epoch": 1}], [0, 0]) == 0
 
 
 def test_a_record_reads_back_as_it_was_written_and_takes_each_run_once(tmp_path: Path) -> None:
@@ -146,20 +135,6 @@ def test_the_table_shows_the_last_run_as_the_recipe_has_it() -> None:
     assert "with --epochs 1" in only
 
 
-def test_many_classes_have_a_top_5() -> None:
-    assert "% top-5" in recipe_table.accuracy(run(classes=200))
-    assert "% top-5" not in recipe_table.accuracy(run())
-
-
-def test_the_table_of_a_damaged_record_is_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "recipe-x.jsonl"
-    path.write_text("{}\n")
-    assert recipe_table.main([str(path)]) == 1
-    assert "line 1 is no line of a record" in capsys.readouterr().err
-
-
 def test_the_curves_show_both_sides_and_are_the_same_each_time() -> None:
     runs = recipe_charts.latest([run("theirs"), run(), run("theirs")])
     assert [one.side for one in runs] == ["ours", "theirs"]
@@ -168,16 +143,3 @@ def test_the_curves_show_both_sides_and_are_the_same_each_time() -> None:
     assert data != recipe_charts.curves("cats and fish", runs[:1])
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (1100, 440)
-
-
-def test_the_legend_has_room_for_the_longest_names() -> None:
-    runs = [run(side) for side in ("ours", "theirs")]
-    long = {"preset": "tutorial-tiny-imagenet"}
-    runs = [dataclasses.replace(one, header={**one.header, **long}) for one in runs]
-    data = recipe_charts.curves("Tiny ImageNet", runs)
-    with Image.open(io.BytesIO(data)) as image:
-        levels = np.asarray(image.convert("L"))
-    below_axes = levels[-60:]
-    assert (below_axes < 200).any()
-    assert (below_axes[:, :10] == 255).all()
-    assert (below_axes[:, -10:] == 255).all()
