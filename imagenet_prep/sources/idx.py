@@ -65,7 +65,9 @@ def find_idx(src: Location) -> Finding:
         if split is None:
             continue
         other = by_split.setdefault(split, folder / name)
-        if other.name != name:
+        if other.name == f"{name}.gz":
+            by_split[split] = folder / name  # unpacked beside it
+        elif name not in (other.name, f"{other.name}.gz"):
             raise ToolError(
                 "source.split_twice",
                 f"{folder}: {other.name} and {name} both mean the split {split}; move one away",
@@ -123,12 +125,12 @@ def _labels_beside(path: Location) -> Location:
     match = _NAME.fullmatch(path.name)
     assert match is not None  # or it would be no file of images
     plain = match["rest"].removesuffix(".gz").replace("idx3", "idx1")
-    names = [f"{match['set']}labels{plain}{suffix}" for suffix in (".gz", "")]
+    names = [f"{match['set']}labels{plain}{suffix}" for suffix in ("", ".gz")]
     for name in names:
         if (path.parent / name).is_file():
             return path.parent / name
     raise ToolError(
-        "list.missing", f"{path}: its labels, {names[1]}, are not beside it; fetch them too"
+        "list.missing", f"{path}: its labels, {names[0]}, are not beside it; fetch them too"
     )
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from imagenet_prep.core.errors import UsageError
 from imagenet_prep.sources.archive import ARCHIVES, is_archive, open_archive
-from imagenet_prep.sources.csv_list import find_csv, find_tsv, is_csv, is_tsv
+from imagenet_prep.sources.cifar import find_cifar, is_cifar
 from imagenet_prep.sources.flat import find_flat, is_flat
 from imagenet_prep.sources.folders import find_folders, split_folders
 from imagenet_prep.sources.huggingface import find_huggingface, is_huggingface
 from imagenet_prep.sources.idx import find_idx, is_idx
 from imagenet_prep.sources.ilsvrc import find_ilsvrc, is_ilsvrc
 from imagenet_prep.sources.kaggle import find_kaggle, is_kaggle
+from imagenet_prep.sources.lists import LISTS, find_list, is_list
 from imagenet_prep.sources.names import (
     IMAGES,
     Given,
@@ -35,11 +37,11 @@ _KNOWN: dict[str, tuple[_Recognise, _Find]] = {
     "ilsvrc": (is_ilsvrc, find_ilsvrc),
     "tiny": (is_tiny, find_tiny),
     "idx": (is_idx, find_idx),
+    "cifar": (is_cifar, find_cifar),
     "flat": (is_flat, lambda src: find_flat(src, {})),
     "webdataset": (is_webdataset, find_webdataset),
     "huggingface": (is_huggingface, find_huggingface),
-    "csv": (is_csv, find_csv),
-    "tsv": (is_tsv, find_tsv),
+    **{kind: (partial(is_list, kind=kind), partial(find_list, kind=kind)) for kind in LISTS},
 }
 _OF_FOLDERS = {"flat": find_flat, "folders": find_folders}
 """The layouts whose folders can be named with ``--split``."""

@@ -104,11 +104,20 @@ def test_damaged_compression_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         scan(tmp_path)
 
 
-def test_two_arrays_for_one_split_are_refused(tmp_path: Path) -> None:
-    idx_pair(tmp_path, "train", [0])
-    idx_pair(tmp_path, "train", [0], packed=True)
-    with refused("source.split_twice"):
-        scan(tmp_path)
+def test_an_array_beside_its_compressed_file_is_read_once(tmp_path: Path) -> None:
+    raw = tmp_path / "EMNIST" / "raw"
+    idx_pair(raw, "emnist-letters-train", [1, 2])
+    idx_pair(raw, "emnist-letters-train", [1, 2], packed=True)
+    idx_pair(raw, "emnist-letters-test", [2], packed=True)
+    found = scan(raw.parent)
+    assert [(s.key.partition("/")[0], s.label) for s in found.sources] == [
+        ("emnist-letters-test-images-idx3-ubyte.gz", 2),
+        ("emnist-letters-train-images-idx3-ubyte", 1),
+        ("emnist-letters-train-images-idx3-ubyte", 2),
+    ]
+    idx_pair(raw, "emnist-digits-train", [1])
+    with refused("source.split_twice", "emnist-letters", "emnist-digits"):
+        scan(raw)
 
 
 def test_the_real_fashion_mnist(shared_data: Path) -> None:
@@ -117,3 +126,9 @@ def test_the_real_fashion_mnist(shared_data: Path) -> None:
     assert found.classes.title(9) == "Ankle boot"
     data = found.sources[-1].read()
     assert (data[:13], len(data)) == (b"P5 28 28 255\n", 13 + 784)
+
+
+def test_torchvisions_folder_of_fashion_mnist_has_its_names(tmp_path: Path) -> None:
+    idx_pair(tmp_path / "FashionMNIST" / "raw", "train", list(range(10)))
+    for src in (tmp_path / "FashionMNIST", tmp_path / "FashionMNIST" / "raw"):
+        assert scan(src).classes.title(0) == "T-shirt/top"

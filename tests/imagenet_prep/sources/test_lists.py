@@ -54,8 +54,50 @@ def test_numbers_in_a_list_are_sorted_as_numbers(tmp_path: Path) -> None:
     assert scan(listed(tmp_path / "raw", text)).classes.names == ("9", "10", "100")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train_list.txt", "a.jpg 0\nb/c d.png 1\n"),
+        ("train.txt", "a.jpg\t0\nb/c d.png\t1\n"),
+        ("train.list", "a.jpg,0\nb/c d.png,1\n"),
+        ("set_train.lst", "7\t0.000000\ta.jpg\n8\t1.000000\tb/c d.png\n"),
+        ("any.csv", "photo,what it shows\na.jpg,0\nb/c d.png,1\n"),
+        ("any.csv", "n,photo,label\n1,a.jpg,0\n2,b/c d.png,1\n"),
+        ("ids.csv", "id,breed\na,0\nb/c d,1\n"),
+        ("ids.csv", "what,breed\na,0\nc d,1\n"),
+    ],
+)
+def test_other_kinds_of_lists_headers_and_ids(tmp_path: Path, name: str, text: str) -> None:
+    if text.startswith("what"):
+        with refused("list.header"):
+            scan(listed(tmp_path / "raw", text, name))
+        return
+    found = scan(listed(tmp_path / "raw", text, name))
+    assert [(s.key, s.split, s.label) for s in found.sources] == [
+        ("a.jpg", "train", 0), ("b/c d.png", "train", 1),
+    ]  # fmt: skip
+    assert contents(found) == {"a.jpg": b"x", "b/c d.png": b"x"}
+
+
+def test_a_list_named_after_a_split_is_that_split(tmp_path: Path) -> None:
+    (source,) = scan(listed(tmp_path / "raw", "a.jpg 4\n", "val.txt")).sources
+    assert (source.split, source.class_name) == ("val", "4")
+
+
+def test_an_id_that_fits_two_files_is_refused_and_one_that_fits_none_fails(tmp_path: Path) -> None:
+    path = listed(tmp_path / "raw", "id,breed\na,pug\nnone,pug\n")
+    made(tmp_path / "raw", "train/x.jpg")
+    found = scan(path)
+    assert [s.key for s in found.sources] == ["a.jpg", "none"]
+    with pytest.raises(FileNotFoundError):
+        found.sources[1].read()
+    made(tmp_path / "raw", "train/a.png")
+    with refused("list.ambiguous", "a.jpg", "train/a.png"):
+        scan(path)
+
+
 def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path) -> None:
-    path = listed(tmp_path / "raw", "a.jpg\tant\n", "train.txt")
+    path = listed(tmp_path / "raw", "a.jpg\tant\n", "train.names")
     with refused("source.layout_unknown", usage=True):
         scan(path)
     assert scan(path, layout="tsv").sources[0].key == "a.jpg"
@@ -67,8 +109,8 @@ def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path)
         ("", "source.empty"),
         ("path,label\n", "source.empty"),
         ("a.jpg,ant\nb.jpg\n", "list.row"),
-        ("id,breed\na.jpg,ant\n", "list.header"),
-        ("picture,label\na.jpg,ant\n", "list.header"),
+        ("n,id,breed,size\n1,a.jpg,ant,2\n", "list.header"),
+        ("picture,label,size\na,ant,1\n", "list.header"),
         ("a.jpg,ant\nb.jpg,\n", "list.row"),
         ("a.jpg,ant\n,bee\n", "list.row"),
         ("a.jpg,ant\nb.jpg,bee\n./a.jpg,bee\n", "list.duplicate"),
