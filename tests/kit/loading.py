@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from imagenet_prep.dataset.statistics import Stats
 from tests.kit.views import draws, numpy_sample
-from trainer.loader.loader import Batch, BetonLoader, train_loader
+from trainer.loader.loader import Batch, BetonLoader, eval_loader, train_loader
 from trainer.loader.views import colour_basis, gain_of, mean_of
 
 Sample = Any
@@ -50,3 +50,46 @@ def expected(sample: Sample, batches: BetonLoader, epoch: int) -> NDArray[np.flo
     return np.stack(made).reshape(len(sample.pictures), -1, *made[0].shape)[
         :, 0 if views.count == 1 else slice(None)
     ]
+
+
+ON_DEVICE: list[dict[str, Any]] = [
+    {"dtype": "uint8"},
+    {"dtype": "uint8", "layout": "space_to_depth", "mirror": False},
+    {"lighting_mode": "variance", "layout": "channels_first"},
+    {"mean": "centre", "scaled": True, "lighting_mode": "image", "dtype": "float16"},
+    {"mean": (120.0, 110.0, 100.0), "std": (60.0, 58.0, 57.0), "layout": "space_to_depth"},
+    {"view": "resized", "out_size": 7, "mean": "centre"},
+    {"dtype": "bfloat16", "layout": "space_to_depth", "mean": "channel"},
+    {"view": "five", "dtype": "bfloat16", "layout": "channels_first"},
+    {"view": "ten", "out_size": 6, "batch_size": 4},
+]
+"""Options of a loader that between them use every view, mean, noise, dtype and layout."""
+
+
+def any_loader(path: Any, options: dict[str, Any]) -> BetonLoader:
+    """A loader for training or for evaluation, as the view asks for."""
+    if options.get("view") in ("centre", "five", "ten"):
+        return eval_loader(path, **{k: v for k, v in options.items() if k != "seed"})
+    return train_loader(path, **options)
+
+
+def assert_same_on_the_device(
+    path: Any, options: dict[str, Any], device: dict[str, Any], epochs: int = 2
+) -> None:
+    """The batches of some epochs are those of the CPU: uint8 to the bit, floats to 1e-3 of a
+    level (halves: or to their own precision), in the same memory format."""
+    close = {"bfloat16": 2**-8, "float16": 2**-11}.get(options.get("dtype", "float32"), 1e-6)
+    exact = options.get("dtype") == "uint8" and options.get("view") != "resized"
+    with any_loader(path, options) as host, any_loader(path, options | device) as ours:
+        assert ours.decode == "gpu"
+        for _ in range(epochs):
+            for wanted, found in zip(host, ours, strict=True):
+                images = found.images.cpu()
+                assert images.dtype == wanted.images.dtype
+                assert images.shape == wanted.images.shape
+                assert images.stride() == wanted.images.stride()
+                assert torch.equal(found.labels.cpu(), wanted.labels)
+                assert torch.equal(found.indices, wanted.indices)
+                off = (images.double() - wanted.images.double()).abs()
+                allowed = 0.0 if exact else 1e-3 + close * wanted.images.double().abs()
+                assert bool((off <= allowed).all()), float(off.max())

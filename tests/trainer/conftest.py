@@ -48,13 +48,13 @@ def picture(side: int, seed: int) -> NDArray[np.uint8]:
     return np.repeat(pixels[..., :1], 3, axis=2) if seed % 3 == 0 else pixels
 
 
-def jpeg(pixels: NDArray[np.uint8], quality: int = 90) -> bytes:
+def jpeg(pixels: NDArray[np.uint8], quality: int = 90, progressive: bool = False) -> bytes:
     """(S, S, 3) -> JPEG bytes; a grey picture is written as a grey JPEG."""
     image = Image.fromarray(pixels)
     if (pixels == pixels[..., :1]).all():
         image = image.convert("L")
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality, progressive=progressive)
     return buffer.getvalue()
 
 
@@ -65,7 +65,12 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
 
 
 def make_beton(
-    folder: Path, count: int, side: int, quality: int = 90, format: str = "jpeg"
+    folder: Path,
+    count: int,
+    side: int,
+    quality: int = 90,
+    format: str = "jpeg",
+    progressive: bool = False,
 ) -> Sample:
     """``count`` pictures of ``side`` px -> ``train.beton`` with all that belongs to it."""
     cropped = folder / "cropped"
@@ -74,7 +79,7 @@ def make_beton(
         label = index % len(CLASSES)
         key = f"train/{CLASSES.names[label]}/{index}.JPEG"
         (cropped / key).parent.mkdir(parents=True, exist_ok=True)
-        written[key] = jpeg(picture(side, index), quality)
+        written[key] = jpeg(picture(side, index), quality, progressive)
         (cropped / key).write_bytes(written[key])
         crops.append((key, label))
     pixels = {key: decoded(data) for key, data in written.items()}

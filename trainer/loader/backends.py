@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 
+from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.checks import Reading, usable_threads
 from trainer.loader.cpu import CpuBackend
@@ -16,6 +19,7 @@ from trainer.loader.views import Views
 
 
 def make_backend(
+    betons: Betons,
     info: BetonInfo,
     stats: Stats,
     views: Views,
@@ -32,6 +36,21 @@ def make_backend(
         "jobs": threads,
         "layout": reading.layout,
     }
+    if reading.decode == "gpu" or (reading.decode == "auto" and not on_host(device)):
+        from trainer.loader.cuda import CudaBackend, UnusableError
+
+        try:
+            return CudaBackend(betons, info, stats, views, reading, **how, device=device), "gpu"
+        except torch.OutOfMemoryError as error:
+            raise ToolError(
+                "loader.device_memory",
+                f"{betons}: the loader's buffers do not fit into the memory of {device}: "
+                f"{str(error).splitlines()[0]} Use a smaller batch_size, or resident='off'.",
+            ) from None
+        except UnusableError as error:
+            if reading.decode == "gpu":
+                raise
+            logging.getLogger("trainer.loader").warning("decoding on the CPU: %s", error)
     if on_host(device):
         return CpuBackend(info, stats, views, **how), "cpu"
     return HostBackend(info, stats, views, **how, device=device), "cpu"

@@ -103,7 +103,7 @@ class BetonLoader:
         # Ctrl-C works.
         largest = min(reading.batch_size, -(-self.samples // reading.ranks))
         self._backend, self.decode = make_backend(
-            self.info, stats, views, reading, self.device, largest
+            betons, self.info, stats, views, reading, self.device, largest
         )
 
     def __len__(self) -> int:

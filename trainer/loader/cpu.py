@@ -18,7 +18,7 @@ from imagenet_prep.dataset.statistics import Stats
 from imagenet_prep.jpeg import turbo
 from trainer.loader import kernels
 from trainer.loader.draws import Draws
-from trainer.loader.iterator import DamagedError
+from trainer.loader.iterator import Backend, DamagedError
 from trainer.loader.tables import BetonInfo
 from trainer.loader.views import Views, gain_of, mean_of
 from trainer.numba_ext import numba
@@ -175,8 +175,8 @@ def space_to_depth(images: Tensor) -> Tensor:
     return blocks.reshape(*outer, cells, cells, 48).movedim(-1, -3)
 
 
-class CpuBackend:
-    """Makes batches where they are used; see ``iterator.Backend``."""
+class CpuBackend(Backend):
+    """Makes batches where they are used."""
 
     def __init__(
         self, info: BetonInfo, stats: Stats, views: Views, *, batch_size: int, slots: int,
@@ -197,9 +197,6 @@ class CpuBackend:
         self._made: list[tuple[Tensor, Tensor] | None] = [None] * slots
         self.decoder.run(np.empty(0, np.uint64), self._ring.data_ptr())  # compiles, or loads
 
-    def begin(self) -> None:
-        """An epoch begins, in the consumer's thread."""
-
     def fill(self, slot: int, indices: NDArray[np.uint64]) -> None:
         """Makes a batch, in the loader's thread."""
         ring = self._ring[slot]
@@ -209,17 +206,8 @@ class CpuBackend:
             images = space_to_depth(images)
         self._made[slot] = images, self.labels[torch.from_numpy(indices.astype(np.int64))]
 
-    def finish(self) -> None:
-        """All batches of the epoch are made."""
-
     def take(self, slot: int) -> tuple[Tensor, Tensor]:
         """(images, labels) of a filled slot, for the consumer."""
         made = self._made[slot]
         assert made is not None
         return made
-
-    def release(self, slot: int) -> None:
-        """The consumer has asked for the batch after this one."""
-
-    def close(self) -> None:
-        """Nothing is running any more."""

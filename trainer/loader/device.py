@@ -1,12 +1,8 @@
-"""A ring of batches on a device, and the back end that decodes on the host for it.
-
-The same arithmetic as the CPU kernel's (``kernels._write_floats``), in torch.
-"""
+"""A ring of batches on a device, and the back end that decodes on the host for it."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,35 +12,12 @@ from torch import Tensor
 
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.cpu import Decoder, space_to_depth
+from trainer.loader.iterator import Backend
 from trainer.loader.tables import BetonInfo
-from trainer.loader.views import Views, gain_of, mean_of
+from trainer.loader.views import Views
 
 
-def normalise(
-    crops: Tensor, windows: Tensor, shift: Tensor, mean: Tensor, gain: Tensor,
-    *, centre: bool = False,
-) -> Tensor:  # fmt: skip
-    """uint8 crops (B, V, S, S, 3) -> float32 (B, V, 3, S, S), channels last, all on one device.
-
-    ``windows`` int (B, V, 5) says where each was cut (y, x, height, width) and whether it is
-    flipped already; ``mean`` float32 (H, W, 3) is subtracted at that place, flipped with the
-    crop, or from its ``centre``, never flipped; ``shift`` float32 (B, 3) is the image's colour
-    shift and ``gain`` float32 (3,) multiplies the result.
-    """
-    size = crops.shape[-2]
-    steps = torch.arange(size, device=crops.device)
-    if centre:
-        top, left = ((side - size) // 2 for side in mean.shape[:2])
-        local = mean[top : top + size, left : left + size]
-    else:
-        y, x, _, _, mirror = windows.to(torch.int64)[..., None].unbind(2)
-        columns = x + torch.where(mirror != 0, steps.flip(0), steps)
-        local = mean[(y + steps)[..., None], columns[:, :, None, :]]
-    result = (crops - local + shift[:, None, None, None, :]) * gain
-    return result.movedim(-1, -3)
-
-
-class DeviceRing:
+class DeviceRing(Backend):
     """``slots`` batches on a device, filled on a stream of its own and handed out by events.
 
     On "cpu", for tests without a GPU, there are no streams and everything happens at once.
@@ -122,64 +95,43 @@ class DeviceRing:
 
 
 class HostBackend(DeviceRing):
-    """Windows are cut on the host and travel as uint8; the device does the rest.
-
-    Resampled windows are finished on the host, because the mean is subtracted before.
-    """
+    """Batches are made on the host, whole, and copied to the device."""
 
     def __init__(
         self, info: BetonInfo, stats: Stats, views: Views, *, batch_size: int, slots: int,
         jobs: int, layout: str, device: torch.device,
     ) -> None:  # fmt: skip
         super().__init__(views, batch_size=batch_size, slots=slots, layout=layout, device=device)
-        self.whole = views.resamples or views.dtype == "uint8"
-        # The colour noise of windows that travel as uint8 is drawn all the same.
-        on_host = views if self.whole else replace(views, dtype="uint8")
-        self.decoder = Decoder(info, stats, on_host, batch_size=batch_size, jobs=jobs)
+        planes = layout == "channels_first"
+        self.decoder = Decoder(info, stats, views, batch_size=batch_size, jobs=jobs, planes=planes)
         self.draws, self.files = self.decoder.draws, self.decoder.files
         out = views.out_px
+        shape = (3, out, out) if planes else (out, out, 3)
+        pinned = self.stream is not None
         self.host = torch.zeros(
-            (2, batch_size, views.count, out, out, 3), dtype=getattr(torch, on_host.dtype),
-            pin_memory=self.stream is not None,
-        )  # fmt: skip
-        self.copied, self._number = self.events(2), 0
-        self.host_labels = torch.from_numpy(info.labels)
-        self.mean = torch.from_numpy(np.array(mean_of(views, stats.mean))).to(device)
-        self.gain = torch.from_numpy(gain_of(views, stats.channel_std)).to(device)
+            (2, batch_size, views.count, *shape), dtype=self.ring.dtype, pin_memory=pinned
+        )
+        self.host_labels = torch.zeros((2, batch_size), dtype=torch.int64, pin_memory=pinned)
+        self.copied, self._number, self._all_labels = self.events(2), 0, info.labels
         self.decoder.run(np.empty(0, np.uint64), self.host.data_ptr())  # compiles, or loads
 
     def fill(self, slot: int, indices: NDArray[np.uint64]) -> None:
-        """Decodes on the host, then queues the copy and the rest. Raises DamagedError."""
+        """Decodes on the host, then queues the copy. Raises DamagedError."""
         side, count = self._number % 2, len(indices)
         self._number += 1
         if self.stream is not None:
             self.copied[side].synchronize()
         self.decoder.run(indices, self.host[side].data_ptr())
-        labels = self.host_labels[torch.from_numpy(indices.astype(np.int64))]
+        self.host_labels[side].numpy()[:count] = self._all_labels[indices]
         with self.on_stream(self.stream):
             self.wait_until_free(slot, self.stream)
-            crops = self.host[side, :count].to(self.device, non_blocking=True)
-            if self.stream is not None:
-                self.copied[side].record(self.stream)
-            images = crops.movedim(-1, -3)
-            if not self.whole:
-                images = normalise(
-                    crops, self._sent(self.draws.windows[:count]),
-                    self._sent(self.draws.shifts[:count]), self.mean, self.gain,
-                    centre=self.views.mean == "centre",
-                )  # fmt: skip
+            images = self.host[side, :count].to(self.device, non_blocking=True)
+            if self.layout != "channels_first":
+                images = images.movedim(-1, -3)
             if self.layout == "space_to_depth":
                 images = space_to_depth(images)
             self.output(slot, count).copy_(images)
-            self.labels[slot, :count].copy_(self._sent(labels.numpy()))
+            self.labels[slot, :count].copy_(self.host_labels[side, :count], non_blocking=True)
+            if self.stream is not None:
+                self.copied[side].record(self.stream)
             self.filled(slot, count, self.stream)
-
-    def finish(self) -> None:
-        """Nothing is left to check: damage is found while the host decodes."""
-
-    def _sent(self, array: NDArray[Any]) -> Tensor:
-        """An array that is going to change -> what it holds now, on the device."""
-        tensor = torch.from_numpy(array)
-        if self.stream is None:
-            return tensor.clone()
-        return tensor.pin_memory().to(self.device, non_blocking=True)

@@ -6,7 +6,6 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ class DamagedError(Exception):
         self.sample, self.reason = sample, reason
 
 
-class Backend(Protocol):
+class Backend:
     """Makes batches into a ring of ``slots``. ``draws`` holds epoch and lighting; ``files``
     int64 takes the descriptors of the open files before an epoch begins."""
 
@@ -41,12 +40,14 @@ class Backend(Protocol):
     def fill(self, slot: int, indices: NDArray[np.uint64]) -> None:
         """Makes a batch, in the loader's thread. Raises DamagedError, of this batch or of one
         of the two before it."""
+        raise NotImplementedError
 
     def finish(self) -> None:
         """All batches of the epoch are made, in the loader's thread. Raises DamagedError."""
 
     def take(self, slot: int) -> tuple[Tensor, Tensor]:
         """(images, labels) of a filled slot, in the consumer's thread."""
+        raise NotImplementedError
 
     def release(self, slot: int) -> None:
         """The consumer asks for the next batch, and is done with this one."""

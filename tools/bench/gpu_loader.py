@@ -1,0 +1,220 @@
+"""The loader on a CUDA device: its pixels beside the CPU's, and images a second.
+
+    python tools/bench/gpu_loader.py --crops FOLDER [--json FILE] [--samples N] [--smoke]
+
+FOLDER has JPEG crops of one size, in it or in one folder per class. They are packed into a
+beton whose pages are repeated to N samples. Parts, most valuable first, each printed and
+saved when it is done: pixels, CUDA beside CPU; JPEG to bfloat16 227 on the device at batch 256
+and 1024, one CPU thread, compressed images copied each time and resident; torchvision's
+``decode_jpeg`` on the device; decoding on the CPU's cores. ``--smoke`` needs no device: the
+kernels run in numba's simulator, if NUMBA_ENABLE_CUDASIM=1 is set, on a few small images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+
+PX = 227
+LAPS = 3
+LEVELS = 1e-3
+SETTINGS: dict[str, dict[str, Any]] = {
+    "uint8": {"dtype": "uint8"},
+    "float32, mean image, colour": {},
+    "float32, centre of the mean, own colour": {"mean": "centre", "lighting_mode": "image"},
+    "float32, resized": {"view": "resized"},
+    "bfloat16, space-to-depth": {"dtype": "bfloat16", "layout": "space_to_depth"},
+}
+FAST: dict[str, Any] = {"dtype": "bfloat16", "layout": "space_to_depth"}
+
+
+class Lines:
+    """Prints a line per result and keeps all of them in a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.rows, self.start = path, list[dict[str, Any]](), time.perf_counter()
+
+    def add(self, what: str, value: float, unit: str, **more: Any) -> None:
+        """Prints and saves one result."""
+        self.rows.append({"what": what, "value": value, "unit": unit, **more})
+        shown = ", ".join(f"{name} {text}" for name, text in more.items())
+        at = time.perf_counter() - self.start
+        print(f"{at:6.1f} s  {what:<58} {value:12,.5g} {unit}  {shown}", flush=True)
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.rows, indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def part(self, what: str) -> Iterator[None]:
+        """What breaks in a part is named, and the next part goes on."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a lease of a device ends; the rest counts
+            self.add(what, float("nan"), f"FAILED: {type(error).__name__}: {error}")
+
+
+def small_beton(crops: Path, folder: Path) -> Path:
+    """JPEG crops of one size -> ``small.beton`` with its statistics and manifest."""
+    from PIL import Image
+
+    from imagenet_prep.beton.build import build_beton
+    from imagenet_prep.core.files import file_digest
+    from imagenet_prep.dataset.classes import Classes
+    from imagenet_prep.dataset.manifest import source_digest
+    from imagenet_prep.dataset.statistics import save_stats
+    from imagenet_prep.stats import moments
+
+    suffixes = {".jpg", ".jpeg"}
+    files = sorted(path for path in crops.rglob("*") if path.suffix.lower() in suffixes)
+    names = sorted({path.parent.name for path in files})
+    keys = []
+    for path in files:
+        key = f"train/{path.parent.name}/{path.name}"
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(path.read_bytes())
+        keys.append((key, names.index(path.parent.name)))
+    images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in files])
+    source = source_digest((key, file_digest(folder / key)) for key, _ in keys)
+    stats = moments.finish(moments.moments_of(images), source)
+    save_stats(folder / "stats.npz", stats)
+    out = folder / "small" / "train.beton"
+    out.parent.mkdir()
+    build_beton(
+        folder, "train", out, stats=stats, stats_digest=file_digest(folder / "stats.npz"),
+        classes=Classes(tuple(names), {}), crops=keys, jobs=1,
+    )  # fmt: skip
+    return out
+
+
+def pixels(lines: Lines, beton: Path, device: dict[str, Any], **options: Any) -> None:
+    """An epoch of each setting, made on the CPU and on the device."""
+    from trainer.loader import eval_loader, train_loader
+
+    def difference(make: Callable[..., Any], settings: dict[str, Any]) -> tuple[float, int]:
+        given = {"batch_size": 64, "jobs": 1} | options | settings
+        worst, seen = 0.0, 0
+        with make(beton, **given) as host, make(beton, **given, **device) as ours:
+            for wanted, found in zip(host, ours, strict=True):
+                off = found.images.cpu().to(torch.float64) - wanted.images.to(torch.float64)
+                worst = max(worst, float(off.abs().max()))
+                seen += int(torch.equal(found.labels.cpu(), wanted.labels)) * len(wanted.labels)
+        return worst, seen
+
+    for name, settings in SETTINGS.items():
+        with lines.part(f"pixels: {name}"):
+            worst, seen = difference(train_loader, settings)
+            lines.add(f"pixels: {name}", worst, "levels off at most", images=seen)
+    with lines.part("pixels: ten views"):
+        worst, seen = difference(eval_loader, {"view": "ten", "batch_size": 16})
+        lines.add("pixels: ten views", worst, "levels off at most", images=seen)
+
+
+def rate(loader: Any, laps: int = LAPS, limit: int = 1 << 30) -> list[float]:
+    """Images a second of ``laps`` epochs after one that does not count."""
+    found = []
+    for lap in range(laps + 1):
+        torch.cuda.synchronize()
+        start, count = time.perf_counter(), 0
+        for batch in loader:
+            count += len(batch.labels)
+            if count >= limit:
+                break
+        torch.cuda.synchronize()
+        found.append(count / (time.perf_counter() - start))
+        if lap == 0:
+            found.clear()
+    return found
+
+
+def rates(lines: Lines, beton: Path, what: str, limit: int = 1 << 30, **options: Any) -> None:
+    """A line with the median of some epochs."""
+    from trainer.loader import train_loader
+
+    with lines.part(what):
+        start = time.perf_counter()
+        with train_loader(beton, crop_size=PX, device="cuda", **(FAST | options)) as loader:
+            next(iter(loader))
+            torch.cuda.synchronize()
+            first_s = round(time.perf_counter() - start, 2)
+            found = rate(loader, limit=limit)
+        spread = f"{min(found):,.0f}-{max(found):,.0f}"
+        lines.add(what, statistics.median(found), "images/s", spread=spread, first_batch_s=first_s)
+
+
+def torchvision_rate(lines: Lines, crops: Path, batch: int) -> None:
+    """The rival: nvJPEG through torchvision, pixels only."""
+    from torchvision.io import decode_jpeg
+
+    files = [p for p in sorted(crops.rglob("*")) if p.suffix.lower() in {".jpg", ".jpeg"}]
+    data = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in files]
+    many = (data * (batch // len(data) + 1))[:batch]
+    with lines.part("torchvision decode_jpeg"):
+        found = []
+        for lap in range(6):
+            start = time.perf_counter()
+            decode_jpeg(many, device="cuda")
+            torch.cuda.synchronize()
+            if lap > 0:
+                found.append(batch / (time.perf_counter() - start))
+        lines.add(
+            f"torchvision decode_jpeg, lists of {batch}", statistics.median(found), "images/s"
+        )
+
+
+def on_device(lines: Lines, crops: Path, small: Path, samples: int, folder: Path) -> None:
+    """What needs a CUDA device."""
+    from tools.bench.gpu_replica import copies_that_fit, replicate
+
+    lines.add(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0] / 2**30, "GiB free")
+    pixels(lines, small, {"device": "cuda", "decode": "gpu"}, crop_size=PX)
+    beton = folder / "train.beton"
+    replicate(small, beton, samples, copies_that_fit(small, samples, folder))
+    lines.add("repeated beton", samples, "samples", bytes=beton.stat().st_size)
+    one: dict[str, Any] = {"decode": "gpu", "jobs": 1}
+    for batch in (256, 1024):
+        for resident in ("off", "on"):
+            name = f"batch {batch}, one thread, resident {resident}"
+            rates(lines, beton, name, batch_size=batch, resident=resident, **one)
+    torchvision_rate(lines, crops, 256)
+    rates(lines, beton, "batch 256, decode on the CPU, all cores", samples // 4,
+          batch_size=256, decode="cpu", layout="channels_last")  # fmt: skip
+    rates(lines, beton, "batch 1024, all cores, resident off", batch_size=1024, resident="off",
+          decode="gpu")  # fmt: skip
+    rates(lines, beton, "batch 256, uint8 channels last, resident on", batch_size=256,
+          resident="on", dtype="uint8", layout="channels_last", **one)  # fmt: skip
+
+
+def main() -> int:
+    """Runs the parts; the status is 1 when one failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--crops", type=Path, required=True, help="folder of JPEG crops")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--samples", type=int, default=131_072, help="samples of the beton")
+    parser.add_argument("--smoke", action="store_true", help="a few pixels, without a device")
+    given = parser.parse_args()
+    lines = Lines(given.json)
+    with tempfile.TemporaryDirectory() as folder:
+        small = small_beton(given.crops, Path(folder))
+        if given.smoke:
+            pixels(lines, small, {"decode": "gpu"}, crop_size=9)
+        elif torch.cuda.is_available():
+            on_device(lines, given.crops, small, given.samples, Path(folder))
+        else:
+            lines.add("loader", float("nan"), "FAILED: there is no CUDA device")
+    return int(any(np.isnan(row["value"]) for row in lines.rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
