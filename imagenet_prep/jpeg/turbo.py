@@ -52,7 +52,12 @@ def decoder_name() -> str:
 
     import PIL
 
-    return f"FFCV {metadata.version('ffcv')}" if is_fast() else f"Pillow {PIL.__version__}"
+    if not is_fast():
+        return f"Pillow {PIL.__version__}"
+    try:
+        return f"FFCV {metadata.version('ffcv')}"
+    except metadata.PackageNotFoundError:
+        return "the system's libturbojpeg"
 
 
 @functools.cache
