@@ -28,6 +28,7 @@ LEVELS = {
     "trainer": [
         "numba_ext",
         "hashing",
+        "views",
         "config",
         "device",
         "data",
@@ -65,7 +66,7 @@ PURE = {
     "imagenet_prep.stats.moments",
     "trainer.config.run_config",
     "trainer.hashing",
-    "trainer.loader.views",
+    "trainer.views.views",
     "trainer.network.alexnet",
     "trainer.network.lrn",
     "trainer.training.schedule",

@@ -2,7 +2,7 @@
 
 Numba cannot cache code that holds a ctypes function; given its address, it can. Numba's cache
 on disk looks only at the file of the outermost function: after a change here, change
-``loader/kernels.py`` too (or clear the caches), or its old code goes on.
+``views/kernels.py`` too (or clear the caches), or its old code goes on.
 """
 
 from __future__ import annotations

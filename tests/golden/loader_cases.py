@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from imagenet_prep.beton import build as beton
 from imagenet_prep.core.files import file_digest
+from imagenet_prep.dataset.beton_tables import inspect_beton
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.manifest import source_digest
 from imagenet_prep.dataset.statistics import Stats, save_stats
@@ -24,8 +25,7 @@ from tests.kit.views import draws
 from trainer.hashing import words
 from trainer.loader.loader import BetonLoader, eval_loader, train_loader
 from trainer.loader.order import ORDERS, sample_order
-from trainer.loader.tables import inspect_beton
-from trainer.loader.views import Views
+from trainer.views.views import Views
 
 SEEDS = (0, 3, 2**63 + 1)
 EPOCHS = (0, 1, 89)

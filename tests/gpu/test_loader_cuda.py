@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset.beton_tables import inspect_beton
 from imagenet_prep.dataset.manifest import save_manifest
 from imagenet_prep.dataset.names import stats_beside
 from imagenet_prep.jpeg.index import rows_beside
@@ -19,7 +20,6 @@ from tests.gpu.devices import no_waiting, on_cuda
 from tests.kit.loading import ON_DEVICE, Sample, assert_same_on_the_device, kept
 from tests.trainer.conftest import make_beton
 from trainer.loader import train_loader
-from trainer.loader.tables import inspect_beton
 
 GIVEN: dict[str, Any] = {"batch_size": 8, "crop_size": 51, "jobs": 1, "seed": 3}
 GPU: dict[str, Any] = {"device": "cuda", "decode": "gpu"}

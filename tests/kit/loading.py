@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imagenet_prep.dataset.statistics import Stats
 from tests.kit.views import draws, numpy_sample
 from trainer.loader.loader import Batch, BetonLoader, eval_loader, train_loader
-from trainer.loader.views import colour_basis, gain_of, mean_of
+from trainer.views.views import colour_basis, gain_of, mean_of
 
 Sample = Any
 Damaged = Callable[[Callable[[bytearray], Any]], Sample]

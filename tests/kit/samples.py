@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from imagenet_prep.dataset.statistics import Stats
-from trainer.loader.tables import BetonInfo
+from imagenet_prep.dataset.beton_tables import BetonInfo
 
 
 def made_stats(side: int) -> Stats:

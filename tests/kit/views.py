@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.hashing import words
-from trainer.loader.kernels import LEAST_DEVIATION
-from trainer.loader.views import Views
+from trainer.views.kernels import LEAST_DEVIATION
+from trainer.views.views import Views
 
 _Y, _X, _MIRROR, _NORMAL, _SHARE, _RATIO = 0, 1, 2, 3, 8, 9
 

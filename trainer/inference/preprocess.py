@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from imagenet_prep.dataset.statistics import Stats
 from trainer.config.run_config import RunConfig
-from trainer.loader.views import Views, gain_of, mean_of
+from trainer.views.views import Views, gain_of, mean_of
 
 _FIT = {
     "shortest": "the short side to size, antialiased; then the central square",

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.checks import Reading, usable_threads
 from trainer.loader.cpu import CpuBackend
 from trainer.loader.device import HostBackend
 from trainer.loader.iterator import Backend
-from trainer.loader.tables import BetonInfo
-from trainer.loader.views import Views
+from trainer.views.views import Views
 
 
 def make_backend(

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.dataset.beton_tables import REBUILD, inspect_betons, stamp_of, verify_pages
 from imagenet_prep.dataset.shards import Betons, find_betons, require_files, stats_of
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.backends import make_backend
@@ -24,8 +25,7 @@ from trainer.loader.checks import Reading, check_fit, check_reading, check_views
 from trainer.loader.iterator import DamagedError, Filler
 from trainer.loader.order import rank_batches, sample_order, step_ends
 from trainer.loader.read_ahead import ReadAhead
-from trainer.loader.tables import REBUILD, inspect_betons, stamp_of, verify_pages
-from trainer.loader.views import Views
+from trainer.views.views import Views
 
 
 @dataclass(frozen=True, eq=False)

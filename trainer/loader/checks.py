@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import Progress, ToolError, UsageError, quiet
+from imagenet_prep.dataset.beton_tables import REBUILD, BetonInfo
 from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.cpu import MOST_THREADS
 from trainer.loader.order import ORDERS
-from trainer.loader.tables import REBUILD, BetonInfo
-from trainer.loader.views import DTYPES, KINDS, LAYOUTS, LIGHTINGS, MEANS, Views
+from trainer.views.views import DTYPES, KINDS, LAYOUTS, LIGHTINGS, MEANS, Views
 
 DECODES = ("auto", "gpu", "cpu")
 RESIDENTS = ("auto", "on", "off")

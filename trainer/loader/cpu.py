@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.dataset.statistics import Stats
 from imagenet_prep.jpeg import turbo
-from trainer.loader import kernels
-from trainer.loader.draws import Draws
 from trainer.loader.iterator import Backend, DamagedError
-from trainer.loader.tables import BetonInfo
-from trainer.loader.views import Views, gain_of, mean_of
 from trainer.numba_ext import numba
+from trainer.views import kernels
+from trainer.views.draws import Draws
+from trainer.views.views import Views, gain_of, mean_of
 
 # Numba starts that many threads at most: the cores of the process when it was imported.
 MOST_THREADS = int(numba.config.NUMBA_NUM_THREADS)

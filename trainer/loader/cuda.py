@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import Stats
 from imagenet_prep.jpeg import core
 from imagenet_prep.jpeg.index import Index
 from trainer.loader.checks import Reading
 from trainer.loader.device import DeviceRing
-from trainer.loader.draws import Draws
 from trainer.loader.iterator import DamagedError
 from trainer.loader.packing import MARGIN, Packer, aligned
 from trainer.loader.rows import open_rows
-from trainer.loader.tables import BetonInfo
-from trainer.loader.views import Views, gain_of, mean_of
+from trainer.views.draws import Draws
+from trainer.views.views import Views, gain_of, mean_of
 
 
 class UnusableError(ToolError):

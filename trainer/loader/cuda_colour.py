@@ -9,7 +9,7 @@ import numpy as np
 
 from imagenet_prep.jpeg.core import RAW, i32, i64
 from imagenet_prep.jpeg.cuda import cuda, pixel
-from trainer.loader.kernels import LEAST_DEVIATION
+from trainer.views.kernels import LEAST_DEVIATION
 
 THREADS = 128
 _SUMS = 9  # r, g, b, rr, rg, rb, gg, gb, bb

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.cpu import Decoder, space_to_depth
 from trainer.loader.iterator import Backend
-from trainer.loader.tables import BetonInfo
-from trainer.loader.views import Views
+from trainer.views.views import Views
 
 
 class DeviceRing(Backend):

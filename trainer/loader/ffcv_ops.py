@@ -30,11 +30,11 @@ from ffcv.pipeline.state import State
 from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import UsageError
+from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.checks import check_views
 from trainer.loader.cpu import Decoder
-from trainer.loader.tables import BetonInfo
-from trainer.loader.views import Views
+from trainer.views.views import Views
 
 
 class Windows(Operation):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagenet_prep.core.errors import ToolError
-from trainer.loader.draws import Draws
+from trainer.views.draws import Draws
 
 # How often a waiting side looks whether the other one is still there, in seconds.
 WATCH_S = 0.1

@@ -29,7 +29,7 @@ from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.beton_loader import Batch, BetonLoader
 from trainer.loader.checks import Reading
-from trainer.loader.views import Views
+from trainer.views.views import Views
 
 __all__ = ["Batch", "BetonLoader", "eval_loader", "train_loader"]
 Numbers = Sequence[float]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.loader import kernels
 from trainer.loader.cpu import pointer
 from trainer.loader.iterator import DamagedError
 from trainer.numba_ext import kernel, read_file
+from trainer.views import kernels
 
 ALIGNMENT = 8
 """Samples begin at multiples of so many bytes."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import Progress, ToolError
 from imagenet_prep.core.files import publish
+from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.jpeg.index import (
     Index,
@@ -22,7 +23,6 @@ from imagenet_prep.jpeg.index import (
     rows_beside,
     save_index,
 )
-from trainer.loader.tables import BetonInfo
 
 _CHUNK = 1024
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from imagenet_prep.dataset.beton_tables import inspect_betons
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.shards import Betons, find_betons
 from trainer.inference.judge import Judged
-from trainer.loader.tables import inspect_betons
 from trainer.report.image_grid import grid
 
 _CELL_PX = 224

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset.beton_tables import inspect_beton
 from imagenet_prep.dataset.manifest import save_manifest
 from imagenet_prep.dataset.names import stats_beside
 from imagenet_prep.jpeg.index import rows_beside
 from tests.kit.loading import ON_DEVICE, Sample, assert_same_on_the_device, kept
 from tests.trainer.conftest import make_beton
 from trainer.loader import backends, train_loader
-from trainer.loader.tables import inspect_beton
 
 GIVEN: dict[str, Any] = {"batch_size": 2, "crop_size": 9, "jobs": 1, "seed": 3}
 GPU: dict[str, Any] = {"decode": "gpu"}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from imagenet_prep.core.errors import UsageError
 from tests.kit.loading import Sample, expected, kept, pixels, train
 from tests.trainer.conftest import make_beton
-from trainer.loader.views import Views
+from trainer.views.views import Views
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from imagenet_prep.core.errors import ToolError, UsageError
 from tests.kit.loading import TRAIN, Sample, expected, kept, pixels, train
 from trainer.loader import backends
 from trainer.loader.loader import eval_loader, train_loader
-from trainer.loader.views import LAYOUTS
+from trainer.views.views import LAYOUTS
 
 OPTIONS: list[dict[str, Any]] = [
     {},

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset.beton_tables import inspect_beton
 from tests.kit.loading import Damaged, Sample, kept, train
 from trainer.loader.loader import BetonLoader, eval_loader
-from trainer.loader.tables import inspect_beton
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

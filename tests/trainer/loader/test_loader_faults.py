@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.dataset.beton_tables import inspect_beton
 from imagenet_prep.dataset.names import manifest_beside
 from tests.kit.loading import TRAIN, Damaged, Sample, kept, pixels, train
 from trainer.loader.loader import eval_loader, train_loader
 from trainer.loader.order import epoch_order
-from trainer.loader.tables import inspect_beton
 
 
 def test_a_sound_beton_is_described(small_beton: Sample) -> None:

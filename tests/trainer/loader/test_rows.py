@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imagenet_prep.dataset.beton_tables import inspect_betons
 from imagenet_prep.dataset.manifest import save_manifest
 from imagenet_prep.dataset.shards import find_betons
 from imagenet_prep.jpeg.index import Index, rows_beside
 from tests.kit.loading import Sample
 from trainer.loader.rows import open_rows
-from trainer.loader.tables import inspect_betons
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ import torch
 from imagenet_prep.beton import build as beton
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.core.files import file_digest
+from imagenet_prep.dataset import beton_tables
+from imagenet_prep.dataset.beton_tables import inspect_beton, inspect_betons
 from imagenet_prep.dataset.shards import Betons, find_betons
 from tests.kit.loading import TRAIN, Sample, kept, pixels
 from tests.trainer.conftest import CLASSES
-from trainer.loader import tables as beton_tables
 from trainer.loader.loader import Batch, BetonLoader, eval_loader, train_loader
-from trainer.loader.tables import inspect_beton, inspect_betons
 from trainer.report.gallery import read_images
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.kit.samples import made_stats
 from tests.kit.views import draws, own_basis
 from trainer.hashing import words
-from trainer.loader.draws import Draws, _word
 from trainer.loader.order import epoch_order
-from trainer.loader.views import Views, colour_basis
+from trainer.views.draws import Draws, _word
+from trainer.views.views import Views, colour_basis
 
 U64 = st.integers(0, 2**64 - 1)
 SEEDS = st.integers(0, 2**63)

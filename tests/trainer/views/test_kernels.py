@@ -17,10 +17,10 @@ from PIL import Image
 from tests.kit.samples import made_info, made_stats, memory_file
 from tests.kit.views import draws, numpy_sample, resampling
 from trainer import numba_ext
-from trainer.loader import kernels
 from trainer.loader.cpu import Decoder
 from trainer.loader.iterator import DamagedError
-from trainer.loader.views import KINDS, LIGHTINGS, MEANS, Views, colour_basis, gain_of, mean_of
+from trainer.views import kernels
+from trainer.views.views import KINDS, LIGHTINGS, MEANS, Views, colour_basis, gain_of, mean_of
 
 SEEDS = st.integers(0, 2**63)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from imagenet_prep.dataset.statistics import Stats
 from trainer.hashing import MASK
-from trainer.loader.views import Views, colour_basis
 from trainer.numba_ext import kernel
+from trainer.views.views import Views, colour_basis
 
 # The numbers of a sample's draws; order.py has 7 and 10. A change changes every run's pixels.
 _Y, _X, _MIRROR, _NORMAL, _SHARE, _RATIO = 0, 1, 2, 3, 8, 9
