@@ -142,8 +142,10 @@ class BetonLoader:
         with other batches, ranks or jobs and the same pixels.
         """
         chosen = self.reading.indices
-        subset = b"" if chosen is None else np.sort(chosen).tobytes()
-        return {
+        subset = {}
+        if chosen is not None:
+            subset["indices"] = hashlib.sha256(np.sort(chosen).tobytes()).hexdigest()
+        return subset | {
             "epoch": self._epoch,
             "position": self._position,
             "seed": self.views.seed,
@@ -151,7 +153,6 @@ class BetonLoader:
             "pages_at_once": self.reading.pages_at_once,
             "samples": self.samples,
             "beton": self.manifest.digest,
-            "indices": hashlib.sha256(subset).hexdigest() if subset else "",
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -160,13 +161,12 @@ class BetonLoader:
         ToolError when that was in another beton or another order.
         """
         ours = self.state_dict()
-        state = {"indices": ""} | dict(state)  # older positions are of whole sets
         for name in ("beton", "samples", "seed", "order", "pages_at_once", "indices"):
-            if name not in state or state[name] != ours[name]:
+            if state.get(name) != ours.get(name):
                 raise ToolError(
                     "loader.other_position",
                     f"{self.betons}: the stored position is of another loader ({name} "
-                    f"{state.get(name)} there, {ours[name]} here); use what it was made with",
+                    f"{state.get(name)} there, {ours.get(name)} here); use what it was made with",
                 )
         epoch, position = int(state["epoch"]), int(state["position"])
         if epoch < 0 or not 0 <= position <= self.samples:
