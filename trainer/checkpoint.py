@@ -83,7 +83,7 @@ class Checkpoint:
         """ToolError when a weight is infinite or NaN."""
         import torch
 
-        for name, weight in {**self.model, **(self.average or {})}.items():
+        for name, weight in (*self.model.items(), *(self.average or {}).items()):
             if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
                 raise ToolError(
                     "checkpoint.not_finite",

@@ -10,7 +10,8 @@ ranks are forked from one process that has only imported things. Rank r works in
 ``folder/<r>.out`` and ``folder/<r>.err`` and its status in ``folder/<r>.status``.
 
 ``strike`` (in the second form the environment's STRIKE) is ``signal,rank,step``: that rank
-sends itself that signal after that step of the run, in a first start only.
+sends itself that signal after that step of the run, in a first start only; ``signal,rank,4.30``:
+30 ms later.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import unittest.mock
 from pathlib import Path
 from typing import Any
@@ -42,11 +44,18 @@ def run(words: list[str], strike: str) -> int:
     name, rank, step = (strike or "SIGKILL,-1,0").split(",")
     first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
+    after, _, delay = step.partition(".")
+
     def after_step(epoch: training.EpochRun) -> None:
         STEP(epoch)
         world = epoch.session.world
-        if first and (world.rank, epoch.session.step) == (int(rank), int(step)):
-            os.kill(os.getpid(), signal.Signals[name])
+        if first and (world.rank, epoch.session.step) == (int(rank), int(after)):
+            if delay:
+                threading.Timer(
+                    int(delay) / 1000, os.kill, (os.getpid(), signal.Signals[name])
+                ).start()
+            else:
+                os.kill(os.getpid(), signal.Signals[name])
 
     networks = {"short": SPEC, "plain": PLAIN_SPEC}
     with (

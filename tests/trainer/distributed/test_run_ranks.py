@@ -6,9 +6,12 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,7 @@ from trainer.inference.evaluate import Evaluation, evaluate_beton, evaluation_ba
 from trainer.inference.judge import evaluate
 from trainer.network.alexnet import build
 from trainer.report.metrics import read_metrics
+from trainer.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from tests.trainer.conftest import Sample
@@ -38,6 +42,12 @@ RECIPE = (
     "--lighting 0.1 --warmup-epochs 0.5 --checkpoint-every 2 --device cpu --precision float32 "
     "--jobs 1 --out run"
 ).split()[1:]
+# Two ranks make five steps an epoch.
+_RANDOM = random.Random(20121204)
+MOMENTS = [
+    (number, _RANDOM.randrange(2), _RANDOM.randint(1, 14), _RANDOM.randint(1, 90))
+    for number in range(int(os.environ.get("FAULT_MOMENTS", "3")))
+]
 GONE = re.compile(r"trainer: rank \d of 3: another process has ended; see .* --resume\n")
 SILENT = re.compile(r"trainer: rank \d of 3: another process did not answer for 20 s .*--resume\n")
 
@@ -94,7 +104,14 @@ def jobs(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job
         ("asked-again", 1, "--resume --force --batch-size 9", "", "asked"),
         ("silent", 3, "--timeout 20", "SIGSTOP,2,5", ""),
         ("two", 2, "", "", ""),
+        ("hung-up", 2, "", "SIGHUP,0,4", ""),
+        ("usr1", 2, "", "SIGUSR1,1,4", ""),
+        ("usr2", 1, "", "SIGUSR2,0,4", ""),
+        ("limit", 2, "--epochs 100000 --time-limit 3s", "", ""),
     ]
+    for number, rank, step, delay in MOMENTS:
+        wanted.append((f"moment{number}", 2, "", f"SIGKILL,{rank},{step}.{delay}", ""))
+        wanted.append((f"moment{number}-again", 2, "--resume", "", f"moment{number}"))
     made = [
         {
             "folder": str(folder / name),
@@ -309,7 +326,7 @@ def test_a_killed_rank_ends_the_others_with_a_sentence_and_the_run_goes_on_with_
     assert killed.last.progress["epochs_done"] == 1  # struck in the second epoch's last step
     again = jobs["killed-again"]
     assert again.statuses == [0, 0, 0]
-    place = "trainer: run: continues in epoch 2 of 3, after step 5 of the run\n"
+    place = "trainer: run: continues in epoch 2 of 3, after step 5\n"
     assert [again.said(rank, "err") for rank in range(3)] == [place, "", ""]
     assert_same_bits(again.last, jobs["three"].last)
 
@@ -356,3 +373,54 @@ def test_torchrun_restarts_a_run_that_lost_a_rank_and_it_ends_with_the_same_bits
     ]
     assert_same_bits(load_checkpoint(run / "last.pt"), jobs["two"].last)
     assert [row["epoch"] for row in read_metrics(run) if row["kind"] == "epoch"] == [1, 2, 3]
+
+
+def test_two_ranks_killed_at_random_moments_end_with_the_same_bits(jobs: dict[str, Job]) -> None:
+    for number, rank, *_ in MOMENTS:
+        again = jobs[f"moment{number}-again"]
+        if jobs[f"moment{number}"].statuses[rank] == -9:  # else the run was over before
+            assert again.statuses == [0, 0], (number, again.said(0, "err"))
+        assert_same_bits(again.last, jobs["two"].last)
+    assert any(jobs[f"moment{number}"].statuses[rank] == -9 for number, rank, *_ in MOMENTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("hung-up", 129), ("usr1", 138), ("usr2", 140), ("limit", 124)]
+)
+def test_signals_and_the_time_limit_end_all_ranks_with_a_checkpoint(
+    jobs: dict[str, Job], name: str, status: int
+) -> None:
+    job = jobs[name]
+    assert job.statuses == [status] * job.ranks
+    cause = "the time limit" if name == "limit" else "a signal"
+    assert f"stopped by {cause} after step" in job.said(0, "err")
+    if name != "limit":
+        assert job.last.partial is not None
+        assert job.last.partial["step"] == 5  # the step after the signal is finished
+
+
+def test_ranks_end_with_a_checkpoint_when_torchrun_dies(beton: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*RECIPE[:-1], str(run), "--beton", str(beton), "--epochs", "100000"]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "tests.kit.rank_run", *words),
+        ],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert any(line.startswith("epoch   1/") for line in process.stdout)
+    process.send_signal(signal.SIGUSR1)  # a scheduler's warning, which torchrun dies of
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with RunFolder(run):
+                break
+        except ToolError:
+            assert time.monotonic() < deadline, "the ranks train on without torchrun"
+            time.sleep(0.1)
+    _, errors = process.communicate(timeout=60)
+    assert "stopped by a signal after step" in errors
+    assert load_checkpoint(run / "last.pt").partial is not None

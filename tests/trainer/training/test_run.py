@@ -17,9 +17,11 @@ from imagenet_prep.dataset.statistics import load_stats, save_stats
 from tests.kit.refusal import refusal
 from trainer.checkpoint import load_checkpoint
 from trainer.config import presets
+from trainer.config.run_config import RunConfig
 from trainer.data import find_data
 from trainer.distributed.world import World
 from trainer.inference.evaluate import evaluate_beton
+from trainer.inference.export import export
 from trainer.loader.loader import train_loader
 from trainer.report.metrics import read_metrics
 from trainer.training.run import train
@@ -296,3 +298,122 @@ def test_more_processes_than_devices_are_one_sentence(
         Session(
             dataclasses.replace(TINY, device="cuda"), find_data(workplace / "train.beton"), world
         )
+
+
+def test_resume_without_last_checkpoint_deletes_nothing(workplace: Path) -> None:
+    beton, folder = workplace / "train.beton", workplace / "run"
+    train(TINY, beton, folder, resume=False, report=silent, progress=quiet)
+    stored = load_checkpoint(folder / "best.pt")
+    if stored.progress["epochs_done"] == 1:  # the best epoch was the first
+        values = torch.load(folder / "best.pt", weights_only=True)
+        values["progress"]["epochs_done"] = 2
+        torch.save(values, folder / "best.pt")
+    (folder / "last.pt").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with refusal("run.no_last", "--overwrite", "--weights"):
+        train(TINY, beton, folder, resume=True, report=silent, progress=quiet)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_weights_that_diverge_in_the_last_step_are_not_stored(workplace: Path) -> None:
+    # One step an epoch: its loss is finite, the weights after it are not.
+    wild = dataclasses.replace(TINY, optimizer="sgd", lr=1e38, clip_norm=0.0, batch_size=25)
+    with refusal("run.diverged", "weights are not finite after step 1", "--lr"):
+        train(
+            wild, workplace / "train.beton", workplace / "run",
+            resume=False, report=silent, progress=quiet,
+        )  # fmt: skip
+    assert not list((workplace / "run").glob("*.pt"))
+
+
+def test_a_checkpoint_that_is_not_finite_is_neither_resumed_nor_used(workplace: Path) -> None:
+    beton, folder = workplace / "train.beton", workplace / "run"
+    one = dataclasses.replace(TINY, epochs=1)
+    train(one, beton, folder, resume=False, report=silent, progress=quiet)
+    for name in ("best.pt", "last.pt"):
+        values = torch.load(folder / name, weights_only=True)
+        values["model"]["classifier.1.weight"][0, 0] = math.nan
+        torch.save(values, folder / name)
+    with refusal("checkpoint.not_finite", "last.pt"):
+        train(TINY, beton, folder, resume=True, force=True, report=silent, progress=quiet)
+    with refusal("checkpoint.not_finite", "best.pt", "diverged"):
+        evaluate_beton(
+            folder / "best.pt", beton, device="cpu", batch_size=None, precision="float32",
+            jobs=1, progress=quiet,
+        )  # fmt: skip
+    with refusal("checkpoint.not_finite", "best.pt"):
+        export(folder / "best.pt", "safetensors", None)
+
+
+def test_a_resumed_run_says_what_changes_and_why_it_trains_nothing(workplace: Path) -> None:
+    beton, folder = workplace / "train.beton", workplace / "run"
+    one = dataclasses.replace(TINY, epochs=1)
+    messages: list[str] = []
+
+    def resume(config: RunConfig) -> None:
+        train(
+            config, beton, folder, resume=True, force=True, report=silent, progress=quiet,
+            notice=messages.append,
+        )  # fmt: skip
+
+    train(one, beton, folder, resume=False, report=silent, progress=quiet)
+    before = (folder / "config.json").read_bytes()
+    resume(dataclasses.replace(one, lr=0.5))
+    assert "all 1 epochs are done, nothing is trained" in messages[-1]
+    assert (folder / "config.json").read_bytes() == before
+    resume(TINY)
+    assert "epochs 1 there and 2 here; the learning-rate schedule changes" in messages[-2]
+    assert "continues with epoch 2 of 2" in messages[-1]
+    errors = load_checkpoint(folder / "last.pt").progress["errors"]
+    if errors[1] >= errors[0]:  # patience has ended the run
+        resume(dataclasses.replace(TINY, epochs=5, patience=1))
+        assert "has not fallen for 1 epochs (--patience)" in messages[-1]
+
+
+def test_checkpoints_of_epochs_are_kept_as_asked(workplace: Path) -> None:
+    config = dataclasses.replace(TINY, epochs=4, keep=1, keep_every=2)
+    folder = workplace / "run"
+    train(config, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet)
+    kept = {path.name: load_checkpoint(path) for path in folder.glob("epoch-*.pt")}
+    assert sorted(kept) == ["epoch-0002.pt", "epoch-0004.pt"]
+    assert kept["epoch-0002.pt"].progress["epochs_done"] == 2
+    assert kept["epoch-0002.pt"].optimizer is not None
+
+
+def test_a_checkpoint_is_due_after_minutes(workplace: Path) -> None:
+    seen: list[bool] = []
+    folder = workplace / "run"
+
+    def progress(what: str, done: int, total: int) -> None:
+        seen.append((folder / "last.pt").exists())
+
+    config = dataclasses.replace(TINY, epochs=1, checkpoint_minutes=1e-6)
+    train(config, workplace / "train.beton", folder, resume=False, report=silent, progress=progress)
+    assert seen[:2] == [False, True]
+
+
+def test_further_validation_sets_are_evaluated_by_name(workplace: Path) -> None:
+    for suffix in (".beton", ".beton.json", ".stats.npz"):
+        (workplace / f"val{suffix}").rename(workplace / f"mine{suffix}")
+    mine = workplace / "mine.beton"
+    rows: list[dict[str, Any]] = []
+    train(
+        dataclasses.replace(TINY, epochs=1), workplace / "train.beton", workplace / "run",
+        resume=False, report=rows.append, progress=quiet, validation=(str(mine), f"v2={mine}"),
+    )  # fmt: skip
+    assert rows[0]["v2_top1_error"] == rows[0]["val_top1_error"]
+    assert rows[0]["v2_loss"] == pytest.approx(rows[0]["val_loss"])
+    for names in ((str(mine), str(mine)), (f"val={mine}",)):
+        with refusal("data.validation_names", kind=UsageError):
+            find_data(workplace / "train.beton", names)
+
+
+def test_symbolic_links_and_betons_of_other_tools(workplace: Path) -> None:
+    (workplace / "links").mkdir()
+    link = workplace / "links" / "train.beton"
+    link.symlink_to(workplace / "train.beton")
+    assert find_data(link).manifest == find_data(workplace / "train.beton").manifest
+    other = workplace / "other.beton"
+    other.write_bytes((workplace / "train.beton").read_bytes())
+    with refusal("beton.foreign", f"imagenet-prep crop --src {other}"):
+        find_data(other)
