@@ -48,7 +48,7 @@ LEVELS = {
 """The rooms of each package (subpackages and single modules), lowest first. A room imports
 from itself and from those above it in this list."""
 
-TRAINER_TAKES = ("core", "dataset", "jpeg", "crop")
+TRAINER_TAKES = ("core", "dataset", "storage", "jpeg", "crop")
 """The rooms of ``imagenet_prep`` that ``trainer`` imports from."""
 
 TERMINAL = {"cli", "__main__"}

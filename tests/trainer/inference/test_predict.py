@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
+import io
+import shutil
+import sys
+import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +20,11 @@ from PIL import Image
 from imagenet_prep.core.errors import UsageError, quiet
 from imagenet_prep.crop.image import crop_pixels
 from imagenet_prep.dataset.crop_settings import CropSettings
+from tests.kit.refusal import refusal
 from trainer.checkpoint import load_checkpoint
 from trainer.config import presets
 from trainer.inference import predict as predict_module
-from trainer.inference.predict import list_pictures, predict
+from trainer.inference.predict import list_inputs, predict
 from trainer.inference.preprocess import Preparation
 from trainer.loader.loader import eval_loader
 from trainer.training.run import train
@@ -68,7 +75,7 @@ def test_every_format_gives_the_likeliest_classes(checkpoint: Path, tmp_path: Pa
     pixels[20:60, 30:80] = (10, 200, 90)
     for suffix in ("jpg", "png", "webp", "avif"):
         Image.fromarray(pixels).save(tmp_path / f"picture.{suffix}")
-    found = list(predict(checkpoint, list_pictures([tmp_path]), progress=quiet))
+    found = list(predict(checkpoint, list_inputs([str(tmp_path)]), progress=quiet))
     assert len(found) == 4
     for one in found:
         assert one.reason is None
@@ -89,7 +96,7 @@ def test_pictures_become_square_as_those_of_the_training_did(
     path = tmp_path / "wide.png"
     pixels = np.arange(40 * 120 * 3, dtype=np.uint32).reshape(40, 120, 3).astype(np.uint8)
     Image.fromarray(pixels).save(path)
-    (found,) = predict(checkpoint, [path], progress=quiet)
+    (found,) = predict(checkpoint, list_inputs([str(path)]), progress=quiet)
     assert found.pixels is not None
     assert np.array_equal(found.pixels, crop_pixels(path.read_bytes(), squash))
     assert not np.array_equal(found.pixels, crop_pixels(path.read_bytes(), CropSettings(64)))
@@ -102,7 +109,7 @@ def test_a_picture_in_a_folder_called_as_a_class_is_right_or_wrong(
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (70, 70), (5, 6, 7)).save(path)
-    found = {one.path.name: one for one in predict(checkpoint, list_pictures([tmp_path]),
+    found = {Path(one.name).name: one for one in predict(checkpoint, list_inputs([str(tmp_path)]),
                                                    progress=quiet)}  # fmt: skip
     assert [found[f"{n}.png"].truth for n in (1, 2, 3, 4)] == ["bee", "bee", None, None]
     assert found["1.png"].right == (found["1.png"].guesses[0].name == "bee")
@@ -114,14 +121,46 @@ def test_a_broken_picture_is_a_reason_and_the_rest_goes_on(
 ) -> None:
     (tmp_path / "a.jpg").write_text("no picture")
     Image.new("RGB", (70, 70), (5, 6, 7)).save(tmp_path / "b.png")
-    first, second = predict(checkpoint, list_pictures([tmp_path]), progress=quiet)
+    first, second = predict(checkpoint, list_inputs([str(tmp_path)]), progress=quiet)
     assert first.reason
     assert not first.guesses
     assert second.guesses
 
 
-def test_paths_that_hold_no_picture_are_wrong_usage(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no pictures in this folder"):
-        list_pictures([tmp_path])
-    with pytest.raises(UsageError, match="no such picture"):
-        list_pictures([tmp_path / "lost.jpg"])
+def test_archives_urls_and_stdin_are_predicted_as_files_are(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "raw" / "bee"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(1).integers(0, 256, (90, 80, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "1.png")
+    for form in ("zip", "gztar"):
+        shutil.make_archive(str(tmp_path / "raw"), form, tmp_path / "raw")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper((folder / "1.png").open("rb")))
+        url = f"http://127.0.0.1:{server.server_port}/raw"
+        words = [str(folder), str(tmp_path / "raw.zip"), str(tmp_path / "raw.tar.gz"), "-"]
+        inputs = list_inputs([*words, f"{url}/bee/1.png"])
+        found = list(predict(checkpoint, inputs, device="cpu", progress=quiet))
+        server.shutdown()
+        thread.join()
+        sys.stdin.close()
+    assert [one.name.removeprefix(str(tmp_path)) for one in found] == [
+        "/raw/bee/1.png", "/raw.zip/bee/1.png", "/raw.tar.gz/./bee/1.png", "-", f"{url}/bee/1.png",
+    ]  # fmt: skip
+    assert [one.reason for one in found] == [None] * 5
+    assert len({one.guesses for one in found}) == 1
+    assert [one.truth for one in found] == ["bee", "bee", "bee", None, "bee"]
+
+
+def test_places_without_images_are_usage_errors(tmp_path: Path) -> None:
+    with refusal("predict.empty", kind=UsageError):
+        list_inputs([str(tmp_path)])
+    with refusal("predict.missing", "lost.jpg", kind=UsageError):
+        list_inputs([str(tmp_path / "lost.jpg")])
+    (tmp_path / "a.zip").write_text("text")
+    with refusal("predict.archive", "a.zip"):
+        list_inputs([str(tmp_path / "a.zip")])
