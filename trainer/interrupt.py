@@ -24,6 +24,9 @@ from imagenet_prep.core.errors import ToolError
 from trainer import INTERRUPTED_MESSAGE
 
 GRACE_S = 1.2
+REPEAT_S = 0.5
+"""The same signal again within this time is the same request: a system may send a signal at the
+death of a parent once for each of its threads."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STATUS_OF = {number: 128 + number for number in SIGNALS}
 """Signal -> exit status: 130 for Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2."""
@@ -71,9 +74,11 @@ class Stop:
         ignored, except under torchrun, which passes it on and then kills.
         """
 
+        first: dict[int, float] = {}
+
         def handle(number: int, _: FrameType | None) -> None:
             status = STATUS_OF[signal.Signals(number)]
-            if self._status == status:  # no InterruptGuard has ended the process
+            if is_repeated(first, number):  # and no InterruptGuard has ended the process
                 raise StoppedError("ended at once by a second signal", status)
             self.request(status)
 
@@ -90,6 +95,12 @@ class Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def is_repeated(first: dict[int, float], number: int) -> bool:
+    """Whether signal ``number`` came before, not just now; ``first`` has the times by signal."""
+    now = time.monotonic()
+    return now - first.setdefault(number, now) > REPEAT_S
 
 
 def end_with_parent() -> None:
@@ -130,16 +141,15 @@ class InterruptGuard:
         self._read.close()
 
     def _watch(self) -> None:
-        seen: list[int] = []
+        first: dict[int, float] = {}
         while True:
             received = self._read.recv(1)
             if not received:
                 return
             number = received[0]
             if self.stop_request is not None:
-                if number in seen:
+                if number in STATUS_OF and is_repeated(first, number):
                     self._leave(STATUS_OF[signal.Signals(number)])
-                seen += [number] if number in STATUS_OF else []
             elif number == signal.SIGINT:
                 time.sleep(GRACE_S)
                 self._leave(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The doorway of the doctor: ``trainer doctor``."""
+"""``trainer doctor``: what limits a run."""
 
 from __future__ import annotations
 
@@ -25,21 +25,25 @@ _BAR = 32
 _FAR = 10
 
 
-@click.command(cls=BetonCommand, short_help="Measures what limits a run, and says what helps.")
+@click.command(
+    cls=BetonCommand, short_help="The limit of a run: disk, loader or step, and remedies."
+)
 @click.option(
     "--beton",
     type=PATH,
     required=True,
-    help="The training set, e.g. train.beton or 'train-*.beton'.",
+    help="Training set: a beton file, or a quoted pattern of shards.",
 )
-@click.option("--preset", default="small", show_default=True, help="The recipe; see `presets`.")
+@click.option(
+    "--preset", default="small", show_default=True, help="Preset; `trainer presets` lists them."
+)
 @config_options("network", "batch_size", "crop_size", default=None)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=5.0,
     show_default=True,
-    help="How long to measure each stage.",
+    help="Seconds for each stage.",
 )
 @config_options("device", "precision", "jobs")
 @json_option

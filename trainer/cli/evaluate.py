@@ -1,4 +1,4 @@
-"""The doorway of what a checkpoint says: ``trainer eval``."""
+"""``trainer eval``: loss and errors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,23 +28,27 @@ if TYPE_CHECKING:
 _LARGEST_MATRIX = 20
 
 
-@click.command("eval", cls=BetonCommand, short_help="Loss and errors of a checkpoint on a beton.")
+@click.command(
+    "eval", cls=BetonCommand, short_help="Loss and errors of a checkpoint on a beton file."
+)
 @checkpoint_option
 @click.option(
     "--beton",
     type=PATH,
     required=True,
-    help="The set to evaluate, e.g. val.beton or 'val-*.beton'.",
+    help="Set to evaluate: a beton file, or a quoted pattern of shards.",
 )
 @click.option(
     "--views",
     type=click.Choice(["1", "5", "10"]),
     default="1",
     show_default=True,
-    help="Views of each picture: the centre; with the corners; with the mirror images.",
+    help="Views of each image: centre; and corners; and their horizontal flips.",
 )
-@click.option("--table", "as_table", is_flag=True, help="Errors by class and confusion matrix.")
-@click.option("--picture", type=FILE, help="Also draw pictures, right and wrong ones (PNG).")
+@click.option(
+    "--table", "as_table", is_flag=True, help="Table of errors by class and confusion matrix."
+)
+@click.option("--picture", type=FILE, help="PNG file for a grid of images with their classes.")
 @config_options("batch_size", default=None, help="Views in a batch.")
 @config_options("device", "precision", "jobs")
 @json_option
@@ -60,10 +64,10 @@ def evaluate(
     jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Loss, top-1 and top-5 error (percent) of a checkpoint on a beton.
+    """Loss, top-1 and top-5 error (percent) of a checkpoint on a beton file.
 
-    Of several views the probabilities are averaged, as in the paper. --json has the classes
-    and the confusion matrix (rows: true classes) always. --picture shows 24 pictures from all
+    The probabilities of several views are averaged, as in the paper. --json always has the
+    classes and the confusion matrix (rows: true classes). --picture shows 24 images from all
     over the set, and the 12 worst mistakes.
 
     \b
@@ -108,7 +112,7 @@ def evaluate(
 
 
 def _draw(beton: Path, found: Evaluation, classes: Classes, picture: Path) -> None:
-    """Some of the pictures with their true and their likeliest class, as a PNG."""
+    """Some of the images with their true and their likeliest class, as a PNG."""
     from imagenet_prep.core.files import publish
     from trainer.report.gallery import grid_png, spread_examples
 

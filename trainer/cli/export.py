@@ -1,4 +1,4 @@
-"""The doorway out: ``trainer export``."""
+"""``trainer export``: a network for other programs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from trainer.cli.options import FILE, checkpoint_option, json_option, print_json
 from trainer.interrupt import guard
 
 
-@click.command(short_help="Writes the network for other programs.")
+@click.command(short_help="A network for other programs: ONNX, torch.export, safetensors.")
 @checkpoint_option
 @click.option(
     "--format",
     type=click.Choice(["onnx", "torch-export", "safetensors"]),
     default="onnx",
     show_default=True,
-    help="safetensors holds weights alone, the others the network too.",
+    help="Format; safetensors: weights alone.",
 )
-@click.option("--out", type=FILE, help="The file.  [default: beside the checkpoint]")
+@click.option("--out", type=FILE, help="Output file.  [default: beside the checkpoint]")
 @json_option
 def export(checkpoint: Path, format: str, out: Path | None, as_json: bool) -> None:
-    """Writes the network for other programs, with a JSON that says how to prepare pictures.
+    """Writes the network for other programs, and a JSON file that describes its input.
 
     The file is opened again and compared with the checkpoint.
 

@@ -12,6 +12,7 @@ import click
 
 from imagenet_prep.core.console import run_command, say
 from trainer import INTERRUPTED_MESSAGE, __version__
+from trainer.cli.compare import compare
 from trainer.cli.doctor import doctor
 from trainer.cli.evaluate import evaluate
 from trainer.cli.export import export
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (run, evaluate, predict, export, doctor, summary, presets):
+for command in (run, evaluate, predict, export, compare, doctor, summary, presets):
     cli.add_command(command)
 
 

@@ -216,3 +216,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in [head, *rows]
     ]
+
+
+def setting_text(value: Any) -> str:
+    """A setting as text."""
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "one per CPU" if value is None else str(value) or "none"

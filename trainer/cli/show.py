@@ -1,4 +1,4 @@
-"""The doorway to what there is: ``trainer summary`` and ``trainer presets``."""
+"""``trainer summary`` and ``trainer presets``: the networks and presets that there are."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainer.cli.options import AT_LEAST_ONE, config_options, json_option, print_json
+from trainer.cli.options import AT_LEAST_ONE, config_options, json_option, print_json, setting_text
 
 if TYPE_CHECKING:
     from trainer.config.preset import Preset
 
 
 @click.command(short_help="The layers of a network, with shapes and sizes.")
-@click.option("--network", default="paper", show_default=True, help="A member of the family.")
-@click.option("--classes", type=AT_LEAST_ONE, default=1000, show_default=True)
+@click.option("--network", default="paper", show_default=True, help="Network.")
+@click.option(
+    "--classes", type=AT_LEAST_ONE, default=1000, show_default=True, help="Number of classes."
+)
 @config_options("channels")
 @config_options("batch_size", default=128)
 @json_option
 def summary(network: str, classes: int, channels: int, batch_size: int, as_json: bool) -> None:
-    """The layer table of a network: output shape, parameters, multiply-adds; memory.
+    """The layers of a network: output shapes, parameters, multiply-adds; memory.
 
     \b
     Example: trainer summary --network paper --classes 1000
@@ -56,11 +58,11 @@ def summary(network: str, classes: int, channels: int, batch_size: int, as_json:
     )
 
 
-@click.command(short_help="The recipes of run --preset; with NAME all of one.")
+@click.command(short_help="The presets of trainer run; with NAME the details of one.")
 @click.argument("name", required=False)
 @json_option
 def presets(name: str | None, as_json: bool) -> None:
-    """The recipes that `run --preset` knows; with NAME all of one: settings and what to expect.
+    """The presets of `run --preset`; with NAME its settings, time and result.
 
     \b
     Example: trainer presets original-2012
@@ -80,7 +82,7 @@ def presets(name: str | None, as_json: bool) -> None:
             f"{'':<24}network {config.network}, {config.epochs} epochs, batch "
             f"{config.batch_size}, {config.optimizer} {config.lr:g}, {config.schedule}"
         )
-    click.echo("\nAll of one: trainer presets NAME")
+    click.echo("\nDetails: trainer presets NAME")
 
 
 _WORDS = ("summary", "prepare", "command", "time", "result")
@@ -106,15 +108,4 @@ def _show_preset(found: Preset, as_json: bool) -> None:
     click.echo("\nsettings:")
     for setting, number in value["settings"].items():
         if setting != "preset":
-            click.echo(f"  {setting:<20}{_setting(number)}")
-
-
-def _setting(value: Any) -> str:
-    """A setting for people."""
-    if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "one per CPU" if value is None else str(value)
+            click.echo(f"  {setting:<20}{setting_text(number)}")

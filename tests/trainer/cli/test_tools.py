@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -10,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.kit.short_run import SPEC
 from trainer.cli import main as trainer_cli
+from trainer.cli.options import Duration, print_json
 from trainer.network.alexnet import NETWORKS
 
 Capture = pytest.CaptureFixture[str]
@@ -111,10 +116,86 @@ def test_predict_draws_the_pictures(folder: Path, place: Path, capsys: Capture) 
     assert run("predict", "--checkpoint", folder / "best.pt", "--picture", grid, *pictures) == 0
     said = capsys.readouterr()
     assert "broken.jpg" in said.err
-    assert "of 3 are as their folders say" in said.out
+    assert "of 3 correct (" in said.out
     with Image.open(grid) as image:
         assert image.format == "PNG"
         assert image.size[0] > 2 * 224
+
+
+def test_predict_writes_csv(folder: Path, place: Path, capsys: Capture) -> None:
+    words: list[str | Path] = ["predict", "--checkpoint", folder / "best.pt", "--top", "2"]
+    assert run(*words, "--csv", place / "raw" / "val" / "ant") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["rank"] for row in rows] == ["1", "2"] * 3
+    assert {row["class"] for row in rows} <= {"ant", "bee", "cat"}
+    assert all(0 <= float(row["probability"]) <= 1 for row in rows)
+    assert run(*words, "--csv", "--json", place / "raw") == 2
+
+
+def test_compare_shows_settings_that_differ_and_curves(
+    folder: Path, place: Path, network: str, capsys: Capture
+) -> None:
+    other = place / "other"
+    assert run(*options(place, other), "--lr", "0.002", "--seed", "5") == 0
+    picture = place / "curves.png"
+    capsys.readouterr()
+    assert run("compare", folder, other, "--picture", picture) == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["lr"].split()[1:] == ["0.0004", "0.002"]
+    assert lines["seed"].split()[1:] == ["0", "5"]
+    assert "epochs" not in lines  # the same in both
+    assert lines["best epoch"].split()[2:] == ["1", "1"]
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+    assert run("compare", folder, other, "--json") == 0
+    value = last_object(capsys)
+    assert value["settings"]["lr"] == [0.0004, 0.002]
+    assert [one["rows"][0]["epoch"] for one in value["runs"]] == [1, 1]
+    assert run("compare", folder, place) == 1
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_json_has_no_nan(capsys: Capture) -> None:
+    print_json({"loss": math.nan, "rows": [{"error": -math.inf}, (1.5, None)]})
+    assert last_object(capsys) == {"loss": None, "rows": [{"error": None}, [1.5, None]]}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("11h30m", 41400.0), ("90s", 90.0), ("2d", 172800.0), ("45", 2700.0)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert Duration().convert(text, None, None) == seconds
+    for wrong in ("0m", "soon", "1h-3m", ""):
+        with pytest.raises(click.UsageError):
+            Duration().convert(wrong, None, None)
+
+
+def test_a_rank_of_a_scheduler_is_one_process(
+    place: Path, network: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run(*options(place, place / "ranked")) == 0
+    assert run(*options(place, place / "ranked")) == 2  # it sees the run that is there
+    assert "already holds a run" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(*options(place, place / "ranked-2")) == 2
+    assert "MASTER_ADDR" in capsys.readouterr().err
+
+
+def test_a_run_outlives_closed_output(place: Path) -> None:
+    words = [str(word) for word in options(place, place / "closed")]
+    words[words.index("--network") + 1] = "miniature"
+    for number, close in enumerate(("1>&- 2>&-", "| true")):
+        out = place / f"closed{number}"
+        words[words.index("--out") + 1] = str(out)
+        shell = f"{sys.executable} -m trainer {' '.join(words)} {close}"
+        status = "; exit ${PIPESTATUS[0]}"
+        ended = subprocess.run(
+            ["bash", "-c", shell + status], cwd=REPOSITORY,
+            stderr=subprocess.PIPE, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        assert (out / "report.html").exists()
 
 
 def test_export_writes_a_network_and_what_it_wants(folder: Path, capsys: Capture) -> None:

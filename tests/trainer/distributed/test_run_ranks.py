@@ -423,4 +423,4 @@ def test_ranks_end_with_a_checkpoint_when_torchrun_dies(beton: Path, tmp_path: P
             time.sleep(0.1)
     _, errors = process.communicate(timeout=60)
     assert "stopped by a signal after step" in errors
-    assert load_checkpoint(run / "last.pt").partial is not None
+    assert load_checkpoint(run / "last.pt").partial is not None, errors

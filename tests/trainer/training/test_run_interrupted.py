@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ import torch
 from tests.kit.refusal import refusal
 from tests.kit.short_run import CONFIG, train_short
 from trainer.checkpoint import Checkpoint, load_checkpoint
-from trainer.interrupt import Stop, StoppedError
+from trainer.interrupt import REPEAT_S, Stop, StoppedError
 from trainer.report.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -168,7 +169,9 @@ def test_a_second_signal_ends_at_once() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop.listening():
         signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # the same request
         assert stop.status == 143
+        time.sleep(REPEAT_S)
         with pytest.raises(StoppedError, match="at once"):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
