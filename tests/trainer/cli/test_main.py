@@ -134,7 +134,7 @@ def test_summary_prints_parameters(capsys: Capture) -> None:
         (["run"], 2, "--beton"),
         (["summary", "--network", "resnet"], 2, "no network is called 'resnet'"),
         (["eval", "--checkpoint", "no.pt", "--beton", "x.beton"], 2, "no such"),
-        (["predict", "--checkpoint", "no.pt", "no.jpg"], 2, "no such picture"),
+        (["predict", "--checkpoint", "no.pt", "no.jpg"], 2, "no such image"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
@@ -160,7 +160,7 @@ def test_damaged_inputs_end_with_status_one(prepared: Path, capsys: Capture) -> 
     beton = prepared / "train.beton"
     beton.write_bytes(beton.read_bytes()[: beton.stat().st_size // 2])
     assert run("run", "--beton", beton) == 1
-    assert "not the complete file" in capsys.readouterr().err
+    assert "bytes instead of" in capsys.readouterr().err
     foreign = prepared / "foreign.pt"
     foreign.write_text("not a checkpoint", encoding="utf-8")
     assert run("eval", "--checkpoint", foreign, "--beton", prepared / "val.beton") == 1
