@@ -1,10 +1,10 @@
-"""The whole way, as a person would type it: raw pictures -> crops -> ... -> predictions.
+"""All stages one after the other, as typed commands: raw images -> crops -> ... -> predictions.
 
-Each stage is a process of the console scripts; what it prints on stderr is shown, the
-JSON on its stdout goes into one table at the end. A stage that fails ends the demo with
-that stage's status. Stages skip what an earlier demo has finished.
+Each stage is a process. Its stderr is shown, and the JSON of its stdout fills one line of the
+table at the end. A stage that fails ends the demo with its status. Stages skip what an earlier
+demo finished.
 
-Example: python tools/demo.py --src my-pictures
+Example: python tools/demo.py --src my-images
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ SMALL = {"train": 300, "val": 100, "epochs": 1}
 
 
 class StageError(Exception):
-    """A stage that failed: its status, and a sentence where the stage itself gave none."""
+    """A stage failed: its exit status, and a message if the stage printed none."""
 
-    def __init__(self, status: int, sentence: str = "") -> None:
-        super().__init__(sentence)
+    def __init__(self, status: int, message: str = "") -> None:
+        super().__init__(message)
         self.status = status
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the closing table; ``images`` 0 and ``rate`` 0 are left empty."""
+    """A line of the table; ``images`` 0 and ``rate`` 0 are left empty."""
 
     stage: str
     images: int
@@ -53,7 +53,7 @@ class Row:
 
 
 def command_line(words: list[str]) -> list[str]:
-    """``imagenet-prep ...`` -> the same of this environment, installed or not."""
+    """``imagenet-prep ...`` -> the command of this environment, installed or not."""
     script = Path(sys.executable).with_name(words[0])
     start = [str(script)] if script.exists() else [sys.executable, "-m", MODULES[words[0]]]
     return start + words[1:]
@@ -63,8 +63,8 @@ def command_line(words: list[str]) -> list[str]:
 def child(
     words: list[str], stderr: int | None = None, patience_s: float = 1.2
 ) -> Iterator[subprocess.Popen[str]]:
-    """Runs a command; however the block ends, the process is gone afterwards: it has
-    ``patience_s`` to end by itself."""
+    """Runs a command. After an exception the process is ended; it has ``patience_s`` to end by
+    itself."""
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     with subprocess.Popen(
         command_line(words), stdout=subprocess.PIPE, stderr=stderr, text=True,
@@ -73,8 +73,8 @@ def child(
         try:
             yield process
         except BaseException:
-            # From a terminal, Ctrl-C has reached the stage too: let it end by itself first. A
-            # second SIGINT would end a training run at once, without its checkpoint.
+            # In a terminal, Ctrl-C reaches the stage too: let it end by itself first. A second
+            # SIGINT would end a training run at once, without its checkpoint.
             for seconds, signal_number in ((0.3, signal.SIGTERM), (patience_s, signal.SIGKILL)):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(seconds)
@@ -85,9 +85,9 @@ def child(
 
 
 def _pass_on(process: subprocess.Popen[str], listen: Callable[[str], None] | None) -> None:
-    """Shows what a stage writes on stderr, line by line, and tells it to ``listen``."""
+    """Copies the stderr of a stage line by line, and calls ``listen`` with each line."""
     if process.stderr is not None and listen is not None:
-        with contextlib.suppress(ValueError):  # it is closed where we end before the stage
+        with contextlib.suppress(ValueError):  # closed, because we end before the stage
             for line in process.stderr:
                 sys.stderr.write(line)
                 listen(line.rstrip("\n"))
@@ -96,10 +96,10 @@ def _pass_on(process: subprocess.Popen[str], listen: Callable[[str], None] | Non
 def run_stage(
     words: list[str], listen: Callable[[str], None] | None = None, patience_s: float = 1.2
 ) -> tuple[dict[str, Any], float]:
-    """Shows and runs a stage -> the JSON object that it printed, and its seconds.
+    """Prints and runs a command -> the JSON object that it printed, and its seconds.
 
-    ``listen`` is told every line that the stage writes on stderr, where it is shown too.
-    ``patience_s`` is the time that an interrupted stage has to end.
+    ``listen`` is called with each line of its stderr. ``patience_s`` is the time that an
+    interrupted stage has to end.
     """
     print(f"\n$ {shlex.join(words)}", flush=True)
     started = time.perf_counter()
@@ -115,7 +115,7 @@ def run_stage(
         name = signal.Signals(-process.returncode).name
         raise StageError(
             128 - process.returncode,
-            f"{shlex.join(words[:2])} was ended by {name}; the same demo continues from there",
+            f"{shlex.join(words[:2])} was ended by {name}; the same command continues",
         )
     if process.returncode:
         raise StageError(process.returncode)
@@ -128,18 +128,18 @@ def run_stage(
     return value, seconds
 
 
-def three_pictures(folder: Path) -> list[str]:
-    """One picture of the first, the middle and the last class folder."""
+def three_images(folder: Path) -> list[str]:
+    """One image of the first, the middle and the last class folder."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     chosen = {0, len(classes) // 2, len(classes) - 1} if classes else set()
     found = []
     for place in sorted(chosen):
-        pictures = sorted(
+        images = sorted(
             path
             for path in classes[place].rglob("*")
             if path.is_file() and not path.name.startswith((".", "broken-"))
         )
-        found += [str(picture) for picture in pictures[:1]]
+        found += [str(image) for image in images[:1]]
     return found
 
 
@@ -155,13 +155,13 @@ def sample_row(raw: Path, small: bool) -> Row:
 
 
 def crop_row(raw: Path, cropped: Path) -> Row:
-    """Crops the pictures."""
+    """Crops the images."""
     words = ["imagenet-prep", "crop", "--src", str(raw), "--dst", str(cropped), "--json"]
     value, seconds = run_stage(words)
     ok, failed, skipped = (int(value[name]) for name in ("ok", "failed", "skipped"))
     parts = [f"{ok} cropped"] if ok or not skipped else []
-    parts += [f"{skipped} were there"] if skipped else []
-    parts += [f"{failed} failed, see {cropped / 'crop.jsonl'}"] if failed else []
+    parts += [f"{skipped} already there"] if skipped else []
+    parts += [f"{failed} failed"] if failed else []
     rate = float(value["images_per_second"]) if ok else 0.0
     return Row("crop", ok + skipped, seconds, rate, ", ".join(parts))
 
@@ -210,7 +210,7 @@ def train_row(root: Path, run: Path, small: bool) -> Row:
 
 
 def eval_row(checkpoint: Path, beton: Path) -> Row:
-    """Evaluates the best checkpoint on pictures that it was not trained on."""
+    """Evaluates the best checkpoint on the validation images."""
     words = ["trainer", "eval", "--checkpoint", str(checkpoint), "--beton", str(beton), "--json"]
     value, seconds = run_stage(words)
     top1, top5 = 100 - float(value["top1_error"]), 100 - float(value["top5_error"])
@@ -219,9 +219,9 @@ def eval_row(checkpoint: Path, beton: Path) -> Row:
     return Row("eval", images, seconds, images / seconds, result)
 
 
-def predict_row(checkpoint: Path, pictures: list[str]) -> Row:
-    """Predicts a few pictures, and shows what the network takes them for."""
-    words = ["trainer", "predict", "--checkpoint", str(checkpoint), *pictures, "--json"]
+def predict_row(checkpoint: Path, images: list[str]) -> Row:
+    """Predicts a few images and prints the predicted classes."""
+    words = ["trainer", "predict", "--checkpoint", str(checkpoint), *images, "--json"]
     value, seconds = run_stage(words)
     right = 0
     for one in value["predictions"]:
@@ -230,24 +230,24 @@ def predict_row(checkpoint: Path, pictures: list[str]) -> Row:
             continue
         right += first["class"] in Path(one["path"]).parts
         print(f"  {one['path']}: {first['name']}, {100 * first['probability']:.1f} %")
-    result = f"{right} of {len(pictures)} right"
-    return Row("predict", len(pictures), seconds, 0.0, result)
+    result = f"{right} of {len(images)} correct"
+    return Row("predict", len(images), seconds, 0.0, result)
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as aligned text with a head."""
+    """The rows as aligned text with a header."""
     lines = [f"{'stage':<8}{'images':>8}{'seconds':>10}{'images/s':>10}  result"]
     for row in rows:
         images = f"{row.images:,}" if row.images else ""
         rate = f"{row.rate:,.0f}" if row.rate else ""
         lines.append(f"{row.stage:<8}{images:>8}{row.seconds:>10.1f}{rate:>10}  {row.result}")
     total = sum(row.seconds for row in rows)
-    lines.append(f"{'in all':<8}{'':>8}{total:>10.1f}")
+    lines.append(f"{'total':<8}{'':>8}{total:>10.1f}")
     return "\n".join(lines)
 
 
 def begin(root: Path, source: str) -> None:
-    """Clears what an earlier demo made of another source, so that nothing is mixed."""
+    """Deletes the files that an earlier demo made from another source."""
     mark = root / ".source"
     if mark.exists() and mark.read_text(encoding="utf-8") != source:
         shutil.rmtree(root / "cropped", ignore_errors=True)
@@ -260,7 +260,7 @@ def begin(root: Path, source: str) -> None:
 
 
 def demo(dst: Path, src: Path | None, small: bool) -> None:
-    """Runs every stage, then prints the table and where to look. Raises StageError."""
+    """Runs every stage, then prints the table and the paths of the results. Raises StageError."""
     root = dst / "small" if small else dst
     begin(root, "the procedural sample" if src is None else str(src.resolve()))
     cropped, run = root / "cropped", root / "runs" / "demo"
@@ -275,12 +275,12 @@ def demo(dst: Path, src: Path | None, small: bool) -> None:
     if validated:
         rows.append(eval_row(checkpoint, root / "val.beton"))
     folder = (root / "raw" if src is None else cropped) / ("val" if validated else "train")
-    rows.append(predict_row(checkpoint, three_pictures(folder)))
+    rows.append(predict_row(checkpoint, three_images(folder)))
     print(f"\n{table(rows)}\n")
     print(f"curves and first-layer kernels:  {run / 'report.html'}")
-    print(f"mean picture, colour directions: {root / 'stats.png'}")
-    print(f"crops and what became of each:   {cropped}, {cropped / 'crop.jsonl'}")
-    print(f"try it on a picture of yours:    trainer predict --checkpoint {checkpoint} PICTURE")
+    print(f"mean image, colour statistics:   {root / 'stats.png'}")
+    print(f"crops; images that failed:       {cropped}; imagenet-prep failures {cropped}")
+    print(f"predict your own image:          trainer predict --checkpoint {checkpoint} IMAGE")
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -288,11 +288,13 @@ def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Options in, exit status out."""
+    """Command line -> exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--src", type=Path, help="your pictures instead of made-up ones")
+    parser.add_argument(
+        "--src", type=Path, help="folder of your images instead of the procedural sample"
+    )
     parser.add_argument("--dst", type=Path, default=Path("demo"), help="default: demo")
-    parser.add_argument("--small", action="store_true", help="few pictures, one epoch")
+    parser.add_argument("--small", action="store_true", help="few images, one epoch")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One recipe from its raw pictures to its record: tools/recipes.sh NAME --raw FOLDER
-# See tools/recipes.sh --help and the table of recipes in README.md.
+# One recipe from its raw images to its record: tools/recipes.sh NAME --raw FOLDER
+# See tools/recipes.sh --help and docs/recipes.md.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python

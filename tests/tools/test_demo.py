@@ -31,7 +31,7 @@ def test_the_table_has_a_line_per_stage_and_leaves_unknowns_empty() -> None:
         "stage     images   seconds  images/s  result",
         "crop       2,500       3.2       800  fine",
         "train                 60.0            best",
-        "in all                63.2",
+        "total                 63.2",
     ]
 
 
@@ -40,9 +40,9 @@ def test_pictures_to_predict_are_of_different_classes_and_not_broken(tmp_path: P
         (tmp_path / name).mkdir()
         (tmp_path / name / "broken-text.jpg").touch()
         (tmp_path / name / "one.jpg").touch()
-    found = demo.three_pictures(tmp_path)
+    found = demo.three_images(tmp_path)
     assert found == [str(tmp_path / name / "one.jpg") for name in "acd"]
-    assert demo.three_pictures(tmp_path / "a") == []
+    assert demo.three_images(tmp_path / "a") == []
 
 
 def test_a_failing_stage_ends_the_demo_with_its_status_and_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The recipes: from raw pictures to a record, what is missing as a sentence, what is taken."""
+"""The recipes: from raw images to a record, errors for missing data, selected images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tools.demo import StageError
 from tools.recipes import record as recipe_record
 from tools.recipes import run as recipe_run
 from tools.recipes.book import RECIPES
-from tools.recipes.sets import SETS, Choice, Picture, choose, source_of
+from tools.recipes.sets import SETS, Choice, Listed, choose, source_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = (
@@ -87,7 +87,7 @@ def test_a_recipe_goes_from_raw_pictures_to_its_record_once(
     before = record.read_bytes()
     assert recipe_run.main(words) == 0
     assert [ran[1] for ran in stages[3:]] == ["prepare"]
-    assert "had this run already" in capsys.readouterr().out
+    assert "it had this run already" in capsys.readouterr().out
     assert record.read_bytes() == before
 
 
@@ -200,7 +200,7 @@ def test_a_run_with_other_options_or_pictures_is_no_continuation(
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_missing_set_is_one_sentence_with_what_to_download(
+def test_missing_data_is_one_line_with_what_to_download(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [name, "--raw", str(tmp_path), "--out", str(tmp_path / "out"), "--preset", "small"]
@@ -208,18 +208,18 @@ def test_a_missing_set_is_one_sentence_with_what_to_download(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert SETS[RECIPES[name].raw].download in said
-    assert SETS[RECIPES[name].raw].lies in said
+    assert SETS[RECIPES[name].raw].content in said
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["cats"], "no recipe is called 'cats'"),
+        (["cats"], "unknown recipe 'cats'"),
         (["cat-fish", "--preset", "nothing"], "no preset is called 'nothing'"),
         (["cat-fish", "--preset", "small", "--ours", "--theirs"], "--preset is for one side"),
     ],
 )
-def test_wrong_usage_is_one_sentence(
+def test_wrong_usage_is_one_error(
     words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert recipe_run.main(words) == 2
@@ -237,11 +237,11 @@ def pets(folder: Path, count: int = 6, splits: tuple[str, ...] = ("train", "test
     return folder
 
 
-def listed(source: Path) -> list[Picture]:
+def listed(source: Path) -> list[Listed]:
     """The rows of a list."""
     rows = [line.split(",") for line in source.read_text().splitlines()]
     assert rows[0] == ["path", "label", "split"]
-    return [Picture(*row) for row in rows[1:]]
+    return [Listed(*row) for row in rows[1:]]
 
 
 def test_cats_and_fish_come_from_two_sets(tmp_path: Path) -> None:
@@ -275,10 +275,10 @@ def test_the_layout_as_downloaded_is_used_as_it_is_where_all_is_taken(
     assert "n01440764\ttench" in source.classes.read_text().splitlines()
 
 
-def pictures(train: int, val: int = 0) -> list[Picture]:
+def pictures(train: int, val: int = 0) -> list[Listed]:
     """That many pictures of two classes."""
     return [
-        Picture(f"set/{split}/{label}/{number}.jpg", label, split)
+        Listed(f"set/{split}/{label}/{number}.jpg", label, split)
         for split, count in (("train", train), ("val", val))
         for label in ("a", "b")
         for number in range(count)
@@ -302,7 +302,7 @@ def test_without_validation_other_pictures_are_held_out() -> None:
 
 
 def test_a_class_that_cannot_be_divided_is_named() -> None:
-    with pytest.raises(ToolError, match="class a: 1 pictures cannot be for training and for val"):
+    with pytest.raises(ToolError, match="class a: 1 images are too few for training"):
         choose(pictures(1), Choice())
 
 

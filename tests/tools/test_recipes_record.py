@@ -107,10 +107,10 @@ def test_a_record_reads_back_as_it_was_written_and_takes_each_run_once(tmp_path:
 @pytest.mark.parametrize(
     ("cut", "reason"),
     [
-        (lambda lines: lines[:-1], "its last run has no result"),
-        (lambda lines: lines[1:], "line 1 .epoch. is out of turn"),
-        (lambda lines: [*lines[:2], "{", *lines[2:]], "line 3 is no line of a record"),
-        (lambda lines: [lines[0], *lines], "line 2 .header. is out of turn"),
+        (lambda lines: lines[:-1], "the last run has no result"),
+        (lambda lines: lines[1:], "unexpected line 1 .epoch."),
+        (lambda lines: [*lines[:2], "{", *lines[2:]], "line 3 is damaged"),
+        (lambda lines: [lines[0], *lines], "unexpected line 2 .header."),
     ],
 )
 def test_a_damaged_record_is_one_sentence(tmp_path: Path, cut: Any, reason: str) -> None:

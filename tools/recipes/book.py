@@ -1,7 +1,8 @@
-"""The recipes: what five published AlexNet tutorials did, and what this project does beside them.
+"""The recipes: five published AlexNet tutorials, and our settings for the same data.
 
-A recipe has two sides: ``ours`` and ``theirs``, each a preset of ``trainer run``, which has the
-settings, how the pictures are prepared, and why. Figures are top-1 and top-5 accuracy in percent.
+A recipe has two sides, ``ours`` and ``theirs`` (the tutorial). Each is a preset of ``trainer run``
+with the settings, the preparation of the images, and the reasons. Figures are
+top-1 and top-5 accuracy in percent.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ SIDES = ("ours", "theirs")
 
 @dataclass(frozen=True)
 class Side:
-    """One way to train: its preset, and the views of each picture in an evaluation.
+    """One way to train: its preset, and the number of views of each image in the evaluation.
 
-    ``said`` is what it is known for, in words; ``top1`` and ``top5`` are the least that is
-    expected of it here, None where nothing is.
+    ``claim`` is its published result or our goal, as text. ``top1`` and ``top5`` are the least
+    accuracy expected here (None: no expectation).
     """
 
     preset: str
-    said: str
+    claim: str
     views: int = 1
     top1: float | None = None
     top5: float | None = None
@@ -30,8 +31,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe: the raw set that it takes, both sides, the seeds that it is run with, and how
-    many pictures of each class it trains on and validates with at most (None: all)."""
+    """A recipe: its raw data set, both sides, the seeds, and the largest number of images per
+    class for training and for validation (None: all)."""
 
     name: str
     title: str
@@ -104,7 +105,9 @@ RECIPES = {recipe.name: recipe for recipe in _ALL}
 
 
 def find(name: str) -> Recipe:
-    """The named recipe; UsageError if there is none of that name."""
+    """The named recipe; UsageError for an unknown name."""
     if name not in RECIPES:
-        raise UsageError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+        raise UsageError(
+            "recipe.unknown", f"unknown recipe {name!r}; choose from {', '.join(RECIPES)}"
+        )
     return RECIPES[name]

@@ -1,6 +1,6 @@
-"""Runs of a recipe -> their curves of error and loss by epoch, as a PNG.
+"""Runs of a recipe -> curves of error and loss by epoch, as a PNG.
 
-The same runs give the same picture: nothing in it depends on the day.
+The same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def latest(runs: Sequence[Run]) -> list[Run]:
 
 
 def curves(title: str, runs: Sequence[Run]) -> bytes:
-    """Validation as lines and training as dashes, each seed thin and the mean of all thick."""
+    """Validation is solid, training dashed; each seed is thin and the mean of all seeds thick."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ def curves(title: str, runs: Sequence[Run]) -> bytes:
             if key == "top1_error":
                 _targets(axes, runs)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        # A column for each run, its training above its validation, and one for what was asked.
+        # One column per run, training above validation, and one for the goals.
         columns = math.ceil(len(labels) / 2)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         figure.suptitle(title)
@@ -75,7 +75,7 @@ def _line(rows: Sequence[Any], column: str) -> Iterator[tuple[int, float]]:
 
 
 def _mean(run: Run, column: str) -> Iterator[tuple[int, float]]:
-    """By epoch the mean over the seeds that came so far."""
+    """The mean over the seeds, by epoch."""
     values: dict[int, list[float]] = {}
     for epoch, value in _line(run.epochs, column):
         values.setdefault(epoch, []).append(value)
@@ -84,11 +84,11 @@ def _mean(run: Run, column: str) -> Iterator[tuple[int, float]]:
 
 
 def _targets(axes: Axes, runs: Sequence[Run]) -> None:
-    """What was asked of a run, as a level."""
+    """The goal of a run, as a horizontal line."""
     for run in runs:
         least = run.result.get("least_top1")
         if least is not None:
-            label = f"asked of {run.side}: {least:g} % right"
+            label = f"goal, {run.side}: {least:g} % correct"
             axes.axhline(100 - least, color=_MUTED, linewidth=1, linestyle=":", label=label)
 
 

@@ -1,9 +1,9 @@
-"""A recipe's record: what was run on what, every epoch of every seed, what came of it.
+"""The record of a recipe: header, every epoch of every seed, result.
 
-``tools/records/recipe-NAME.jsonl`` holds one JSON object a line; several runs follow one
-another. Each begins with a line ``"kind": "header"``, has one ``"epoch"`` line per epoch and
-seed, and ends with a ``"result"`` line; a whole run is appended at once. Nothing in it names a
-host or a folder of one. Accuracies are percent of the validation pictures.
+``tools/records/recipe-NAME.jsonl`` has one JSON object per line, and several runs one after the
+other. A run begins with a line ``"kind": "header"``, has one ``"epoch"`` line per epoch and seed,
+and ends with a ``"result"`` line. A complete run is appended at once. There are no names of hosts
+and no paths. Accuracies are percent of the validation images.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _EPOCH_KEYS = (
     "epoch", "train_loss", "train_top1_error", "train_top5_error", "val_loss", "val_top1_error",
     "val_top5_error", "lr", "seconds", "images_per_second", "wait_share",
 )  # fmt: skip
-# An error is a whole number of pictures: this much is rounding.
+# Errors are whole numbers of images: smaller differences are rounding.
 _SAME_PERCENT = 1e-3
 _ONE_CLASS_ON_END = 3
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one side of a recipe, as a record has it."""
+    """One run of one side of a recipe."""
 
     header: Row
     epochs: tuple[Row, ...]
@@ -60,8 +60,8 @@ class Run:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed gave: the best checkpoint's evaluation at the centre view and at more views
-    (None where the recipe has one only), wall seconds, and what the run itself noticed."""
+    """The result of one seed: the best checkpoint's evaluation with the centre view and with more
+    views (None if the recipe has one only), wall seconds, and the notices of the run."""
 
     seed: int
     centre: Row
@@ -71,7 +71,7 @@ class SeedResult:
 
 
 def epoch_lines(seed: int, metrics: Sequence[Row]) -> list[Row]:
-    """A run's ``metrics.jsonl`` -> the record's lines of this seed, figures to 6 digits."""
+    """``metrics.jsonl`` of a run -> the record's lines of this seed, with 6 digits."""
     return [
         {"kind": "epoch", "seed": seed}
         | {key: _short(row[key]) for key in _EPOCH_KEYS if row.get(key) is not None}
@@ -89,9 +89,9 @@ def result_line(
 ) -> Row:
     """The line with mean and spread over the seeds.
 
-    ``top1`` and ``top5`` are of the best checkpoint, ``last_top1`` of the last epoch (nobody
-    chose that one by its error); ``one_class_epochs``: see the function of that name.
-    ``least`` is what was asked for, and ``seeds_at_least`` how many seeds gave that.
+    ``top1`` and ``top5`` are of the best checkpoint, ``last_top1`` of the last epoch, which was
+    not selected by its error; for ``one_class_epochs`` see the function. ``least`` is the goal,
+    and ``seeds_at_least`` the number of seeds that reached it.
     """
     rows = [_seed_line(one, [row for row in epochs if row["seed"] == one.seed]) for one in seeds]
     line: dict[str, Any] = {"kind": "result"}
@@ -142,10 +142,10 @@ def _accuracy(error: float) -> float:
 
 
 def one_class_epochs(epochs: Sequence[Row], images: Sequence[int]) -> int:
-    """How many of the epochs have exactly the error of naming one class for every picture, three
-    or more on end: a single one may be a coincidence.
+    """The number of epochs with exactly the error of predicting one class for every image, where
+    three or more follow one another; a single one may be a coincidence.
 
-    ``images`` are the validation pictures of each class.
+    ``images`` has the number of validation images per class.
     """
     total = sum(images)
     errors = {100 * (1 - count / total) for count in images if count}
@@ -160,8 +160,8 @@ def one_class_epochs(epochs: Sequence[Row], images: Sequence[int]) -> int:
 
 
 def append(path: Path, run: Run) -> bool:
-    """Adds a run to a record (made if need be), unless the record has the same one already
-    (same settings, same figures) -> whether it was added."""
+    """Adds a run to a record, which is created if missing -> True, or False if the record has the
+    same run (same settings, same figures)."""
     known = read(path) if path.exists() else []
     for other in known:
         same = all(
@@ -178,15 +178,16 @@ def append(path: Path, run: Run) -> bool:
 
 
 def read(path: Path) -> list[Run]:
-    """A record's runs in order. ToolError with one sentence where a line is damaged or a run
-    has no end."""
+    """The runs of a record in order. ToolError for a damaged line or an incomplete run."""
     runs: list[Run] = []
     header: Row | None = None
     epochs: list[Row] = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ToolError(f"{path}: the record cannot be read ({error}); run it again") from None
+        raise ToolError(
+            "record.unreadable", f"{path}: cannot be read ({error}); run the recipe again"
+        ) from None
     for number, text in enumerate(lines, 1):
         row = _row(path, number, text)
         if row["kind"] == "header" and header is None:
@@ -198,11 +199,15 @@ def read(path: Path) -> list[Run]:
             header = None
         else:
             raise ToolError(
-                f"{path}: line {number} ({row['kind']}) is out of turn; delete the run around "
-                "it and record it again"
+                "record.order",
+                f"{path}: unexpected line {number} ({row['kind']}); delete the run around it and "
+                "record it again",
             )
     if header is not None:
-        raise ToolError(f"{path}: its last run has no result; delete that and record it again")
+        raise ToolError(
+            "record.incomplete",
+            f"{path}: the last run has no result; delete it and record it again",
+        )
     return runs
 
 
@@ -212,5 +217,5 @@ def _row(path: Path, number: int, text: str) -> Row:
     except ValueError:
         row = None
     if not isinstance(row, dict) or "kind" not in row:
-        raise ToolError(f"{path}: line {number} is no line of a record; delete it")
+        raise ToolError("record.damaged", f"{path}: line {number} is damaged; delete it")
     return row

@@ -1,10 +1,10 @@
-"""One recipe, from its raw pictures to its record.
+"""Runs a recipe, from its raw images to its record.
 
     tools/recipes.sh NAME --raw FOLDER [--theirs] [--out FOLDER] [--seeds 0,1,2] ...
 
-Prepares the pictures, trains each seed, evaluates the best checkpoint of each, draws the
-curves and a grid of predictions, and appends all figures to tools/records/recipe-NAME.jsonl.
-What an interrupted recipe has done it does not do again. Words after -- go to trainer run.
+Prepares the images, trains each seed, evaluates the best checkpoint of each, draws the curves and
+a grid of predictions, and appends all figures to tools/records/recipe-NAME.jsonl. The same command
+continues an interrupted recipe. Options after -- go to trainer run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tools.recipes.sets import Choice, source_of
 from trainer.config import presets
 from trainer.config.run_config import as_dict
 
-# What a run notices of its learning, and not what it says when it goes on or ends.
+# Health notices of a run, not its messages when it continues or ends.
 NOTICE = "trainer: after "
 GRID_NAME = "grid.png"
 # An interrupted run ends after its step, with a checkpoint: that may take a while on a CPU.
@@ -44,7 +44,7 @@ CHECKPOINT_S = 120.0
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line said. ``extra`` are options of ``trainer run``."""
+    """The command line. ``extra`` are options of ``trainer run``."""
 
     recipe: Recipe
     sides: tuple[str, ...]
@@ -61,12 +61,12 @@ class Options:
 
     @property
     def machine(self) -> list[str]:
-        """Where it runs: options that change no result."""
+        """Options that change no result."""
         words = [] if self.device is None else ["--device", self.device]
         return words if self.jobs is None else [*words, "--jobs", str(self.jobs)]
 
     def changes(self, name: str) -> list[str]:
-        """What of side ``name`` is otherwise than the recipe has it, as options of recipes.sh."""
+        """The differences of side ``name`` from the recipe, as options of recipes.sh."""
         usual = find(self.recipe.name)
         words = []
         for option, value, standard in (
@@ -83,17 +83,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The betons of a recipe, with the number of pictures in each and of classes; ``digest``
+    """The beton files of a recipe; ``images`` has the numbers of images and classes; ``digest``
     is of both files."""
 
     train: Path
     val: Path
     digest: str
-    pictures: dict[str, Any]
+    images: dict[str, Any]
 
 
 def prepare(given: Options, side: Side) -> Prepared:
-    """Raw pictures -> betons, as the side's preset has them. Raises StageError."""
+    """Raw images -> beton files, as the side's preset wants them. Raises StageError."""
     recipe, how = given.recipe, preparation(side.preset)
     if given.size is not None:
         how["--size"] = str(given.size)
@@ -105,9 +105,11 @@ def prepare(given: Options, side: Side) -> Prepared:
     run_stage([*words, "--json"])
     train, val = folder / "train.beton", folder / "val.beton"
     if not val.exists():
-        raise ToolError(f"{given.raw}: has no pictures for validation; add val/ or test/")
+        raise ToolError(
+            "recipe.no_validation", f"{given.raw}: no validation images; add val/ or test/"
+        )
     manifests = {path: _read(path.with_name(path.name + ".json")) for path in (train, val)}
-    pictures = {
+    images = {
         "set": recipe.title,
         "train": int(manifests[train]["samples"]),
         "val": int(manifests[val]["samples"]),
@@ -116,11 +118,11 @@ def prepare(given: Options, side: Side) -> Prepared:
         "size_px": int(how.get("--size", 256)),
     }
     digest = " ".join(str(manifests[path]["digest"]) for path in (train, val))
-    return Prepared(train, val, digest, pictures)
+    return Prepared(train, val, digest, images)
 
 
 def preparation(preset: str) -> dict[str, str]:
-    """How a preset wants its pictures: the options of its ``prepare`` command, without --src."""
+    """The options of a preset's ``prepare`` command, without --src."""
     words = shlex.split(presets.find(preset).prepare)[2:]
     options = dict(zip(words[::2], words[1::2], strict=True))
     options.pop("--src", None)
@@ -134,10 +136,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def train(given: Options, side: Side, prepared: Prepared, seed: int) -> Path:
-    """Trains one seed, or goes on with it -> its folder.
+    """Trains one seed, or continues it -> its folder.
 
-    Beside the folder a file keeps what a later process could not know: wall seconds of all
-    processes that worked on it, what the run noticed, and whether it has ended.
+    A file beside the folder keeps the wall seconds of all processes that worked on it, the
+    notices of the run, and whether it is done.
     """
     folder = given.out / side.preset / f"seed-{seed}"
     words = ["trainer", "run", "--beton", str(prepared.train), "--preset", side.preset]
@@ -153,8 +155,9 @@ def train(given: Options, side: Side, prepared: Prepared, seed: int) -> Path:
         state = _read(state_path)
         if any(state[key] != value for key, value in what.items()):
             raise UsageError(
+                "recipe.other_run",
                 f"{folder}: holds a run with other options, another version of the preset or "
-                "other pictures; give another --out, or --overwrite"
+                "other images; give another --out, or --overwrite",
             )
         if state["done"]:
             return folder
@@ -177,7 +180,7 @@ def _state_path(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _timed(path: Path, state: dict[str, Any]) -> Iterator[None]:
-    """Adds the block's time to ``state`` and keeps that at ``path``, however the block ends."""
+    """Adds the time of the block to ``state`` and writes it to ``path``, also after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, state)
     started = time.perf_counter()
@@ -189,16 +192,16 @@ def _timed(path: Path, state: dict[str, Any]) -> Iterator[None]:
 
 
 def evaluate(
-    given: Options, prepared: Prepared, folder: Path, views: int, picture: Path
+    given: Options, prepared: Prepared, folder: Path, views: int, grid: Path
 ) -> dict[str, Any]:
-    """What ``trainer eval`` says of a run's best checkpoint, asked once and then kept in the
-    run's file; the first time it also draws a grid of predictions at ``picture``."""
+    """The evaluation of a run's best checkpoint, kept in the run's file; the first time it also
+    draws a grid of predictions at ``grid``."""
     state = _read(_state_path(folder))
     known: dict[str, Any] = state.setdefault("evaluations", {})
     if str(views) not in known:
         words = ["trainer", "eval", "--checkpoint", str(folder / "best.pt")]
         words += ["--beton", str(prepared.val), "--views", str(views), *given.machine]
-        words += ["--picture", str(picture), "--json"]
+        words += ["--picture", str(grid), "--json"]
         found, _ = run_stage(words)
         known[str(views)] = {key: found[key] for key in ("top1_error", "top5_error", "classes")}
         write_json(_state_path(folder), state)
@@ -207,7 +210,7 @@ def evaluate(
 
 
 def run_side(given: Options, name: str) -> Run:
-    """One side of the recipe with all its seeds -> what goes into the record."""
+    """One side of the recipe with all its seeds -> its run for the record."""
     from trainer.report.metrics import read_metrics
 
     side = given.recipe.side(name)
@@ -225,14 +228,14 @@ def run_side(given: Options, name: str) -> Run:
         notices = tuple(state["notices"])
         seeds.append(SeedResult(seed, centre, views, float(state["wall_s"]), notices))
         epochs += recipe_record.epoch_lines(seed, read_metrics(folder))
-    # What is asked of the whole set says nothing of an easier one.
+    # The goal is for the whole data set, not for an easier part.
     least = (None, None) if given.choice.classes is not None else (side.top1, side.top5)
     result = recipe_record.result_line(seeds, epochs, least)
     return Run(header(given, name, prepared, folder), tuple(epochs), result)
 
 
 def header(given: Options, name: str, prepared: Prepared, folder: Path) -> dict[str, Any]:
-    """The record's first line: what was run, where and with which versions and settings."""
+    """The first line of the record: command, machine, versions, settings."""
     from tools.bench.gpu_record import accelerator
     from tools.bench.recording import commit, machine, package_versions
 
@@ -251,16 +254,16 @@ def header(given: Options, name: str, prepared: Prepared, folder: Path) -> dict[
         **commit(),
         "machine": machine() | accelerator(),
         "versions": package_versions(),
-        "pictures": prepared.pictures,
+        "pictures": prepared.images,
         "views": side.views,
-        "said": side.said,
+        "said": side.claim,
         "settings": settings,
     }
     return found
 
 
 def command(given: Options, name: str) -> str:
-    """The command that does this side again; folders by their last part only."""
+    """The command that repeats this side; of folders only the last part."""
     words = ["tools/recipes.sh", given.recipe.name, "--raw", given.raw.resolve().name]
     words += ["--theirs"] if name == "theirs" else []
     words += ["--seeds", ",".join(map(str, given.seeds)), *given.changes(name)]
@@ -268,7 +271,7 @@ def command(given: Options, name: str) -> str:
 
 
 def run_recipe(given: Options) -> None:
-    """Runs the sides that are asked for, records them and draws the curves."""
+    """Runs the selected sides, records them and draws the curves."""
     from tools.recipes.charts import curves, latest
     from tools.recipes.table import accuracy
 
@@ -276,18 +279,18 @@ def run_recipe(given: Options) -> None:
     for name in given.sides:
         run = run_side(given, name)
         added = recipe_record.append(given.record, run)
-        picture = given.record.with_suffix(".png")
-        with publish(picture) as temporary:
+        chart = given.record.with_suffix(".png")
+        with publish(chart) as temporary:
             runs = latest(recipe_record.read(given.record))
             temporary.write_bytes(curves(given.recipe.title, runs))
         print(f"\n{given.recipe.name}, {name} ({run.header['preset']}): {accuracy(run)}")
-        asked = given.recipe.side(name)
+        side = given.recipe.side(name)
         if "seeds_at_least" in run.result:
             reached = f"{run.result['seeds_at_least']} of {len(given.seeds)} seeds"
-            print(f"asked for: {asked.said}; reached by {reached}")
-        print(f"record:      {given.record}{'' if added else ' (had this run already)'}")
-        print(f"curves:      {picture}")
-        print(f"seeds:       {given.out / asked.preset}/seed-*/{GRID_NAME} and report.html")
+            print(f"goal:        {side.claim}; reached by {reached}")
+        print(f"record:      {given.record}{'' if added else ' (it had this run already)'}")
+        print(f"curves:      {chart}")
+        print(f"seeds:       {given.out / side.preset}/seed-*/{GRID_NAME} and report.html")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -299,7 +302,7 @@ def parser() -> argparse.ArgumentParser:
     at_least_one = _at_least_one
     made = argparse.ArgumentParser(
         prog="tools/recipes.sh", description=(__doc__ or "").partition("\n")[0],
-        epilog="Words after -- go to trainer run, e.g. -- --batch-size 32.",
+        epilog="Options after -- go to trainer run, e.g. -- --batch-size 32.",
     )  # fmt: skip
     made.add_argument("name", metavar="NAME", help=", ".join(RECIPES))
     made.add_argument("--ours", action="store_true", help="our settings (the default)")
@@ -322,13 +325,13 @@ def parser() -> argparse.ArgumentParser:
         "--per-class",
         type=at_least_one,
         metavar="N",
-        help="pictures of each class to train with at most",
+        help="largest number of training images per class",
     )
     made.add_argument(
         "--val-per-class",
         type=at_least_one,
         metavar="N",
-        help="pictures of each class to validate with at most",
+        help="largest number of validation images per class",
     )
     made.add_argument("--classes", type=at_least_one, metavar="N", help="only the first N")
     made.add_argument("--size", type=at_least_one, metavar="PX", help="of the crops; usual: 256")
@@ -355,7 +358,9 @@ def options(arguments: Sequence[str]) -> Options:
     sides = tuple(name for name in SIDES if getattr(given, name)) or ("ours",)
     if given.preset is not None:
         if len(sides) > 1:
-            raise UsageError("--preset is for one side; give --ours or --theirs, not both")
+            raise UsageError(
+                "recipe.two_sides", "--preset is for one side; give --ours or --theirs, not both"
+            )
         changed = replace(recipe.side(sides[0]), preset=given.preset)
         ours = sides == ("ours",)
         recipe = replace(recipe, ours=changed) if ours else replace(recipe, theirs=changed)
@@ -384,7 +389,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Words in, exit status out; what goes wrong is one sentence."""
+    """Command line -> exit status; an error is one message."""
     try:
         run_recipe(options(sys.argv[1:] if arguments is None else arguments))
     except ToolError as error:

@@ -1,7 +1,7 @@
-"""The recipes' raw data: where it is, whether it is whole enough, which pictures to take.
+"""The raw data of the recipes: where it is, and which images to take.
 
-A set is used as it was downloaded. Where a recipe takes only some of its pictures, or some of
-two sets, it gets a list of them (CSV: path, class, split) beside links to the sets' folders.
+A data set is used as it was downloaded. If a recipe takes a part of it, or parts of two, it gets a
+list (CSV: path, class, split) beside links to the folders.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _TENCH = "n01440764"
 
 @dataclass(frozen=True)
 class RawSet:
-    """A public set: what to download, how it lies then, and how to know it again.
+    """A public data set: what to download, its folders (``content``), how to recognise it.
 
-    ``names`` are folders that it usually is in; ``marks`` are alternatives, each a pattern
-    of a path that the set's own folder has. ``readable`` names classes for people.
+    ``names`` are its usual folder names; ``marks`` are alternatives, each a pattern of a path in
+    its folder. ``readable`` has readable class names.
     """
 
     title: str
     download: str
-    lies: str
+    content: str
     names: tuple[str, ...]
     marks: tuple[str, ...]
     layout: str | None = None
@@ -54,10 +54,10 @@ class RawSet:
     classes: int | None = None
 
     def missing(self, place: Path) -> str:
-        """The sentence that says what to get and where to put it."""
+        """The message that tells what to download and where to put it."""
         return (
             f"{place}: {self.title} is not there; download {self.download}, and name in --raw "
-            f"the folder with {self.lies}"
+            f"the folder with {self.content}"
         )
 
 
@@ -116,8 +116,8 @@ SETS = {
 }
 
 
-class Picture(NamedTuple):
-    """A raw picture: its path relative to the list, its class, its split."""
+class Listed(NamedTuple):
+    """A raw image: its path relative to the list, its class, its split."""
 
     path: str
     label: str
@@ -126,7 +126,7 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """What ``imagenet-prep prepare`` is to be given: ``--src``, ``--layout``, ``--classes``."""
+    """Options of ``imagenet-prep prepare`` that describe the data."""
 
     src: Path
     layout: str | None
@@ -134,7 +134,7 @@ class Source:
     subset: int | None = None
 
     def words(self) -> list[str]:
-        """The options as words of the command."""
+        """The options of the command line."""
         words = ["--src", str(self.src)]
         for option, value in (
             ("--layout", self.layout),
@@ -147,7 +147,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of a set's pictures to take: ``per_class`` of each class in training, and in
+    """Which of a set's images to take: ``per_class`` of each class in training, and in
     validation ``val_per_class`` (None: all, or of what is held out as many as in training);
     the first ``classes`` classes (None: all)."""
 
@@ -157,7 +157,7 @@ class Choice:
 
     @property
     def everything(self) -> bool:
-        """Whether no picture is left out."""
+        """Whether no image is left out."""
         return self.name == ""
 
     @property
@@ -188,34 +188,36 @@ def source_of(name: str, place: Path, work: Path, choice: Choice) -> Source:
     if name == "cat-fish":
         both = [locate(SETS[part], place) for part in ("cats-dogs", "imagenette")]
         if both[0] is not None and both[1] is not None:
-            pictures = list(_cats_and_fish(both[0], both[1], work))
-            return _listed(pictures, {}, work, choice)
+            images = list(_cats_and_fish(both[0], both[1], work))
+            return _listed(images, {}, work, choice)
     raw_set = SETS[name]
     folder = locate(raw_set, place)
     if folder is None:
-        raise UsageError(raw_set.missing(place))
+        raise UsageError("recipe.no_data", raw_set.missing(place))
     if raw_set.layout in ("idx", "ilsvrc"):
         return _as_downloaded(raw_set, folder, work, choice)
     collection = scan(folder, layout=raw_set.layout)
     found = sorted(collection.classes.names)
     if raw_set.classes not in (None, len(found)):
         raise ToolError(
+            "recipe.classes",
             f"{folder}: has {len(found)} classes, and this recipe takes {raw_set.classes}; keep "
-            f"{raw_set.lies}"
+            f"{raw_set.content}",
         )
     if choice.everything and any(source.split == "val" for source in collection.sources):
         return Source(folder, raw_set.layout, _class_file(found, raw_set.readable, work))
-    pictures = list(_pictures(collection, folder, _link(folder, work)))
-    return _listed(pictures, raw_set.readable or collection.classes.readable, work, choice)
+    images = list(_images(collection, folder, _link(folder, work)))
+    return _listed(images, raw_set.readable or collection.classes.readable, work, choice)
 
 
 def _as_downloaded(raw_set: RawSet, folder: Path, work: Path, choice: Choice) -> Source:
-    """A set whose pictures are no files of their own: taken whole, or a subset by hash."""
+    """A data set whose images are not separate files: all of it, or a subset by hash."""
     names = sorted(raw_set.readable)
     if choice.classes is not None or choice.val_per_class is not None:
         raise UsageError(
-            f"{folder}: its pictures are no files of their own, so that --classes and "
-            "--val-per-class cannot choose among them; use --per-class alone"
+            "recipe.no_files",
+            f"{folder}: its images are not separate files, so --classes and --val-per-class cannot "
+            "select them; use --per-class alone",
         )
     count = len(names) if names else 1000
     subset = None if choice.per_class is None else choice.per_class * count
@@ -245,7 +247,7 @@ def _link(folder: Path, work: Path) -> Path:
     return link
 
 
-def _pictures(found: Scan, folder: Path, link: Path) -> Iterator[Picture]:
+def _images(found: Scan, folder: Path, link: Path) -> Iterator[Listed]:
     """What was found in ``folder`` and is there, with paths through ``link``."""
     splits = {source.split for source in found.sources}
     for source in found.sources:
@@ -255,46 +257,46 @@ def _pictures(found: Scan, folder: Path, link: Path) -> Iterator[Picture]:
                 continue
             split = "val"
         if (folder / source.key).is_file():
-            yield Picture(f"{link.name}/{source.key}", found.classes.names[source.label], split)
+            yield Listed(f"{link.name}/{source.key}", found.classes.names[source.label], split)
 
 
-def _cats_and_fish(cats: Path, fish: Path, work: Path) -> Iterator[Picture]:
+def _cats_and_fish(cats: Path, fish: Path, work: Path) -> Iterator[Listed]:
     """Cats of one set, tench of the other."""
-    for picture in _pictures(scan(cats), cats, _link(cats, work)):
-        if picture.label.lower().startswith("cat"):
-            yield picture._replace(label="cat")
-    for picture in _pictures(scan(fish), fish, _link(fish, work)):
-        if picture.label == _TENCH:
-            yield picture._replace(label="fish")
+    for image in _images(scan(cats), cats, _link(cats, work)):
+        if image.label.lower().startswith("cat"):
+            yield image._replace(label="cat")
+    for image in _images(scan(fish), fish, _link(fish, work)):
+        if image.label == _TENCH:
+            yield image._replace(label="fish")
 
 
 def _listed(
-    pictures: Sequence[Picture], readable: Mapping[str, str], work: Path, choice: Choice
+    images: Sequence[Listed], readable: Mapping[str, str], work: Path, choice: Choice
 ) -> Source:
-    """The chosen ones of ``pictures`` as a list in ``work``."""
-    chosen = choose(pictures, choice)
+    """The selected ``images`` as a list in ``work``."""
+    chosen = choose(images, choice)
     path = work / LIST_NAME
     with publish(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "label", "split"))
         writer.writerows(chosen)
-    names = sorted({picture.label for picture in chosen})
+    names = sorted({image.label for image in chosen})
     return Source(path, "csv", _class_file(names, readable, work))
 
 
-def choose(pictures: Iterable[Picture], choice: Choice) -> list[Picture]:
-    """Pictures -> the chosen ones, sorted by path.
+def choose(images: Iterable[Listed], choice: Choice) -> list[Listed]:
+    """Images -> the chosen ones, sorted by path.
 
     Of each class the first by the hash of their paths in the set: always the same ones, and a
-    smaller choice is part of a larger one. Where nothing of a class is for validation, pictures
+    smaller choice is part of a larger one. Where nothing of a class is for validation, images
     of training are held out for it: as many as are trained on, a fifth where all are taken, and
     never less than a fifth. Raises ToolError where a class has too few for that.
     """
-    pictures = list(pictures)
-    classes = sorted({picture.label for picture in pictures})[: choice.classes]
-    chosen: list[Picture] = []
+    images = list(images)
+    classes = sorted({image.label for image in images})[: choice.classes]
+    chosen: list[Listed] = []
     for label in classes:
-        of = sorted((p for p in pictures if p.label == label), key=lambda p: _hash(p))
+        of = sorted((p for p in images if p.label == label), key=lambda p: _hash(p))
         train = [p for p in of if p.split == "train"]
         val = [p for p in of if p.split == "val"]
         if not val:
@@ -305,14 +307,15 @@ def choose(pictures: Iterable[Picture], choice: Choice) -> list[Picture]:
             val = [p._replace(split="val") for p in rest[:held_out]]
         if not (train and val):
             raise ToolError(
-                f"class {label}: {len(of)} pictures cannot be for training and for validation; "
-                "add some, or leave the class out"
+                "recipe.too_few",
+                f"class {label}: {len(of)} images are too few for training and validation; add "
+                "some, or leave the class out",
             )
         chosen += train[: choice.per_class] + val[: choice.val_per_class]
     return sorted(chosen)
 
 
-def _hash(picture: Picture) -> bytes:
+def _hash(image: Listed) -> bytes:
     """Of the path inside the set: the set's folder may be called anything."""
-    inside = picture.path.partition("/")[2]
+    inside = image.path.partition("/")[2]
     return hashlib.sha256(inside.encode("utf-8", "surrogateescape")).digest()

@@ -60,9 +60,9 @@ def _line(recipe: Recipe, runs: Sequence[Run]) -> tuple[str, ...]:
     minutes = " / ".join("–" if run is None else _minutes(run) for run in (theirs, ours))
     return (
         f"`{recipe.name}`",
-        recipe.theirs.said,
+        recipe.theirs.claim,
         "–" if theirs is None else accuracy(theirs),
-        recipe.ours.said,
+        recipe.ours.claim,
         "–" if ours is None else accuracy(ours),
         "–" if either is None else _images(either.header["pictures"]),
         minutes if either is not None else "–",
