@@ -59,9 +59,11 @@ F = Any
 cpu = core.make(inlined)
 idct8, byte_of, pixel, rgb = cpu.idct8, cpu.byte_of, cpu.pixel, cpu.rgb
 # How much a coefficient can add to a value between the passes of the IDCT, in sixteenths of 4,
-# for its row in the block. Between the passes libjpeg-turbo adds two values in 16 bits.
+# for its row in the block; and from there to a pixel, for the column. Between the passes
+# libjpeg-turbo adds two values in 16 bits, and its code without vector instructions wraps pixels
+# at 512 levels: _MOST and _MOST_PIXEL are just below both.
 _SHARES = np.array([16, 23, 21, 19, 16, 13, 9, 5], np.int64)
-_MOST = 65000
+_MOST, _MOST_PIXEL = 65000, 1_040_000
 
 
 @inlined
@@ -184,20 +186,48 @@ def _row(
 
 
 @compiled
-def _overflows(coefs: F, wide: F, shares: F, sums: F) -> F:
-    """Whether a row of blocks (64, wide) has a column that overflows between the passes."""
+def _overflows(coefs: F, quant: F, wide: F, shares: F, sums: F) -> F:
+    """Whether a row of blocks (64, wide) has one that overflows libjpeg-turbo's arithmetic, for
+    which what it makes of it depends on the processor."""
     worst = np.uint32(0)
+    total, pixels = sums[0, :wide], sums[1, :wide]
+    pixels[:] = 0
     for j in range(8):
-        total = sums[:wide]
         total[:] = 0
         for r in range(8):
             share = shares[8 * r + j]
             line = coefs[(8 * r + j) * wide : (8 * r + j + 1) * wide]
             for b in range(wide):
                 total[u64(b)] += np.uint32(abs(i32(line[u64(b)]))) * share
+        of_column = np.uint32(_SHARES[j])
         for b in range(wide):
             worst = max(worst, total[u64(b)])
-    return worst > np.uint32(_MOST)
+            pixels[u64(b)] += total[u64(b)] * of_column
+    bad = worst > np.uint32(_MOST)
+    for b in range(wide):
+        if pixels[b] > np.uint32(_MOST_PIXEL) and not bad:
+            bad = _wraps(coefs, quant, wide, b)
+    return bad
+
+
+@compiled
+def _wraps(coefs: F, quant: F, wide: F, b: F) -> F:
+    """Whether a pixel of block ``b`` is 512 levels or more away from grey."""
+    work = np.zeros((8, 8), np.int32)
+    x = np.zeros(8, np.int32)
+    for j in range(8):
+        for r in range(8):
+            x[r] = i32(coefs[(8 * r + j) * wide + b]) * quant[8 * r + j]
+        line = idct8(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], i32(11))
+        for r in range(8):
+            work[r, j] = line[r]
+    for r in range(8):
+        x = work[r]
+        line = idct8(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], i32(18))
+        for j in range(8):
+            if line[j] < -512 or line[j] > 511:
+                return True
+    return False
 
 
 @compiled
@@ -247,7 +277,7 @@ def _finish_row(
     bad = False
     for line in range(lines):
         part = coefs[line * 64 * wide : (line + 1) * 64 * wide]
-        bad |= _overflows(part, wide, shares[0], sums)
+        bad |= _overflows(part, quants[0], wide, shares[0], sums)
         if draw and not bad:
             at = (row * lines + line) * 16 * wide
             _idct_row(part, quants[0], wide, work, planes[at : at + 16 * wide])
@@ -255,7 +285,7 @@ def _finish_row(
     if mode != GREY:
         for c in range(2):
             part = coefs[64 * (luma + c * mcux) : 64 * (luma + (c + 1) * mcux)]
-            bad |= _overflows(part, mcux, shares[1 + c], sums)
+            bad |= _overflows(part, quants[1 + c], mcux, shares[1 + c], sums)
             if draw and not bad:
                 at = (luma * mcuy + (c * mcuy + row) * mcux) * 16
                 _idct_row(part, quants[1 + c], mcux, work, planes[at : at + 16 * mcux])
@@ -464,7 +494,7 @@ class Decoder:
         self._mcux = mcux
         self._coefs = np.zeros(6 * 64 * mcux, np.int16)
         self._work = np.zeros(2 * 64 * mcux, np.int32)
-        self._sums = np.zeros(2 * mcux, np.uint32)
+        self._sums = np.zeros((2, 2 * mcux), np.uint32)
         self._chroma = np.zeros(8 * mcux + 2, np.int16)
         self._lines = np.zeros((2, 16 * mcux), np.uint8)
 

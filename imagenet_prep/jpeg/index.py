@@ -7,7 +7,7 @@ predictors there, and the same behind the last row. Beside ``train.beton`` lies
     header (HEADER) | images (IMAGE) | positions int32 | predictors int16 (R, 3) |
     Huffman specifications uint8 (H, 4, 272) | quantisation uint16 (Q, 3, 64)
 
-The header has the SHA-256 of what follows it, and ``source``, which says of which file of samples
+The header has a SHA-256 of the whole file, and ``source``, which says of which file of samples
 it is the index. numba is loaded when an index is made or its tables are asked for.
 """
 
@@ -193,19 +193,17 @@ def save_index(path: Path, index: Index, source: bytes) -> None:
     head["magic"], head["format"], head["source"] = MAGIC, FORMAT, source
     head["images"], head["rows"] = len(index.images), len(index.positions)
     head["huffman"], head["quant"] = len(index.specs), len(index.quants)
-    parts = [np.ascontiguousarray(part) for part in _parts(index)]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.view(np.uint8).data if part.size else b"")
-    head["digest"] = digest.digest()
-    with path.open("wb") as file:
-        file.write(head.tobytes())
-        for part in parts:
-            file.write(part.tobytes())
+    parts = index.images, index.positions, index.predictors, index.specs, index.quants
+    body = b"".join(part.tobytes() for part in parts)
+    head["digest"] = digest_of(head, body)
+    path.write_bytes(head.tobytes() + body)
 
 
-def _parts(index: Index) -> tuple[NDArray[Any], ...]:
-    return index.images, index.positions, index.predictors, index.specs, index.quants
+def digest_of(head: NDArray[np.void] | np.void, body: bytes | memoryview) -> bytes:
+    """The SHA-256 that a header (HEADER) must have: of itself without it, and of what follows."""
+    bare = head.copy()
+    bare["digest"] = bytes(32)
+    return hashlib.sha256(bare.tobytes() + body).digest()
 
 
 def load_index(path: Path, source: bytes | None = None) -> Index:
@@ -223,14 +221,14 @@ def load_index(path: Path, source: bytes | None = None) -> Index:
     head = np.frombuffer(data[: HEADER.itemsize].ljust(HEADER.itemsize, b"\0"), HEADER)[0]
     if head["magic"] != MAGIC or head["format"] != FORMAT:
         raise _damaged(path, "is not a row index of this version")
-    if source is not None and head["source"].tobytes() != source:
-        raise ToolError("rows.other", f"{path}: belongs to another build of the file; {_REMEDY}")
     count, rows, huffman, quant = (int(head[x]) for x in ("images", "rows", "huffman", "quant"))
     sizes = (count * IMAGE.itemsize, rows * 4, rows * 6, huffman * 4 * 272, quant * 3 * 64 * 2)
     if len(data) != HEADER.itemsize + sum(sizes):
         raise _damaged(path, f"has {len(data)} bytes, which do not fit its {count} images")
-    if hashlib.sha256(memoryview(data)[HEADER.itemsize :]).digest() != head["digest"].tobytes():
+    if digest_of(head, memoryview(data)[HEADER.itemsize :]) != head["digest"].tobytes():
         raise _damaged(path, "does not hold what was written")
+    if source is not None and head["source"].tobytes() != source:
+        raise ToolError("rows.other", f"{path}: belongs to another build of the file; {_REMEDY}")
     ends = HEADER.itemsize + np.cumsum(sizes)
     views = [memoryview(data)[end - size : end] for size, end in zip(sizes, ends, strict=True)]
     index = Index(

@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONGEST_S = 240
 _PROGRESS = re.compile(r"(crop|stats|build): \d+ of \d+")  # on a slow machine
