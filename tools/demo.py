@@ -168,8 +168,8 @@ def crop_row(raw: Path, cropped: Path) -> Row:
 
 def stats_row(cropped: Path) -> Row:
     """Computes the statistics of the training crops."""
-    picture = cropped.with_name("stats.png")
-    words = ["imagenet-prep", "stats", "--src", str(cropped), "--picture", str(picture), "--json"]
+    plot = cropped.with_name("stats.png")
+    words = ["imagenet-prep", "stats", "--src", str(cropped), "--image", str(plot), "--json"]
     value, seconds = run_stage(words)
     images = int(value.get("count", value.get("images", 0)))
     mean = value.get("channel_mean")

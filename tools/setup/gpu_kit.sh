@@ -61,11 +61,8 @@ cp "$wheel" "$kit/wheels/"
 say "collecting wheels for Python $version"
 "$python" -m venv "$work/tools" || fail "$1 cannot make a virtual environment"
 # The versions of requirements.lock; several packages are published as source only.
-grep -v '^numpy==' requirements.lock >"$work/constraints.txt"
-echo 'numpy<2.5' >>"$work/constraints.txt"
 "$work/tools/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
-    --constraint "$work/constraints.txt" --wheel-dir "$kit/wheels" \
-    "${forced[@]:1}" "${wanted[@]}" ||
+    --constraint requirements.lock --wheel-dir "$kit/wheels" "${forced[@]:1}" "${wanted[@]}" ||
     fail "the wheels could not be collected; the reason is above"
 printf '%s\n' "${forced[@]}" >"$kit/wheels/forced.txt"
 
