@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,14 @@ from imagenet_prep.cli.options import (
     size_option,
     warn_stock_pillow,
     where_options,
+)
+from imagenet_prep.cli.scan import (
+    SCAN_OPTIONS,
+    look,
+    scan_lines,
+    scan_options,
+    scan_value,
+    show_scan,
 )
 from imagenet_prep.core.console import Bar, one_line
 from imagenet_prep.dataset.crop_settings import EXIF, FILTERS, FITS, TRUNCATED, CropSettings
@@ -55,7 +63,7 @@ def source_options(command: F) -> F:
         ),
     ):
         command = option(command)
-    return command
+    return scan_options(command)
 
 
 def crop_options(command: F) -> F:
@@ -118,12 +126,14 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
     callback=part_of,
     help="K-th of N parts of the images, joined later by merge.",
 )
+@click.option("--dry-run", is_flag=True, help="Recognise --src and count its images only.")
 @where_options
 @json_option
 def crop(
     src: Location,
     dst: Path,
     part: tuple[int, int] | None,
+    dry_run: bool,
     where: Where,
     as_json: bool,
     **options: Any,
@@ -144,6 +154,10 @@ def crop(
     On a Dask cluster whose machines share the disk:
       imagenet-prep crop --src raw --dst cropped --backend dask --address tcp://head:8786
     """
+    if dry_run:
+        found = look(where.path(src), **{name: options[name] for name in SCAN_OPTIONS})
+        print_result(as_json, scan_value(found), scan_lines(found))
+        return
     warn_stock_pillow()
     with where.workers(reads=[src], writes=[dst]) as jobs:
         report = make_crops(where.path(src), where.path(dst), part=part, jobs=jobs, **options)
@@ -158,6 +172,8 @@ def make_crops(
     classes: Location | None,
     jobs: Jobs,
     max_failures: int | None,
+    splits: Mapping[str, str] | None = None,
+    class_order: str | None = None,
     part: tuple[int, int] | None = None,
     **settings: Any,
 ) -> CropReport:
@@ -172,6 +188,9 @@ def make_crops(
             CropSettings(**settings),
             layout=layout,
             classes=classes,
+            splits=splits,
+            class_order=class_order,
+            recognised=show_scan,
             jobs=jobs,
             max_failures=max_failures,
             part=None if part is None else Part(*part),

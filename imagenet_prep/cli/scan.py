@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from imagenet_prep.sources.scan import Scan
     from imagenet_prep.storage.location import Location
 
+SCAN_OPTIONS = ("layout", "classes", "splits", "class_order")
+"""The parameters of ``sources.scan.scan`` that are options."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 

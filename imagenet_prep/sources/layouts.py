@@ -7,6 +7,7 @@ from functools import partial
 
 from imagenet_prep.core.errors import UsageError
 from imagenet_prep.sources.archive import ARCHIVES, is_archive, open_archive
+from imagenet_prep.sources.beton import find_beton, is_beton
 from imagenet_prep.sources.cifar import find_cifar, is_cifar
 from imagenet_prep.sources.flat import find_flat, is_flat
 from imagenet_prep.sources.folders import find_folders, split_folders
@@ -40,6 +41,7 @@ _KNOWN: dict[str, tuple[_Recognise, _Find]] = {
     "cifar": (is_cifar, find_cifar),
     "flat": (is_flat, lambda src: find_flat(src, {})),
     "webdataset": (is_webdataset, find_webdataset),
+    "beton": (is_beton, find_beton),
     "huggingface": (is_huggingface, find_huggingface),
     **{kind: (partial(is_list, kind=kind), partial(find_list, kind=kind)) for kind in LISTS},
 }
