@@ -106,7 +106,7 @@ def test_an_incomplete_set_is_refused_with_one_sentence(
     assert run(command, tmp_path / "train-*.beton") == 1
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
-    assert "1 of the set's 2 shards is missing" in captured.err
+    assert "1 of 2 shards are missing" in captured.err
 
 
 def test_prepare_builds_shards_and_says_first_what_is_in_their_way(

@@ -260,7 +260,7 @@ def test_a_shard_that_changes_between_epochs_is_named(
 
 def test_a_missing_shard_is_one_sentence_before_anything_is_read(four: Betons) -> None:
     four.paths[1].unlink()
-    with pytest.raises(ToolError, match="1 of the set's 4 shards is missing"):
+    with pytest.raises(ToolError, match="1 of 4 shards are missing"):
         train_loader(four.paths[0].with_name("train-*.beton"), **TRAIN)
 
 
