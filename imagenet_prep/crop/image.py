@@ -11,12 +11,10 @@ one image by 1.9.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -53,18 +51,13 @@ class Cropped:
     remark: str = ""
 
 
-@dataclass(frozen=True)
-class Box:
-    """A part of an image in pixels, with fractions: left, top, right, bottom."""
+class Box(NamedTuple):
+    """A part of an image in pixels, with fractions."""
 
     left: float
     top: float
     right: float
     bottom: float
-
-    def as_tuple(self) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom), as Pillow takes it."""
-        return (self.left, self.top, self.right, self.bottom)
 
 
 def crop_box(width: int, height: int, size: int) -> Box:
@@ -82,48 +75,35 @@ def crop_box(width: int, height: int, size: int) -> Box:
     return Box(left * x, top * y, (left + size) * x, (top + size) * y)
 
 
-def decode(data: bytes) -> Image.Image:
-    """An image file's bytes -> the whole image, upright, mode RGB.
-
-    JPEG (also CMYK and YCCK), PNG, GIF, WebP, AVIF, TIFF, BMP, PNM, JPEG 2000, ICO and
-    PCX. Of an animation the first frame; transparency is laid over white; 16- and 32-bit
-    grey is scaled to 0-255; the EXIF orientation is applied; colour profiles are not.
-    Raises ImageError for everything that is not a whole, sound image.
-    """
-    with reasons(data):
-        image = open_image(data)
-        orientation = _still_to_turn(image, "apply")
-        image.load()
-        return _turn(to_rgb(image, (0, 0, *image.size)), orientation)
-
-
 def crop_pixels(data: bytes, settings: CropSettings) -> NDArray[np.uint8]:
     """An image file's bytes -> its crop, (size, size, 3) uint8 RGB.
 
-    Takes and raises what ``decode`` does.
+    Takes and raises what ``crop_image`` does.
     """
-    return np.asarray(_crop_somehow(data, settings)[1])
+    return np.asarray(_crop_file(data, settings)[1])
 
 
 def crop_image(data: bytes, settings: CropSettings) -> Cropped:
     """An image file's bytes -> its crop as baseline JPEG, 4:2:0, without metadata.
 
-    Takes and raises what ``decode`` does.
+    JPEG (also CMYK and YCCK), PNG, GIF, WebP, AVIF, TIFF, BMP, PNM, JPEG 2000, ICO and
+    PCX. Of an animation the first frame; transparency is laid over white; 16- and 32-bit
+    grey is scaled to 0-255; colour profiles are not applied. Raises ImageError for everything
+    that is not a whole, sound image.
     """
-    (width, height, mode), crop, remark = _crop_somehow(data, settings)
+    (width, height, mode), crop, remark = _crop_file(data, settings)
     crop.info = {}  # Pillow would write a comment that it finds there
     buffer = io.BytesIO()
     crop.save(buffer, "JPEG", quality=settings.quality, subsampling="4:2:0")
     return Cropped(buffer.getvalue(), width, height, mode, remark)
 
 
-_one_at_a_time = threading.Lock()  # what keeps incomplete ones; workers of a cluster may be threads
+_Facts = tuple[int, int, str]  # width, height and mode as stored
+_one_at_a_time = threading.Lock()  # Pillow has one switch for all threads, as of a cluster's worker
 
 
-def _crop_somehow(
-    data: bytes, settings: CropSettings
-) -> tuple[tuple[int, int, str], Image.Image, str]:
-    """(width, height, mode of the image, its crop, a remark); incomplete ones if allowed."""
+def _crop_file(data: bytes, settings: CropSettings) -> tuple[_Facts, Image.Image, str]:
+    """The facts of an image, its crop, a remark; incomplete images if allowed."""
     if settings.truncated != "keep":
         return *_crop_whole(data, settings), ""
     with _one_at_a_time:
@@ -132,26 +112,19 @@ def _crop_somehow(
         except ImageError as error:
             if error.code != "image.truncated":
                 raise
-            reason = error.reason
-        with _incomplete_allowed():
-            return *_crop_whole(data, settings), f"{reason}, kept"
+            remark = f"{error.reason}, kept"
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            return *_crop_whole(data, settings), remark
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def _crop_whole(data: bytes, settings: CropSettings) -> tuple[tuple[int, int, str], Image.Image]:
+def _crop_whole(data: bytes, settings: CropSettings) -> tuple[_Facts, Image.Image]:
     with reasons(data):
         image = open_image(data)
         facts = (*image.size, image.mode)
         return facts, _crop(image, data, settings)
-
-
-@contextlib.contextmanager
-def _incomplete_allowed() -> Iterator[None]:
-    """Pillow decodes what is there of a file; one switch for all threads of the process."""
-    ImageFile.LOAD_TRUNCATED_IMAGES = True
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def _crop(image: ImageFile.ImageFile, data: bytes, settings: CropSettings) -> Image.Image:
@@ -169,7 +142,7 @@ def _crop(image: ImageFile.ImageFile, data: bytes, settings: CropSettings) -> Im
         target = size * _DRAFT_FACTOR
         drafted = image.draft(None, (target, target))
         scale = drafted[1][2] / width if drafted is not None else 1.0
-        box = Box(*(side * scale for side in box.as_tuple()))
+        box = Box(*(side * scale for side in box))
     pixels = _decoded_at_once(image, data)
     if pixels is None:
         image.load()
@@ -256,7 +229,7 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
 
 def _before_turning(box: Box, width: int, height: int, orientation: int) -> Box:
     """A box of the upright image -> the same box of the stored ``width`` x ``height`` one."""
-    left, top, right, bottom = box.as_tuple()
+    left, top, right, bottom = box
     if orientation >= 5:
         left, top, right, bottom = top, left, bottom, right
     if orientation in (2, 3, 7, 8):

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.journal import Part, is_inside
 from imagenet_prep.dataset.journal_file import connected, explained
 from imagenet_prep.dataset.journal_legacy import EARLIER_VERSION
+from imagenet_prep.sources.names import without_collector
 from imagenet_prep.sources.scan import Source
 from imagenet_prep.storage.byte_range import WHOLE
 
 RETRIED = ("source.unreadable", "image.unsupported_here", "image.no_memory", EARLIER_VERSION)
 """Failures of this machine at this time: another run tries these sources again."""
 _FAILURES_LISTED = 1000
+_CLASSES_SHOWN = 3
 _SCAN = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -97,7 +99,7 @@ def scanned(sources: Iterable[Source], part: Part | None = None) -> Iterator[Sca
     temporary = Path(tempfile.gettempdir(), "scan")
     with contextlib.closing(connected(None)) as connection:
         found = Scanned(connection)
-        with explained(temporary):
+        with explained(temporary), without_collector():
             connection.executescript(_SCAN)
             connection.execute("BEGIN")
             width = ", ".join("?" * (len(Source._fields) + 2))
@@ -194,6 +196,19 @@ def failures(journal: sqlite3.Connection) -> tuple[dict[str, int], list[tuple[st
 def remarks(journal: sqlite3.Connection) -> dict[str, int]:
     """What was tolerated -> in how many crops, commonest first."""
     return _by_remark(journal, "ok")
+
+
+def failed_classes(journal: sqlite3.Connection, names: Sequence[str]) -> list[str]:
+    """A notice for each split with classes that have sources and no crop."""
+    rows = journal.execute(
+        "SELECT split, label FROM source GROUP BY split, label HAVING max(status) = 'failed'"
+    ).fetchall()
+    notices = []
+    for split in dict.fromkeys(split for split, _ in rows):
+        failed = [names[label] for of, label in rows if of == split]
+        some = ", ".join(failed[:_CLASSES_SHOWN]) + (", ..." if failed[_CLASSES_SHOWN:] else "")
+        notices.append(f"{split}: all images of {len(failed)} classes failed: {some}")
+    return notices
 
 
 def _by_remark(journal: sqlite3.Connection, status: str) -> dict[str, int]:

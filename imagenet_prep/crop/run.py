@@ -17,7 +17,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,15 @@ from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.folder import check_places, keep_classes, temporary_mark, unfinished
 from imagenet_prep.crop.image import crop_image
-from imagenet_prep.crop.plan import Plan, failures, plan_crops, remarks, scanned, todo
+from imagenet_prep.crop.plan import (
+    Plan,
+    failed_classes,
+    failures,
+    plan_crops,
+    remarks,
+    scanned,
+    todo,
+)
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import Part, journal_name, part_journals
 from imagenet_prep.dataset.journal_file import add_rows, attached, finish
@@ -144,20 +152,18 @@ def run_crop(
         if plan.todo:
             job = _Job(dst, settings, temporary_mark(part))
             _do(job, found.connection, plan, workers, max_failures, progress)
-        report = _report(found.connection, plan, len(collection.classes), start)
+        report = _report(found.connection, plan, collection, start)
         _check(report, src, dst, max_failures, part)
         finish(found.connection, plan.total, plan.of_all)
-        return replace(
-            report,
-            layout=collection.layout,
-            splits=collection.splits,
-            notices=collection.notices,
-        )
+        return report
 
 
-def _report(journal: sqlite3.Connection, plan: Plan, classes: int, start: float) -> CropReport:
+def _report(journal: sqlite3.Connection, plan: Plan, collection: Scan, start: float) -> CropReport:
     reasons, listed = failures(journal)
     failed, skipped = sum(reasons.values()), plan.kept - plan.failed
+    notices = list(collection.notices)
+    if plan.total == plan.of_all:  # in a part there may be other images of a class
+        notices += failed_classes(journal, collection.classes.names)
     return CropReport(
         ok=plan.total - failed - skipped,
         failed=failed,
@@ -167,7 +173,10 @@ def _report(journal: sqlite3.Connection, plan: Plan, classes: int, start: float)
         failures=listed,
         remarks=remarks(journal),
         tried=plan.todo,
-        classes=classes,
+        classes=len(collection.classes),
+        layout=collection.layout,
+        splits=collection.splits,
+        notices=notices,
     )
 
 

@@ -51,6 +51,11 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def decoded(data: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def definition(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """torchvision's Resize and CenterCrop of a PIL image, written out."""
     width, height = image.size
@@ -82,10 +87,8 @@ def test_a_box_is_square_centred_and_inside(width: int, height: int, size: int) 
 
 
 def test_a_box_equals_known_values() -> None:
-    assert crop_box(500, 375, 256).as_tuple() == pytest.approx(
-        (42 * 500 / 341, 0, 298 * 500 / 341, 375)
-    )
-    assert crop_box(256, 256, 256).as_tuple() == (0, 0, 256, 256)
+    assert crop_box(500, 375, 256) == pytest.approx((42 * 500 / 341, 0, 298 * 500 / 341, 375))
+    assert crop_box(256, 256, 256) == (0, 0, 256, 256)
 
 
 @pytest.mark.parametrize(("height", "width"), [(70, 113), (301, 200), (64, 64), (10, 33), (900, 7)])
@@ -103,7 +106,6 @@ def test_pixels_are_those_of_the_definition(
     expected = definition(upright, 64)
     assert crop_pixels(data, CropSettings(64)).shape == (64, 64, 3)
     assert difference(crop_pixels(data, CropSettings(64)), expected) < 0.5
-    assert np.array_equal(np.asarray(crop.decode(data)), np.asarray(upright))
 
 
 def test_a_large_jpeg_is_decoded_smaller_with_the_same_pixels() -> None:
@@ -200,9 +202,7 @@ def test_the_crop_is_baseline_jpeg_without_metadata() -> None:
         assert image.size == (48, 48) and image.mode == "RGB"
         assert "progressive" not in image.info and "exif" not in image.info
         assert isinstance(image, JpegImageFile) and get_sampling(image) == SAMPLING_420
-    assert (
-        difference(np.asarray(crop.decode(cropped.jpeg)), crop_pixels(data, CropSettings(48))) < 4
-    )
+    assert difference(decoded(cropped.jpeg), crop_pixels(data, CropSettings(48))) < 4
 
 
 def test_the_settings_text_tells_settings_apart() -> None:
@@ -319,7 +319,7 @@ def test_bands_do_not_change_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_bomb_is_refused_with_its_size() -> None:
     header = b"P6 60000 60000 255\n"
     with pytest.raises(ImageError, match="too large: 60000 x 60000 pixels"):
-        crop.decode(header + bytes(100))
+        crop_pixels(header + bytes(100), CropSettings(16))
 
 
 @given(st.integers(0, len(JPEG) - 1), st.integers(0, 255), st.sampled_from([JPEG, PNG]))
@@ -408,7 +408,7 @@ def test_of_a_truncated_file_what_is_there_is_kept_where_that_is_wanted(kind: st
         crop_image(part, CropSettings(64))
     kept = crop_image(part, CropSettings(64, truncated="keep"))
     assert kept.remark == f"truncated {kind}, kept"
-    top = np.asarray(crop.decode(kept.jpeg))[:32]
+    top = decoded(kept.jpeg)[:32]
     assert difference(top, definition(image, 64)[:32]) < 12
     # Other images fail as before, also after that.
     with pytest.raises(ImageError, match="truncated"):
