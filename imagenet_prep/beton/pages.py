@@ -109,7 +109,7 @@ def _filled(
     """By threads of this process, or by the workers of a cluster."""
     if jobs is None or isinstance(jobs, int):
         return map_in_threads(fill_page, pages, jobs=parallel.resolve_jobs(jobs))
-    return jobs.map_unordered(fill_page, pages, chunk=1)
+    return jobs.map(fill_page, pages)
 
 
 def _write_ends(path: Path, part: Part, size_px: int) -> list[str]:

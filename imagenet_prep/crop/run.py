@@ -215,7 +215,7 @@ def _do(
     crop, made_with = functools.partial(_crop_group, job), job.settings.text()
     failed, done, commit_at = plan.failed, plan.kept, time.monotonic() + _COMMIT_EVERY_S
     with (
-        contextlib.closing(workers.map_unordered(crop, groups, chunk=1)) as results,
+        contextlib.closing(workers.map(crop, groups)) as results,
         _committed(journal),
     ):
         for outcomes in results:

@@ -256,7 +256,7 @@ def make_sample(
         missing = [item for item in plan if not Path(item.target).exists()]
         done = len(plan) - len(missing)
         progress("sample", done, len(plan))
-        for _ in workers_of(jobs).map_unordered(_write, missing):
+        for _ in workers_of(jobs).map(_write, missing):
             done += 1
             progress("sample", done, len(plan))
     except OSError as error:

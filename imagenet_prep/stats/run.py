@@ -75,7 +75,7 @@ def run_stats(
     work = (_beton_work if is_beton else _crop_work)(src, split, workers.count)
     total, sources = empty(work.size_px), []
     progress("stats", 0, work.count)
-    with contextlib.closing(workers.map_unordered(measure, work.groups, chunk=1)) as results:
+    with contextlib.closing(workers.map(measure, work.groups)) as results:
         for found in results:
             if isinstance(found, Failed):
                 raise work.fault(found.key, found.reason)

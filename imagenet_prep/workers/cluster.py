@@ -1,7 +1,8 @@
 """The workers of a command: this machine's, or those of a Dask or Ray cluster.
 
-The cluster itself gives the chunks of a lost worker to others, a bounded number of times. Here:
-joining, and the check that each worker has the same versions and sees the same disk.
+The cluster itself runs the items of a lost worker again, a bounded number of times. Here:
+joining, and the check of every worker before its first item, also of one that joins later: it
+must have the same versions and see the same disk, or its results would differ.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from imagenet_prep.workers.processes import (
     Jobs,
     Pool,
     Workers,
-    chunked,
     interrupt_held,
     resolve_jobs,
     windowed,
@@ -47,29 +47,12 @@ class Cluster(Pool):
     name = ""
 
     def count(self) -> int:
-        """How many chunks run at a time; 0 without workers."""
-        raise NotImplementedError
-
-    def everywhere(self, probe: Callable[[], str]) -> dict[str, str]:
-        """``probe()`` on every worker or host, by its name."""
+        """How many items run at a time; 0 without workers."""
         raise NotImplementedError
 
     def close(self) -> None:
         """Leaves the cluster; ends one that was started for this command."""
         raise NotImplementedError
-
-
-def lost(name: str) -> ToolError:
-    """The error for a cluster that does not answer."""
-    problem = f"the {name} cluster does not answer any more"
-    remedy = "start it again and run the same command, which continues"
-    return ToolError("cluster.lost", f"{problem}; {remedy}")
-
-
-def workers_lost(name: str, reason: str) -> ToolError:
-    """The error for workers that were lost more often than the cluster retries."""
-    remedy = "give its workers more memory, then run the same command, which continues"
-    return ToolError("cluster.workers_lost", f"the {name} cluster {reason}; {remedy}")
 
 
 @contextlib.contextmanager
@@ -87,7 +70,8 @@ def open_workers(
     one of ``jobs`` processes that is started here. ``reads`` and ``writes`` are what the workers
     read (where it exists) and the folders that they write to. Raises UsageError for options
     that exclude each other or an engine that is not installed, and ToolError where no cluster
-    answers, it has no workers, or a worker has other versions or does not see the disk.
+    answers or it has no workers; a map raises ToolError (``cluster.worker_unfit``) for a worker
+    with other versions or without the disk.
     """
     if backend == "local":
         if address is not None:
@@ -105,11 +89,14 @@ def open_workers(
     if address is not None:
         _require_listener(backend.title(), address)
     cluster = _join(backend, address, resolve_jobs(jobs))
-    try:
-        yield _OnCluster(cluster, _checked(cluster, reads, writes))
-    finally:
-        with interrupt_held():
-            cluster.close()
+    with contextlib.ExitStack() as stack:
+        stack.callback(_close, cluster)
+        if cluster.count() == 0:
+            message = f"the {cluster.name} cluster has no workers; start some, then run it again"
+            raise ToolError("cluster.no_workers", message)
+        files = tuple(_example(path) for path in reads if path.exists())
+        written = tuple(stack.enter_context(_token(folder)) for folder in writes)
+        yield _OnCluster(cluster, Fitness(versions(), files, written))
 
 
 def _join(backend: str, address: str | None, jobs: int) -> Cluster:
@@ -120,14 +107,9 @@ def _join(backend: str, address: str | None, jobs: int) -> Cluster:
     return join(address, jobs)
 
 
-def not_joined(engine: str, address: str | None, reason: str) -> ToolError:
-    """The error for a cluster that cannot be joined, or a local one that does not start."""
-    if address is None:
-        message = f"--backend {engine.lower()}: {engine} does not start here ({reason})"
-        return ToolError("cluster.start", f"{message}; try fewer --jobs, or --backend local")
-    message = f"--address: no {engine} cluster answers at {shown_address(address)} ({reason})"
-    command = {"Dask": "dask scheduler", "Ray": "ray start --head"}[engine]
-    return ToolError("cluster.address", f"{message}; name the address that {command} prints")
+def _close(cluster: Cluster) -> None:
+    with interrupt_held():
+        cluster.close()
 
 
 def _require_listener(engine: str, address: str) -> None:
@@ -142,6 +124,40 @@ def _require_listener(engine: str, address: str) -> None:
         raise not_joined(engine, address, reason) from None
 
 
+def not_joined(engine: str, address: str | None, reason: str) -> ToolError:
+    """The error for a cluster that cannot be joined, or a local one that does not start."""
+    if address is None:
+        message = f"--backend {engine.lower()}: {engine} does not start here ({reason})"
+        return ToolError("cluster.start", f"{message}; try fewer --jobs, or --backend local")
+    message = f"--address: no {engine} cluster answers at {shown_address(address)} ({reason})"
+    command = {"Dask": "dask scheduler", "Ray": "ray start --head"}[engine]
+    return ToolError("cluster.address", f"{message}; name the address that {command} prints")
+
+
+def lost(engine: str) -> ToolError:
+    """The error for a cluster that does not answer."""
+    problem = f"the {engine} cluster does not answer any more"
+    remedy = "start it again and run the same command, which continues"
+    return ToolError("cluster.lost", f"{problem}; {remedy}")
+
+
+def workers_lost(engine: str, reason: str) -> ToolError:
+    """The error for workers that were lost more often than the cluster retries."""
+    remedy = "give its workers more memory, then run the same command, which continues"
+    return ToolError("cluster.workers_lost", f"the {engine} cluster {reason}; {remedy}")
+
+
+def unfit_worker(engine: str, reason: str) -> ToolError:
+    """The error for a worker that cannot do the work; ``reason`` continues the message."""
+    return ToolError("cluster.worker_unfit", f"a worker of the {engine} cluster {reason}")
+
+
+def cannot_run(engine: str, error: object) -> ToolError:
+    """The error for a worker that cannot import the program."""
+    reason = f"cannot run imagenet_prep {__version__} ({error}); install the same versions there"
+    return unfit_worker(engine, reason)
+
+
 class _OnCluster(Workers):
     """``Workers`` on a cluster."""
 
@@ -149,18 +165,15 @@ class _OnCluster(Workers):
         self._cluster, self._fitness = cluster, fitness
         self.count = cluster.count()
 
-    def _map(
-        self, function: Callable[[T], R], items: Iterable[T], chunk: int, *, ordered: bool
-    ) -> Generator[R, None, None]:
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+        """See ``Workers``."""
         work: Any = _Work(self._cluster.name, self._fitness, function)
-        chunks = ([part] for part in chunked(items, chunk))
-        ahead = self.count * AHEAD
-        outcomes = windowed(self._cluster, work, chunks, ahead=ahead, ordered=ordered)
+        outcomes = windowed(self._cluster, work, items, ahead=self.count * AHEAD)
         with contextlib.closing(outcomes):
             for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     raise outcome
-                yield from outcome
+                yield outcome
 
 
 class Fitness(NamedTuple):
@@ -173,28 +186,29 @@ class Fitness(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """On a worker: items -> results of ``function``, or the exception that this process raises.
+    """On a worker: an item -> the result of ``function``, or the exception to raise here.
 
-    An exception is a result, so that no cluster tries its items again.
+    An exception is a result, so that no cluster runs its item again.
     """
 
     engine: str
     fitness: Fitness
     function: Callable[[Any], Any]
 
-    def __call__(self, items: Sequence[Any]) -> list[Any] | Exception:
-        reason = "" if self.fitness in _passed else unfit(self.fitness)
-        if reason:
-            return unfit_worker("a worker", self.engine, reason)
-        _passed.add(self.fitness)
+    def __call__(self, item: Any) -> Any:
+        if self.fitness not in _passed:
+            reason = unfit(self.fitness)
+            if reason:
+                return unfit_worker(self.engine, f"on {socket.gethostname()} {reason}")
+            _passed.add(self.fitness)
         try:
-            return [self.function(item) for item in items]
+            return self.function(item)
         except Exception as error:  # noqa: BLE001 - raised again where the results are used
             return _portable(error)
 
 
 _passed: set[Fitness] = set()
-"""The checks that this process has passed: workers that join later are checked as well."""
+"""The checks that this process has passed."""
 
 
 def _portable(error: Exception) -> Exception:
@@ -206,26 +220,6 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def unfit_worker(worker: str, engine: str, reason: str) -> ToolError:
-    """The error for a worker that cannot do the work; ``reason`` continues its name."""
-    return ToolError("cluster.worker_unfit", f"{worker} of the {engine} cluster {reason}")
-
-
-def _checked(cluster: Cluster, reads: Sequence[Path], writes: Sequence[Path]) -> Fitness:
-    """Checks every worker -> what those that join later must have; ToolError for an unfit one."""
-    if cluster.count() == 0:
-        message = f"the {cluster.name} cluster has no workers; start some, then run it again"
-        raise ToolError("cluster.no_workers", message)
-    wanted = Fitness(versions(), tuple(_example(path) for path in reads if path.exists()))
-    with contextlib.ExitStack() as stack:
-        written = tuple(stack.enter_context(_token(folder)) for folder in writes)
-        found = cluster.everywhere(probe_of(wanted._replace(written=written)))
-    for worker, reason in sorted(found.items()):
-        if reason:
-            raise unfit_worker(f"the worker {worker}", cluster.name, reason)
-    return wanted
-
-
 def _example(path: Path) -> tuple[str, int | None]:
     """A file of a folder and its bytes, or the folder where its first folders hold none."""
     if path.is_file():
@@ -234,8 +228,7 @@ def _example(path: Path) -> tuple[str, int | None]:
         folders.sort()
         for file in (Path(top, name) for name in sorted(names)):
             # Hidden files and journals change during the run itself.
-            changes = file.name.startswith((".", "crop.sqlite")) or file.suffix == ".jsonl"
-            if not changes and file.is_file():
+            if not file.name.startswith((".", "crop.")) and file.is_file():
                 return str(file), file.stat().st_size
     return str(path), None
 
@@ -270,11 +263,6 @@ def versions() -> tuple[tuple[str, str], ...]:
     )
 
 
-def cannot_run(error: object) -> str:
-    """The reason of a worker that cannot import or unpickle the work."""
-    return f"cannot run the program ({error}); install the same versions there"
-
-
 def unfit(fitness: Fitness) -> str:
     """Why this process cannot do the work, as the end of a message; empty when it can."""
     here = dict(versions())
@@ -300,23 +288,3 @@ def unfit(fitness: Fitness) -> str:
         if not os.access(folder, os.W_OK):
             return f"may not write in {folder}; change its permissions"
     return ""
-
-
-def probe_of(fitness: Fitness) -> Callable[[], str]:
-    """``unfit`` as a function that is sent by value, so that it runs where the package is not."""
-    parts: Any = tuple(fitness)  # Fitness itself is of a module that may be missing there
-    wanted = dict(fitness.versions)["imagenet_prep"]
-
-    def probe() -> str:
-        try:
-            import imagenet_prep
-
-            if imagenet_prep.__version__ != wanted:
-                return f"has imagenet_prep {imagenet_prep.__version__}, not {wanted}; update it"
-            from imagenet_prep.workers import cluster
-
-            return cluster.unfit(cluster.Fitness(*parts))
-        except ImportError as error:
-            return f"cannot run the program ({error}); install version {wanted} there"
-
-    return probe

@@ -1,7 +1,7 @@
 """Dask as a ``Cluster``: futures of a client, with a local cluster where there is no address.
 
-The scheduler gives the chunks of a lost worker to others, and gives a chunk up when three
-workers were lost with it (``distributed.scheduler.allowed-failures``).
+The scheduler runs the items of a lost worker again, and gives an item up when three workers
+were lost with it (``distributed.scheduler.allowed-failures``).
 """
 
 from __future__ import annotations
@@ -14,23 +14,15 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from multiprocessing import resource_tracker
 from typing import Any
 
-from imagenet_prep.workers.cluster import (
-    Cluster,
-    cannot_run,
-    lost,
-    not_joined,
-    unfit_worker,
-    workers_lost,
-)
+from imagenet_prep.workers.cluster import Cluster, cannot_run, lost, not_joined, workers_lost
 from imagenet_prep.workers.processes import interrupt_held
 
 _ANSWER_S = 10  # the scheduler answers within milliseconds
-_PROBE_S = 60  # a worker may have to import for the first time, from a busy disk
 _WORKERS_S = 60  # workers may take so long to start, or to start again
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "asyncio")
 
@@ -56,7 +48,7 @@ def join(address: str | None, jobs: int) -> Cluster:
                 raise not_joined("Dask", None, str(error)) from None
             stack.callback(_close, local)
         with warnings.catch_warnings():
-            # The versions that matter are compared by the probe.
+            # The versions that matter are compared by every worker.
             warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
             client = _connect(local or address)
         stack.callback(_close, client)
@@ -113,22 +105,21 @@ class _Dask(Cluster):
         self._client, self._stack = client, stack
         self._idle_since: float | None = None
 
-    def submit(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Any:
-        """Submits a chunk -> its future."""
+    def submit(self, function: Callable[[Any], Any], item: Any) -> Any:
+        """Submits an item -> its future."""
         with self._answered():
-            return super().submit(function, items)
+            return super().submit(function, item)
 
-    def result(self, handle: Any) -> list[Any]:
-        """The results of a chunk, the errors of Dask as ToolError."""
+    def result(self, handle: Any) -> Any:
+        """The result of an item, the errors of Dask as ToolError."""
         from distributed.scheduler import KilledWorker
 
         try:
             return super().result(handle)
         except KilledWorker:
-            reason = "gave up a chunk after several workers were lost with it"
-            raise workers_lost(self.name, reason) from None
-        except ImportError as error:
-            raise unfit_worker("a worker", self.name, cannot_run(error)) from None
+            raise workers_lost(self.name, "gave up an item that ended several workers") from None
+        except (ImportError, AttributeError) as error:
+            raise cannot_run(self.name, error) from None
         except (CancelledError, OSError):
             raise lost(self.name) from None
 
@@ -148,13 +139,6 @@ class _Dask(Cluster):
         while not self._workers() and time.monotonic() < until:
             time.sleep(0.2)
         return sum(int(worker["nthreads"]) for worker in self._workers().values())
-
-    def everywhere(self, probe: Callable[[], str]) -> dict[str, str]:
-        """The answer of every worker, or why it has none."""
-        with self._answered():
-            run, sync = self._client._run, self._client.sync
-            found = sync(run, probe, on_error="return", callback_timeout=_PROBE_S)
-        return {n: x if isinstance(x, str) else cannot_run(x) for n, x in found.items()}
 
     def close(self) -> None:
         """Leaves the scheduler; a local cluster ends."""

@@ -1,8 +1,8 @@
-"""One interface for parallel work: ``Workers``, and the processes of this machine as ``Local``.
+"""One interface for parallel work: ``Workers.map``; and the processes of this machine, ``Local``.
 
-Dask and Ray clusters (``cluster``, ``dask``, ``ray``) and threads (``threads``) feed the same
-window of submitted chunks. Local processes are joblib's loky: they start fresh, so neither the
-threads nor the locks of this process are copied into them.
+Clusters (``cluster``, ``dask``, ``ray``) are other ``Workers``; threads are in ``threads``. Local
+processes are joblib's loky: they start fresh, so neither the threads nor the locks of this
+process are copied into them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import os
 import queue
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -24,9 +23,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CHUNK = 8
-"""Items that a worker takes at a time."""
+"""Small items that a caller may send to a worker as one."""
 AHEAD = 4
-"""Chunks per worker that are submitted ahead: enough that none waits for this process."""
+"""Items per worker that are submitted ahead: enough that none waits for this process."""
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _WATCH_EVERY_S = 3.0
 _PR_SET_PDEATHSIG = 1
@@ -49,67 +48,53 @@ class Failed:
 
 
 class Pool:
-    """Where chunks run: an executor of ``concurrent.futures``. Clusters override what differs."""
+    """Where items run: an executor of ``concurrent.futures``. Clusters override what differs."""
 
     def __init__(self, executor: Any = None) -> None:
         self._executor = executor
 
-    def submit(self, function: Callable[[T], R], items: Sequence[T]) -> Any:
-        """Starts ``function`` of the items -> a handle."""
-        return self._executor.submit(run_chunk, function, items)
+    def submit(self, function: Callable[[T], R], item: T) -> Any:
+        """Starts ``function`` of the item -> a handle."""
+        return self._executor.submit(function, item)
 
-    def first_done(self, handles: Sequence[Any]) -> Any:
+    def first_done(self, handles: Collection[Any]) -> Any:
         """Waits for one of the handles -> it; ToolError when none can finish any more."""
         from concurrent.futures import FIRST_COMPLETED, wait
 
         while True:
             done, _ = wait(handles, timeout=_WATCH_EVERY_S, return_when=FIRST_COMPLETED)
             if done:
-                return next(handle for handle in handles if handle in done)
+                return done.pop()
             self.watch()
 
     def watch(self) -> None:
-        """Raises ToolError when no chunk can finish any more."""
+        """Raises ToolError when no item can finish any more."""
 
-    def result(self, handle: Any) -> list[Any]:
-        """The results of a chunk that is done; raises the exception of its function."""
-        found: list[Any] = handle.result()
-        return found
+    def result(self, handle: Any) -> Any:
+        """The result of an item that is done; raises the exception of its function."""
+        return handle.result()
 
-    def drop(self, handles: Sequence[Any]) -> None:
-        """Cancels the chunks of a map that ends early."""
+    def drop(self, handles: Collection[Any]) -> None:
+        """Cancels the items of a map that ends early."""
         for handle in handles:
             handle.cancel()
 
 
 class Workers:
-    """Workers that apply a function to items, on this machine or on a cluster.
-
-    Functions and items must be picklable, and a function must have the same effect on the disk
-    when it runs twice: the chunk of a worker that is lost runs again on another. ``items`` is
-    read only a few chunks ahead of the results. Exceptions of the function and of ``items``
-    are raised in the iteration; ToolError (``workers.died``, ``cluster.lost``) when workers
-    are lost for good. A consumer that stops early closes the iterator (``contextlib.closing``).
-    """
+    """Workers that apply a function to items, on this machine or on a cluster."""
 
     count: int
-    """How many chunks run at a time."""
+    """How many items run at a time."""
 
-    def map_unordered(
-        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
-    ) -> Generator[R, None, None]:
-        """``function`` of every item, as the results come."""
-        return self._map(function, items, chunk, ordered=False)
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+        """``function`` of every item, as the results come.
 
-    def map_ordered(
-        self, function: Callable[[T], R], items: Iterable[T], *, chunk: int = CHUNK
-    ) -> Generator[R, None, None]:
-        """``function`` of every item, in the order of the items."""
-        return self._map(function, items, chunk, ordered=True)
-
-    def _map(
-        self, function: Callable[[T], R], items: Iterable[T], chunk: int, *, ordered: bool
-    ) -> Generator[R, None, None]:
+        Functions and items must be picklable, and a function must have the same effect on the
+        disk when it runs twice: the item of a lost worker runs again on another. ``items`` is
+        read only a little ahead of the results. Exceptions of the function and of ``items`` are
+        raised here; ToolError (``workers.died``, ``cluster.lost``) when workers are lost for
+        good. A consumer that stops early closes the iterator (``contextlib.closing``).
+        """
         raise NotImplementedError
 
 
@@ -123,27 +108,16 @@ class Local(Workers):
     def __init__(self, count: int) -> None:
         self.count = resolve_jobs(count)
 
-    def _map(
-        self, function: Callable[[T], R], items: Iterable[T], chunk: int, *, ordered: bool
-    ) -> Generator[R, None, None]:
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+        """See ``Workers``."""
         if self.count == 1:
-            return (function(item) for item in items)
-        return self._in_processes(function, items, chunk, ordered)
-
-    def _in_processes(
-        self, function: Callable[[T], R], items: Iterable[T], size: int, ordered: bool
-    ) -> Generator[R, None, None]:
-        chunks = chunked(items, size)
-        first = next(chunks, [])
-        if len(first) < size:  # less than a chunk: starting a process would take longer
-            yield from map(function, first)
+            yield from map(function, items)
             return
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
         pool = _Processes(self.count)
-        every = itertools.chain([first], chunks)
         try:
-            yield from windowed(pool, function, every, ahead=self.count * AHEAD, ordered=ordered)
+            yield from windowed(pool, function, items, ahead=self.count * AHEAD)
         except UnboundLocalError as error:
             # loky fails in its own clean-up where a process could not be started.
             if isinstance(error.__context__, OSError):
@@ -176,39 +150,24 @@ def resolve_jobs(jobs: int | None) -> int:
 
 
 def windowed(
-    pool: Pool,
-    function: Callable[[T], R],
-    chunks: Iterator[list[T]],
-    *,
-    ahead: int,
-    ordered: bool,
+    pool: Pool, function: Callable[[T], R], items: Iterable[T], *, ahead: int
 ) -> Generator[R, None, None]:
-    """Results of ``function`` over chunks, ``ahead`` of which are in ``pool`` at a time."""
-    pending: deque[Any] = deque()
+    """Results as they come, with at most ``ahead`` items in ``pool`` at a time."""
+    source = iter(items)
+    pending: set[Any] = set()
     try:
-        for chunk in itertools.islice(chunks, ahead):
-            pending.append(pool.submit(function, chunk))
-        while pending:
-            ready = pool.first_done([pending[0]] if ordered else pending)
-            pending.remove(ready)
-            results: list[R] = pool.result(ready)
-            pending.extend(pool.submit(function, one) for one in itertools.islice(chunks, 1))
-            yield from results
+        while True:
+            for item in itertools.islice(source, ahead - len(pending)):
+                pending.add(pool.submit(function, item))
+            if not pending:
+                return
+            done = pool.first_done(pending)
+            pending.remove(done)
+            yield pool.result(done)
     finally:
         if pending:
             with interrupt_held():
                 pool.drop(pending)
-
-
-def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Items -> lists of ``size`` of them, read as they are asked for."""
-    source = iter(items)
-    return iter(lambda: list(itertools.islice(source, size)), [])
-
-
-def run_chunk(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """``function`` of each item; what a worker runs."""
-    return [function(item) for item in items]
 
 
 class _Processes(Pool):
@@ -218,16 +177,16 @@ class _Processes(Pool):
         super().__init__(start_pool(count, _ONE_THREAD))
         self._dropped = False
 
-    def submit(self, function: Callable[[T], R], items: Sequence[T]) -> Any:
+    def submit(self, function: Callable[[T], R], item: T) -> Any:
         with interrupt_held():  # new processes inherit this, from their first instruction
-            return super().submit(function, items)
+            return super().submit(function, item)
 
     def watch(self) -> None:
         manager = getattr(self._executor, "_executor_manager_thread", None)
         if manager is not None and not manager.is_alive():
             raise _died("the thread that feeds the worker processes ended by itself")
 
-    def drop(self, handles: Sequence[Any]) -> None:  # noqa: ARG002 - the pool serves one map
+    def drop(self, handles: Collection[Any]) -> None:  # noqa: ARG002 - the pool serves one map
         self._dropped = True
         # What no worker has begun; loky's manager thread would fail on a cancelled future.
         queued = getattr(self._executor, "_work_ids", None)
@@ -236,7 +195,7 @@ class _Processes(Pool):
                 queued.get_nowait()
 
     def end(self) -> None:
-        """Ends the processes; at once, where chunks were dropped."""
+        """Ends the processes; at once, where items were dropped."""
         with interrupt_held():
             self._executor.shutdown(wait=True, kill_workers=self._dropped)
 

@@ -1,8 +1,8 @@
 """Ray as a ``Cluster``: tasks of one processor, with a local instance where there is no address.
 
 Ray runs a task again whose worker or host was lost, ``_RETRIES`` times. It writes to stderr from
-compiled code and ends its process when its head is lost, so the functions below with an
-underscore run in a driver process of their own: a loky pool of one.
+compiled code and ends its process when its head is lost, so the functions at the end of this
+file run in a driver process of their own: a loky pool of one.
 """
 
 from __future__ import annotations
@@ -14,26 +14,18 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.workers.cluster import (
-    Cluster,
-    cannot_run,
-    lost,
-    not_joined,
-    unfit_worker,
-    workers_lost,
-)
-from imagenet_prep.workers.processes import interrupt_held, run_chunk, start_pool
+from imagenet_prep.workers.cluster import Cluster, cannot_run, lost, not_joined, workers_lost
+from imagenet_prep.workers.processes import interrupt_held, start_pool
 
 _RETRIES = 3
 _JOIN_S = 60  # Ray itself gives up much earlier
 _START_S = 120  # a local instance starts half a dozen programs
 _ANSWER_S = 10
 _WAIT_S = 3.0
-_PROBE_S = 60
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise Ray warns of a future default
@@ -71,14 +63,14 @@ def join(address: str | None, jobs: int) -> Cluster:
 
 
 def _end(pool: Any) -> None:
-    """Leaves Ray in good order where the driver answers, and ends the driver."""
+    """Leaves Ray where the driver still answers, and ends the driver."""
     with contextlib.suppress(TimeoutError, OSError, RuntimeError):
         pool.submit(_leave).result(_ANSWER_S)
     pool.shutdown(wait=True, kill_workers=True)
 
 
 class _Ray(Cluster):
-    """What is asked of the driver process; handles are numbers of tasks."""
+    """Calls of the driver process; handles are numbers of tasks."""
 
     name = "Ray"
 
@@ -86,38 +78,35 @@ class _Ray(Cluster):
         super().__init__(pool)
         self._stack = stack
 
-    def _ask(
-        self, function: Callable[..., Any], *arguments: Any, timeout_s: float = _ANSWER_S
-    ) -> Any:
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return self._executor.submit(function, *arguments).result(timeout_s)
+            return self._executor.submit(function, *arguments).result(_ANSWER_S)
         except (TimeoutError, OSError, RuntimeError):  # also of a driver that has ended
             self._executor.shutdown(wait=False, kill_workers=True)
             raise lost(self.name) from None
 
-    def submit(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Any:
-        """Submits a chunk -> its number."""
-        return self._ask(_submit, function, items)
+    def submit(self, function: Callable[[Any], Any], item: Any) -> Any:
+        """Submits an item -> its number."""
+        return self._ask(_submit, function, item)
 
-    def first_done(self, handles: Sequence[Any]) -> Any:
-        """Waits for one of the chunks."""
+    def first_done(self, handles: Collection[Any]) -> Any:
+        """Waits for one of the items."""
         while (done := self._ask(_wait, list(handles))) is None:
             if self.count() == 0:
                 raise workers_lost(self.name, "has no workers left")
         return done
 
-    def result(self, handle: Any) -> list[Any]:
-        """The results of a chunk, the errors of Ray as ToolError."""
+    def result(self, handle: Any) -> Any:
+        """The result of an item, the errors of Ray as ToolError."""
         outcome, value = self._ask(_result, handle)
         if outcome == "lost":
-            raise workers_lost(self.name, "gave up a chunk after several workers were lost with it")
+            raise workers_lost(self.name, "gave up an item that ended several workers")
         if outcome == "failed":
-            raise unfit_worker("a worker", self.name, cannot_run(value))
-        found: list[Any] = value
-        return found
+            raise cannot_run(self.name, value)
+        return value
 
-    def drop(self, handles: Sequence[Any]) -> None:
-        """Cancels chunks that no worker has begun."""
+    def drop(self, handles: Collection[Any]) -> None:
+        """Cancels items that no worker has begun."""
         with contextlib.suppress(ToolError):
             self._ask(_cancel, list(handles))
 
@@ -125,17 +114,14 @@ class _Ray(Cluster):
         """The processors of the hosts."""
         return int(self._ask(_count))
 
-    def everywhere(self, probe: Callable[[], str]) -> dict[str, str]:
-        """The answer of every host."""
-        return dict(self._ask(_everywhere, probe, timeout_s=_PROBE_S + _ANSWER_S))
-
     def close(self) -> None:
         """Leaves the cluster; a local instance ends."""
         self._stack.close()
 
 
 _tasks: dict[int, Any] = {}
-"""In the driver process: the chunks that are not done, by number."""
+"""In the driver process: the items that are not done, by number."""
+_numbers = itertools.count()
 
 
 def _silence() -> None:
@@ -147,94 +133,56 @@ def _silence() -> None:
 
 def _join(options: dict[str, Any]) -> str:
     """Joins or starts Ray -> why that failed, or nothing."""
-    import ray
-
     try:
-        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+        _ray().init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
         return str(error).strip().partition("\n")[0] or type(error).__name__
     return ""
 
 
+def _ray() -> Any:
+    return importlib.import_module("ray")
+
+
 def _leave() -> None:
-    import ray
-
-    ray.shutdown()
-
-
-def _nodes() -> list[dict[str, Any]]:
-    """The hosts that are alive and take work."""
-    ray: Any = importlib.import_module("ray")
-    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    _ray().shutdown()
 
 
 def _count() -> int:
-    return sum(int(node["Resources"]["CPU"]) for node in _nodes())
+    """The processors of the hosts that are alive."""
+    return sum(int(n["Resources"].get("CPU", 0)) for n in _ray().nodes() if n["Alive"])
 
 
-def _everywhere(probe: Callable[[], str]) -> dict[str, str]:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task = ray.remote(num_cpus=0, max_retries=_RETRIES)(probe)
-    asked = {}
-    for node in _nodes():
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-        asked[name] = task.options(scheduling_strategy=there).remote()
-    ray.wait(list(asked.values()), num_returns=len(asked), timeout=_PROBE_S)
-    return {name: _answer(task) for name, task in asked.items()}
-
-
-def _answer(task: Any) -> str:
-    import ray
-
-    try:
-        return str(ray.get(task, timeout=0.1))
-    except ray.exceptions.GetTimeoutError:
-        return f"does not answer within {_PROBE_S} s; look at it"
-    except (ray.exceptions.RayTaskError, ImportError) as error:
-        return cannot_run(str(error).strip().rpartition("\n")[2])
-
-
-def _submit(function: Callable[[Any], Any], items: Sequence[Any]) -> int:
-    ray: Any = importlib.import_module("ray")
-    task = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(run_chunk)
+def _submit(function: Callable[[Any], Any], item: Any) -> int:
     number = next(_numbers)
-    _tasks[number] = task.remote(function, items)
+    options = {"num_cpus": 1, "max_retries": _RETRIES, "retry_exceptions": False}
+    _tasks[number] = _ray().remote(**options)(_run).remote(function, item)
     return number
 
 
-_numbers = itertools.count()
+def _run(function: Callable[[Any], Any], item: Any) -> Any:
+    """The task of Ray."""
+    return function(item)
 
 
-def _wait(numbers: Sequence[int]) -> int | None:
+def _wait(numbers: list[int]) -> int | None:
     """The first task that is done, or None after a while."""
-    import ray
-
     tasks = {_tasks[number]: number for number in numbers}
-    done, _ = ray.wait(list(tasks), timeout=_WAIT_S)
+    done, _ = _ray().wait(list(tasks), timeout=_WAIT_S)
     return tasks[done[0]] if done else None
 
 
 def _result(number: int) -> tuple[str, Any]:
-    """("ok", results), ("lost", nothing) or ("failed", reason) of a task that is done."""
-    import ray
-
-    errors = ray.exceptions
+    """("ok", result), ("lost", nothing) or ("failed", reason) of a task that is done."""
+    ray = _ray()
     try:
         return "ok", ray.get(_tasks.pop(number))
-    except (
-        errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError,
-        errors.ObjectLostError,
-    ):  # fmt: skip
-        return "lost", None
-    except (errors.RayTaskError, ImportError) as error:
+    except (ray.exceptions.RayTaskError, ImportError) as error:
         return "failed", str(error).strip().rpartition("\n")[2]
+    except ray.exceptions.RayError:
+        return "lost", None
 
 
-def _cancel(numbers: Sequence[int]) -> None:
-    import ray
-
+def _cancel(numbers: list[int]) -> None:
     for number in numbers:
-        ray.cancel(_tasks.pop(number), force=False)
+        _ray().cancel(_tasks.pop(number), force=False)

@@ -6,10 +6,12 @@ at once, and nothing is copied between them. What computes in Python goes to ``p
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
-from imagenet_prep.workers.processes import AHEAD, Pool, chunked, windowed
+from imagenet_prep.workers.processes import AHEAD
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,6 +31,12 @@ def map_in_threads(
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(jobs) as executor:
-        pool, single = Pool(executor), chunked(items, 1)
-        yield from windowed(pool, function, single, ahead=jobs * AHEAD, ordered=True)
+    source, pool = iter(items), ThreadPoolExecutor(jobs)
+    try:
+        pending = deque(pool.submit(function, x) for x in itertools.islice(source, jobs * AHEAD))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, x) for x in itertools.islice(source, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

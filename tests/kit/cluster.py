@@ -245,7 +245,7 @@ class RayCluster:
 
     def workers(self) -> list[int]:
         """The processes of the workers that run a chunk."""
-        return self._named("ray::run_chunk")
+        return self._named("ray::_run")
 
     def head(self) -> int:
         """The process without which there is no cluster."""

@@ -116,7 +116,7 @@ def make_crops(pictures: Pictures, work: Path, count: int, jobs: int | None) -> 
         items = list(_shares(pictures.files, raw, count))
         for number in range(10):
             (raw / "train" / f"class{number}").mkdir(parents=True, exist_ok=True)
-        for _ in workers_of(jobs).map_unordered(_write_variants, items):
+        for _ in workers_of(jobs).map(_write_variants, items):
             pass
         run_crop(raw, cropped, CropSettings(), jobs=jobs, max_failures=0, progress=quiet)
         run_stats(cropped, stats, jobs=jobs)

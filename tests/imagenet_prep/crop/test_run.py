@@ -369,8 +369,8 @@ class Elsewhere:
     def __init__(self, left: Path) -> None:
         self._left = left
 
-    def map_unordered(self, *work: Any, **options: Any) -> Iterator[Any]:
-        for result in Local(1).map_unordered(*work, **options):
+    def map(self, *work: Any) -> Iterator[Any]:
+        for result in Local(1).map(*work):
             self._left.write_bytes(b"half")
             self.died = True
             yield result

@@ -39,8 +39,7 @@ def refuse_seven(number: int) -> int:
     return number
 
 
-@pytest.mark.parametrize("ordered", [True, False])
-def test_one_job_stays_in_this_process_and_is_lazy(ordered: bool) -> None:
+def test_one_job_stays_in_this_process_and_is_lazy() -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -48,18 +47,12 @@ def test_one_job_stays_in_this_process_and_is_lazy(ordered: bool) -> None:
             taken.append(number)
             yield number
 
-    local = Local(1)
-    results = (local.map_ordered if ordered else local.map_unordered)(own_process, items())
+    results = Local(1).map(own_process, items())
     assert next(results) == os.getpid()
     assert taken == [0]
 
 
-def test_less_than_a_chunk_starts_no_process() -> None:
-    assert list(Local(2).map_ordered(square, [])) == []
-    assert set(Local(4).map_unordered(own_process, range(3), chunk=4)) == {os.getpid()}
-
-
-def test_order_is_kept_and_items_are_not_read_far_ahead() -> None:
+def test_every_result_comes_once_and_items_are_not_read_far_ahead() -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -67,34 +60,31 @@ def test_order_is_kept_and_items_are_not_read_far_ahead() -> None:
             taken.append(number)
             yield number
 
-    with contextlib.closing(Local(2).map_ordered(square, items(), chunk=2)) as results:
+    with contextlib.closing(Local(2).map(square, items())) as results:
         first = next(results)
-        assert len(taken) < 40
-        assert [first, *results] == [number * number for number in range(200)]
-
-
-def test_unordered_gives_every_result_once() -> None:
-    results = list(Local(2).map_unordered(square, range(40), chunk=3))
-    assert sorted(results) == [number * number for number in range(40)]
+        assert len(taken) < 20
+        found = [first, *results]
+    assert sorted(found) == [number * number for number in range(200)]
+    assert list(Local(2).map(square, [])) == []
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_wait() -> None:
     with pytest.raises(ToolError) as caught:
-        list(Local(2).map_unordered(die_at_seven, range(40), chunk=2))
+        list(Local(2).map(die_at_seven, range(40)))
     assert caught.value.code == "workers.died"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_exception_of_the_function_is_raised_here(jobs: int) -> None:
     with pytest.raises(LookupError, match="seven is refused"):
-        list(Local(jobs).map_ordered(refuse_seven, range(40), chunk=2))
+        list(Local(jobs).map(refuse_seven, range(40)))
 
 
 def test_leaving_early_leaves_no_process() -> None:
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     if not children.exists():
         pytest.skip("this system does not list a process's children")
-    results = Local(2).map_unordered(own_process, range(1000), chunk=1)
+    results = Local(2).map(own_process, range(1000))
     with contextlib.closing(results):
         worker = next(results)
         assert worker != os.getpid()
@@ -117,7 +107,7 @@ def test_outcomes_are_values() -> None:
 LEFTOVERS = """
 from imagenet_prep.workers.processes import Local
 
-assert sorted(Local(2).map_unordered(abs, range(32))) == list(range(32))
+assert sorted(Local(2).map(abs, range(32))) == list(range(32))
 
 from joblib.externals.loky.backend import resource_tracker
 
