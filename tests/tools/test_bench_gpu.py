@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Sample, make_beton
-from tools.bench import gpu_feed
+from tools.bench import gpu_feed, gpu_loader
 from tools.bench.gpu_record import NO_CUDA, Bench
 from tools.bench.harness import options
 from tools.bench.recording import Record
@@ -77,3 +77,15 @@ def test_equal_pipelines_pass_and_one_that_is_off_does_not(
     monkeypatch.setattr(device.DeviceRing, "take", off)
     gpu_feed.parity(bench, data)
     assert len(bench.record.failed) == len(gpu_feed.SETTINGS)
+
+
+def test_the_loader_s_bench_runs_without_a_device(
+    small: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cropped, out = small.path.parent / "cropped", tmp_path / "rows.json"
+    given = ["gpu_loader.py", "--crops", str(cropped), "--smoke", "--json", str(out)]
+    monkeypatch.setattr("sys.argv", given)
+    assert gpu_loader.main() == 0
+    rows = json.loads(out.read_text())
+    assert [row["value"] for row in rows] == [0.0] * (len(gpu_loader.SETTINGS) + 1)
+    assert {row["images"] for row in rows} == {4}

@@ -6,8 +6,8 @@ FOLDER has JPEG crops of one size, in it or in one folder per class. They are pa
 beton whose pages are repeated to N samples. Parts, most valuable first, each printed and
 saved when it is done: pixels, CUDA beside CPU; JPEG to bfloat16 227 on the device at batch 256
 and 1024, one CPU thread, compressed images copied each time and resident; torchvision's
-``decode_jpeg`` on the device; decoding on the CPU's cores. ``--smoke`` needs no device: the
-kernels run in numba's simulator, if NUMBA_ENABLE_CUDASIM=1 is set, on a few small images.
+``decode_jpeg`` on the device; decoding on the CPU's cores. ``--smoke`` needs no device: four
+small images, whose batches the host makes, or with NUMBA_ENABLE_CUDASIM=1 the simulated device.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -65,8 +66,9 @@ class Lines:
             self.add(what, float("nan"), f"FAILED: {type(error).__name__}: {error}")
 
 
-def small_beton(crops: Path, folder: Path) -> Path:
-    """JPEG crops of one size -> ``small.beton`` with its statistics and manifest."""
+def small_beton(crops: Path, folder: Path, smoke: bool = False) -> Path:
+    """JPEG crops of one size -> a beton with its statistics and manifest; for a ``smoke`` test
+    four of them, made tiny."""
     from PIL import Image
 
     from imagenet_prep.beton.build import build_beton
@@ -78,14 +80,18 @@ def small_beton(crops: Path, folder: Path) -> Path:
 
     suffixes = {".jpg", ".jpeg"}
     files = sorted(path for path in crops.rglob("*") if path.suffix.lower() in suffixes)
+    files = files[:4] if smoke else files
     names = sorted({path.parent.name for path in files})
     keys = []
     for path in files:
         key = f"train/{path.parent.name}/{path.name}"
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
-        (folder / key).write_bytes(path.read_bytes())
+        if smoke:
+            Image.open(path).convert("RGB").resize((16, 16)).save(folder / key)
+        else:
+            (folder / key).write_bytes(path.read_bytes())
         keys.append((key, names.index(path.parent.name)))
-    images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in files])
+    images = np.stack([np.asarray(Image.open(folder / key).convert("RGB")) for key, _ in keys])
     source = source_digest((key, file_digest(folder / key)) for key, _ in keys)
     stats = moments.finish(moments.moments_of(images), source)
     save_stats(folder / "stats.npz", stats)
@@ -105,7 +111,7 @@ def pixels(lines: Lines, beton: Path, device: dict[str, Any], **options: Any) ->
     def difference(make: Callable[..., Any], settings: dict[str, Any]) -> tuple[float, int]:
         given = {"batch_size": 64, "jobs": 1} | options | settings
         worst, seen = 0.0, 0
-        with make(beton, **given) as host, make(beton, **given, **device) as ours:
+        with make(beton, **given) as host, make(beton, **(given | device)) as ours:
             for wanted, found in zip(host, ours, strict=True):
                 off = found.images.cpu().to(torch.float64) - wanted.images.to(torch.float64)
                 worst = max(worst, float(off.abs().max()))
@@ -206,9 +212,11 @@ def main() -> int:
     given = parser.parse_args()
     lines = Lines(given.json)
     with tempfile.TemporaryDirectory() as folder:
-        small = small_beton(given.crops, Path(folder))
+        small = small_beton(given.crops, Path(folder), given.smoke)
         if given.smoke:
-            pixels(lines, small, {"decode": "gpu"}, crop_size=9)
+            simulated = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+            device = {"decode": "gpu"} if simulated else {"decode": "cpu", "jobs": 2}
+            pixels(lines, small, device, crop_size=9)
         elif torch.cuda.is_available():
             on_device(lines, given.crops, small, given.samples, Path(folder))
         else:

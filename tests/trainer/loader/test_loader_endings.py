@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import hashlib
 import os
 import signal
 import subprocess
@@ -17,10 +16,8 @@ from typing import Any
 
 import pytest
 
-from imagenet_prep.core.errors import ToolError
-from imagenet_prep.dataset.beton_tables import inspect_beton
-from tests.kit.loading import Damaged, Sample, kept, train
-from trainer.loader.loader import BetonLoader, eval_loader
+from tests.kit.loading import Sample, kept, train
+from trainer.loader.loader import BetonLoader
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -64,80 +61,6 @@ def test_a_thread_that_ends_without_an_error_is_reported_with_the_file(
     ):
         next(iter(batches))
     assert str(small_beton.path) in str(told.value)
-
-
-def test_a_file_that_is_rewritten_in_place_in_the_middle_of_an_epoch_is_noticed(
-    damaged: Damaged,
-) -> None:
-    copy = damaged(lambda data: None)
-    start, end = inspect_beton(copy.path).extents[:, 0].min(), copy.path.stat().st_size
-    with train(copy, batch_size=1, batches_ahead=1) as batches:
-        found = 0
-        with pytest.raises(ToolError, match="changed while in use"):
-            for _ in batches:
-                found += 1
-                with copy.path.open("r+b") as file:
-                    file.seek(int(start))
-                    file.write(bytes(int(end - start)))
-        assert found < 25
-
-
-def test_a_file_that_is_deleted_in_the_middle_of_an_epoch_is_noticed(damaged: Damaged) -> None:
-    copy = damaged(lambda data: None)
-    batches = train(copy, batch_size=1, batches_ahead=1)
-    with batches, pytest.raises(ToolError, match="replaced or changed"):
-        for _ in batches:
-            copy.path.unlink(missing_ok=True)
-
-
-def flipped(sample: Sample, index: int, place: int) -> Any:
-    """Turns all bits of byte ``place`` of a sample."""
-    offset = int(inspect_beton(sample.path).extents[index, 0])
-
-    def change(data: bytearray) -> None:
-        data[offset + place] ^= 0xFF
-
-    return change
-
-
-@pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_a_flipped_byte_in_a_jpegs_beginning_is_named(
-    small_beton: Sample, damaged: Damaged, place: int
-) -> None:
-    batches = eval_loader(
-        damaged(flipped(small_beton, 4, place)).path, small_beton.stats, crop_size=51, jobs=1
-    )
-    with batches, pytest.raises(ToolError, match="sample 4, ") as caught:
-        kept(batches)
-    assert small_beton.manifest.keys[4] in str(caught.value)
-
-
-def test_a_flipped_byte_that_the_decoder_takes_for_a_picture_is_found_by_its_digest(
-    small_beton: Sample, damaged: Damaged
-) -> None:
-    size = int(inspect_beton(small_beton.path).extents[4, 1])
-    places = range(size * 2 // 3, size)
-    for place in places:
-        copy = damaged(flipped(small_beton, 4, place))
-        with eval_loader(copy.path, copy.stats, crop_size=51, jobs=1) as batches:
-            try:
-                kept(batches)
-            except ToolError:
-                continue
-        break
-    else:
-        pytest.fail("every flipped byte was noticed: this test says nothing")
-    with pytest.raises(ToolError, match=r"page \d+ .*not what was written") as caught:
-        eval_loader(copy.path, copy.stats, crop_size=51, jobs=1, verify=True)
-    assert str(copy.path) in str(caught.value)
-
-
-def test_a_sound_file_passes_its_verification(small_beton: Sample) -> None:
-    digests = small_beton.manifest.pages
-    data = small_beton.path.read_bytes()
-    assert hashlib.sha256(data[: small_beton.manifest.page_size_bytes]).hexdigest() == digests[0]
-    with train(small_beton, verify=True) as batches:
-        assert len(kept(batches)) == 4
 
 
 def open_files() -> int:

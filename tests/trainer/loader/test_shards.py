@@ -136,14 +136,6 @@ def test_ranks_share_out_the_samples_of_all_shards(sharded: Callable[..., Betons
     np.testing.assert_array_equal(pixels(everything), pixels(epoch(sharded(0))))
 
 
-def test_a_pattern_is_a_data_set(sharded: Callable[..., Betons]) -> None:
-    betons = sharded(5)
-    pattern = betons.paths[0].with_name("train-*.beton")
-    with train_loader(str(pattern), **TRAIN) as batches:
-        assert (batches.samples, len(batches)) == (25, 4)
-        assert batches.manifest.keys == betons.manifest.keys
-
-
 def test_tables_of_shards_are_one_after_the_other(sharded: Callable[..., Betons]) -> None:
     one, many = inspect_betons(sharded(0).paths), inspect_betons(sharded(5).paths)
     np.testing.assert_array_equal(many.labels, one.labels)
@@ -155,8 +147,9 @@ def test_tables_of_shards_are_one_after_the_other(sharded: Callable[..., Betons]
 
 
 def test_files_of_other_kinds_are_no_set(small_beton: Sample, full_beton: Sample) -> None:
-    with pytest.raises(ToolError, match="has other fields, images or pages than"):
+    with pytest.raises(ToolError) as caught:
         inspect_betons([small_beton.path, full_beton.path])
+    assert caught.value.code == "beton.shard_differs"
 
 
 def test_pictures_of_a_set_are_read_from_their_files(
@@ -201,9 +194,10 @@ def damage(path: Path, place: int) -> None:
 def test_a_sample_that_does_not_decode_is_named_with_its_shard_and_source(four: Betons) -> None:
     path = four.paths[2]
     damage(path, 4)
-    words = f"{path}: sample 4, {four.manifests[2].keys[4]}, does not decode"
-    with pytest.raises(ToolError, match=re.escape(words)):
+    with pytest.raises(ToolError) as caught:
         epoch(four)
+    assert caught.value.code == "loader.sample_damaged"
+    assert str(caught.value).startswith(f"{path}: sample 4, {four.manifests[2].keys[4]}, ")
 
 
 def test_verification_reads_every_shard(four: Betons) -> None:
@@ -211,10 +205,12 @@ def test_verification_reads_every_shard(four: Betons) -> None:
     data = bytearray(path.read_bytes())
     epoch(four, verify=True)
     offset, size, *_ = inspect_beton(path).extents[2].tolist()
-    data[offset + size - 1] ^= 1  # after the picture's end: no decoder minds
+    data[offset + size - 1] ^= 1  # after the image's end: no decoder minds
     path.write_bytes(data)
-    with pytest.raises(ToolError, match=re.escape(f"{path}: page 1 ") + ".*not what was written"):
+    with pytest.raises(ToolError) as caught:
         epoch(four, verify=True)
+    assert caught.value.code == "beton.page_changed"
+    assert str(caught.value).startswith(f"{path}: page 1 ")
 
 
 def vanish(path: Path) -> None:
@@ -239,7 +235,7 @@ def test_a_shard_that_changes_or_vanishes_during_the_epoch_is_named(
     found = 0
     with (
         train_loader(four, **(TRAIN | {"batch_size": 1}), batches_ahead=1, order="sequential") as b,
-        pytest.raises(ToolError, match=re.escape(f"{four.paths[3]}: was replaced or changed")),
+        pytest.raises(ToolError, match=re.escape(f"{four.paths[3]}: ")),
     ):
         for _ in b:
             found += 1
@@ -256,17 +252,6 @@ def test_a_shard_that_changes_between_epochs_is_named(
         change(four.paths[1])
         with pytest.raises(ToolError, match=re.escape(f"{four.paths[1]}: ")):
             kept(batches)
-
-
-def test_a_missing_shard_is_one_sentence_before_anything_is_read(four: Betons) -> None:
-    four.paths[1].unlink()
-    with pytest.raises(ToolError, match="1 of 4 shards are missing"):
-        train_loader(four.paths[0].with_name("train-*.beton"), **TRAIN)
-
-
-def test_a_shard_alone_is_no_data_set(four: Betons) -> None:
-    with pytest.raises(ToolError, match="3 of 4 shards are missing"):
-        train_loader(four.paths[0], **TRAIN)
 
 
 @pytest.fixture
