@@ -30,7 +30,7 @@ F = Any
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 DTYPES = ("uint8", "float32", "float16", "bfloat16")
 LAYOUTS = ("channels_last", "channels_first", "space_to_depth")
-HUFFMAN_THREADS, IDCT_THREADS = 64, 256
+HUFFMAN_THREADS, IDCT_THREADS = 128, 256
 BAND = 4
 """Rows of a view that a block of threads makes: those of a space-to-depth cell."""
 _SLOTS = IDCT_THREADS // 8
@@ -62,6 +62,10 @@ if SIMULATED:
     rounded: F = np.rint
 else:
     from numba.cuda import libdevice as _libdevice
+    from numba.cuda.core import config as _config
+
+    # The kernels of a small batch have few blocks; a warning for each launch helps nobody.
+    _config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
     libdevice: Any = _libdevice
     # Products that are rounded before anything is added to them, as on a CPU.
