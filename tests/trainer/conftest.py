@@ -71,13 +71,14 @@ def make_beton(
     quality: int = 90,
     format: str = "jpeg",
     progressive: bool = False,
+    names: Classes = CLASSES,
 ) -> Sample:
     """``count`` pictures of ``side`` px -> ``train.beton`` with all that belongs to it."""
     cropped = folder / "cropped"
     crops, written = [], {}
     for index in range(count):
-        label = index % len(CLASSES)
-        key = f"train/{CLASSES.names[label]}/{index}.JPEG"
+        label = index % len(names)
+        key = f"train/{names.names[label]}/{index}.JPEG"
         (cropped / key).parent.mkdir(parents=True, exist_ok=True)
         written[key] = jpeg(picture(side, index), quality, progressive)
         (cropped / key).write_bytes(written[key])
@@ -89,7 +90,7 @@ def make_beton(
     digest = file_digest(folder / "stats.npz")
     path = folder / "train.beton"
     manifest = beton.build_beton(
-        cropped, "train", path, stats=exact, stats_digest=digest, classes=CLASSES,
+        cropped, "train", path, stats=exact, stats_digest=digest, classes=names,
         crops=crops, jobs=1, format=format,
     )  # fmt: skip
     labels = dict(crops)

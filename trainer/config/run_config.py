@@ -18,6 +18,10 @@ RECIPE, LEARNING, SCHEDULE = "The recipe", "Learning", "Schedule"
 IMAGES, INTERRUPTIONS = "Images", "Interruptions"
 PROCESSES, MACHINE = "Several processes", "The machine"
 
+MEANS = ("image", "centre", "channel", "none")
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Those of torchvision's weights, 255 times (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)."""
+
 
 class ConfigError(UsageError):
     """A setting with an invalid value."""
@@ -176,11 +180,17 @@ class RunConfig:
     mean: str = setting(
         "image",
         IMAGES,
-        "Mean to subtract: the mean image, its centre, one value a channel, or none.",
-        choices=("image", "centre", "channel", "none"),
+        "Mean to subtract: image (the mean image), centre (its centre), channel, none, imagenet, "
+        "or three numbers such as 123.7,116.3,103.5.",
+    )
+    std: str = setting(
+        "", IMAGES, "Standard deviations to divide by: three numbers such as 58.4,57.1,57.4."
     )
     scaled: bool = setting(
-        False, IMAGES, "Division by the channels' standard deviations.", negative="--not-scaled"
+        False,
+        IMAGES,
+        "Division by the channels' standard deviations (with --mean imagenet by ImageNet's).",
+        negative="--not-scaled",
     )
     order: str = setting(
         "shuffle",
@@ -244,6 +254,32 @@ class RunConfig:
         None, MACHINE, "Decoding threads; by default one per CPU.", low=1, free=True
     )
 
+    @property
+    def pixel_mean(self) -> str | tuple[float, ...]:
+        """What the loader subtracts: a name, or three levels of 0-255."""
+        if self.mean == "imagenet":
+            return IMAGENET_MEAN
+        return self.mean if self.mean in MEANS else numbers(self.mean)
+
+    @property
+    def pixel_std(self) -> tuple[float, ...] | None:
+        """What the loader divides by, in levels; None: nothing, or the set's own (``scaled``)."""
+        if self.std:
+            return numbers(self.std)
+        return IMAGENET_STD if self.scaled and self.mean == "imagenet" else None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """``123.7,116.3,103.5`` -> the three numbers; ConfigError for anything else."""
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        raise ConfigError(
+            "config.numbers",
+            f"--mean, --std: {text!r} is neither {', '.join(MEANS)}, imagenet nor three numbers",
+        ) from None
+    return first, second, third
+
 
 SETTINGS: dict[str, Setting] = {
     item.name: Setting(item.name, str(item.type), item.default, **item.metadata)
@@ -296,6 +332,8 @@ def validate(config: RunConfig) -> None:
         raise ConfigError(
             "config.drops", f"--drops: {config.drops} are not ascending epochs from 1 on"
         )
+    if config.pixel_mean and any(not deviation > 0 for deviation in config.pixel_std or ()):
+        raise ConfigError("config.std", f"--std {config.std}: must be above 0")
     if config.scaled and config.mean == "none":
         raise ConfigError(
             "config.scaled_without_mean", "--scaled needs a mean; use --mean channel or image"

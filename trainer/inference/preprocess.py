@@ -37,14 +37,17 @@ class Preparation:
     @staticmethod
     def of(config: RunConfig, stats: Stats, out_size: int) -> Preparation:
         """The preparation of ``config`` in an evaluation, for a network of ``out_size`` pixels."""
-        views = Views(config.crop_size, out_size, "centre", mean=config.mean, scaled=config.scaled)
+        views = Views(
+            config.crop_size, out_size, "centre", mean=config.pixel_mean, std=config.pixel_std,
+            scaled=config.scaled,
+        )  # fmt: skip
         return Preparation(
             torch.from_numpy(mean_of(views, stats.mean)),
             torch.from_numpy(gain_of(views, stats.channel_std)),
             config.crop_size,
             out_size,
             config.mean,
-            config.scaled,
+            config.scaled or config.pixel_std is not None,
         )
 
     @property

@@ -94,6 +94,7 @@ class BetonLoader:
         self.wait_s = 0.0
         self._epoch, self._position, self._begun = 0, 0, False
         self._live: Filler | None = None
+        self._stamps = list(self.info.stamps)
         self._ending = contextlib.ExitStack()
         # Also raises when there are too few samples for the ranks.
         self._ends = step_ends(
@@ -254,20 +255,31 @@ class BetonLoader:
                     "beton.unreadable", f"{path}: cannot be read ({error.strerror})"
                 ) from None
             self._ending.callback(os.close, file)
-            if stamp_of(file) != self.info.stamps[number]:
-                raise _changed(path)
+            self._check_contents(number, stamp_of(file))
             self._backend.files[number] = file
+
+    def _check_contents(self, number: int, stamp: tuple[int, ...]) -> None:
+        """ToolError if file ``number`` was changed. A new time alone is no change: the contents
+        are compared with the manifest once, where there is one."""
+        if stamp == self._stamps[number]:
+            return
+        path, manifests = self.betons.paths[number], self.betons.manifests
+        if stamp[0] != self._stamps[number][0] or not manifests[number].pages:
+            raise _changed(path)
+        try:
+            verify_pages(path, manifests[number])
+        except (ToolError, OSError):
+            raise _changed(path) from None
+        self._stamps[number] = stamp
 
     def _check(self, indices: NDArray[np.uint64]) -> None:
         """Called after each batch, in the loader's thread: raises if a file was changed."""
         for number in set(self.info.extents[indices, 3].tolist()):
             path = self.betons.paths[number]
             try:
-                changed = stamp_of(path) != self.info.stamps[number]
+                self._check_contents(number, stamp_of(path))
             except OSError:
-                changed = True
-            if changed:
-                raise _changed(path)
+                raise _changed(path) from None
 
     def _named(self, error: BaseException | None, indices: NDArray[np.uint64]) -> BaseException:
         """What ended the loader's thread while it made a batch -> what the consumer gets."""
@@ -310,4 +322,4 @@ class BetonLoader:
 
 
 def _changed(path: Path) -> ToolError:
-    return ToolError("beton.changed", f"{path}: was replaced or changed while in use; start again")
+    return ToolError("beton.changed", f"{path}: was replaced or changed while in use; restore it")

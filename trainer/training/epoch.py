@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class EpochRun:
         started, talked_s = time.perf_counter(), session.world.communication_s()
         result = train_epoch(
             learner,
-            self.rest,
+            self._until_changed(),
             stepper,
             session.precision,
             settings,
@@ -150,6 +150,21 @@ class EpochRun:
         row = self._row(seconds, shares, found)
         per_batch = self.epoch * self.steps
         return EpochResult(row, result.step_losses, per_batch, found)
+
+    def _until_changed(self) -> Iterator[BatchLike]:
+        """The batches that are left; a beton file that changes ends them with a checkpoint."""
+        try:
+            yield from self.rest
+        except ToolError as error:
+            whole_steps = self.session.config.accumulate == self.session.world.ranks == 1
+            if error.code != "beton.changed" or not whole_steps:
+                raise
+            self._save()
+            raise ToolError(
+                error.code,
+                f"{error.message}; a checkpoint is written: continue with --resume --out "
+                f"{self.tools.folder}",
+            ) from error
 
     def _seed(self) -> None:
         """Dropout of a step is a function of seed, step and rank: no state to store."""
@@ -310,7 +325,8 @@ def training_batches(session: Session) -> BetonLoader:
         lighting=config.lighting,
         lighting_mode=config.lighting_mode,
         mirror=config.mirror,
-        mean=config.mean,
+        mean=config.pixel_mean,
+        std=config.pixel_std,
         scaled=config.scaled,
         order=config.order,
         rank=session.world.rank,

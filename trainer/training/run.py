@@ -91,7 +91,7 @@ def train(
         data = find_data(beton, validation)
         stored = world.from_main(_stored(folder) if world.main and resume else None)
         session = _session(config, data, world, notice, fresh=stored is None)
-        _check_validation(session)
+        _check_data(session)
         begin(len(data.classes))
         if stored is not None:
             _restore(session, folder, stored, force=force, notice=notice)
@@ -175,6 +175,8 @@ def _session(
     if world.main:  # the file may be on the machine of rank 0 alone
         model = Session.new_model(config, data)
         found = start_weights(config.weights, model.state_dict(), data.classes)
+        if config.weights == "torchvision" and (config.mean, config.scaled) != ("imagenet", True):
+            found[1].append("torchvision's weights were trained with --mean imagenet --scaled")
     weights, messages = world.from_main(found)
     for message in messages:
         notice(message)
@@ -245,9 +247,15 @@ def _keep(session: Session, folder: Path) -> None:
             path.unlink()
 
 
-def _check_validation(session: Session) -> None:
-    """UsageError for settings that need a validation set where there is none."""
-    config = session.config
+def _check_data(session: Session) -> None:
+    """UsageError for settings that need more images, or a validation set."""
+    config, images = session.config, session.data.manifest.samples
+    if session.spec.norm == "batch" and images < 2 * session.world.ranks:
+        raise UsageError(
+            "run.too_few_images",
+            f"{session.data.train}: {images} image(s) for {session.world.ranks} process(es): batch "
+            "normalisation needs two for each; use a --network without it, or more images",
+        )
     if session.data.validation is not None:
         return
     for flag, used in (

@@ -20,8 +20,7 @@ _FETCH = "python -c \"import torchvision; torchvision.models.alexnet(weights='DE
 def start_weights(
     source: str, model: Mapping[str, Tensor], classes: Classes
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """``--weights`` and the state dict of the new network -> the tensors to load, and what to
-    tell the user.
+    """``--weights`` and the state dict of the new network -> the tensors to load, and messages.
 
     The last layer is left out where the classes are others. ToolError when the weights are
     damaged, not finite, or of another network.

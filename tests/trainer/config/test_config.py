@@ -52,6 +52,9 @@ def test_a_shorter_run_has_a_shorter_warm_up_unless_it_is_given() -> None:
         ({"schedule": "drops"}, "config.no_drops", "--drops 25,51,79"),
         ({"schedule": "drops", "drops": (9, 5)}, "config.drops", "--drops"),
         ({"warmup_epochs": 99.0}, "config.warmup_too_long", "--warmup-epochs"),
+        ({"mean": "grey"}, "config.numbers", "three numbers"),
+        ({"std": "1,2"}, "config.numbers", "three numbers"),
+        ({"std": "1,0,2"}, "config.std", "above 0"),
         ({"scaled": True, "mean": "none"}, "config.scaled_without_mean", "--scaled"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,24 @@ import pytest
 import torch
 
 from imagenet_prep.core.errors import ToolError, UsageError, quiet
+from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.names import stats_beside
 from imagenet_prep.dataset.statistics import load_stats, save_stats
 from tests.kit.refusal import refusal
+from tests.kit.short_run import PLAIN_SPEC
+from tests.trainer.conftest import make_beton
 from trainer.checkpoint import load_checkpoint
 from trainer.config import presets
-from trainer.config.run_config import RunConfig
+from trainer.config.run_config import IMAGENET_MEAN, IMAGENET_STD, RunConfig
 from trainer.data import find_data
 from trainer.distributed.world import World
 from trainer.inference.evaluate import evaluate_beton
 from trainer.inference.export import export
+from trainer.inference.preprocess import Preparation
 from trainer.loader.loader import train_loader
+from trainer.network.alexnet import NETWORKS
 from trainer.report.metrics import read_metrics
+from trainer.training.epoch import training_batches
 from trainer.training.run import train
 from trainer.training.state import Session
 
@@ -417,3 +424,70 @@ def test_symbolic_links_and_betons_of_other_tools(workplace: Path) -> None:
     other.write_bytes((workplace / "train.beton").read_bytes())
     with refusal("beton.foreign", f"imagenet-prep crop --src {other}"):
         find_data(other)
+
+
+def test_a_new_time_of_the_beton_file_is_no_change(workplace: Path) -> None:
+    beton = workplace / "train.beton"
+
+    def touch(what: str, done: int, total: int) -> None:
+        os.utime(beton)
+
+    train(TINY, beton, workplace / "run", resume=False, report=silent, progress=touch)
+    assert load_checkpoint(workplace / "run" / "last.pt").progress["epochs_done"] == 2
+
+
+def test_a_changed_beton_file_ends_the_run_with_a_checkpoint(workplace: Path) -> None:
+    beton, folder = workplace / "train.beton", workplace / "run"
+    whole = beton.read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+
+    def change(what: str, done: int, total: int) -> None:
+        if what.startswith("epoch 2"):
+            beton.write_bytes(changed)
+
+    config = dataclasses.replace(TINY, batch_size=2)
+    with refusal("beton.changed", str(beton), "a checkpoint is written", "--resume"):
+        train(config, beton, folder, resume=False, report=silent, progress=change)
+    stored = load_checkpoint(folder / "last.pt")
+    assert stored.progress["epochs_done"] == 1
+    assert stored.partial is not None
+    beton.write_bytes(whole)
+    train(config, beton, folder, resume=True, report=silent, progress=quiet)
+    train(config, beton, workplace / "other", resume=False, report=silent, progress=quiet)
+    ours, theirs = (load_checkpoint(f / "last.pt").model for f in (folder, workplace / "other"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_set_of_one_image_or_one_class_trains(
+    tiny_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETWORKS, "plain", PLAIN_SPEC)
+    one = dataclasses.replace(TINY, epochs=1)
+    image = make_beton(tmp_path, 1, 64).path
+    with refusal("run.too_few_images", "1 image", "--network"):
+        train(one, image, tmp_path / "a", resume=False, report=silent, progress=quiet)
+    (tmp_path / "class").mkdir()
+    single = make_beton(tmp_path / "class", 4, 64, names=Classes(("ant",), {})).path
+    for beton, network in ((image, "plain"), (single, "tiny")):
+        config = dataclasses.replace(one, network=network)
+        result = train(
+            config, beton, tmp_path / network, resume=False, report=silent, progress=quiet
+        )
+        assert math.isfinite(result.rows[0]["train_loss"])
+
+
+def test_pixels_are_prepared_with_given_means_and_deviations(workplace: Path) -> None:
+    own = dataclasses.replace(TINY, epochs=1, mean="imagenet", scaled=True)
+    folder = workplace / "run"
+    train(own, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet)
+    data = find_data(workplace / "train.beton")
+    with training_batches(Session(own, data, World())) as batches:
+        images = next(iter(batches)).images
+        levels = images * torch.tensor(IMAGENET_STD)[:, None, None]
+        levels += torch.tensor(IMAGENET_MEAN)[:, None, None]
+    config = dataclasses.replace(own, mean="none", scaled=False)
+    with training_batches(Session(config, data, World())) as batches:
+        assert torch.allclose(next(iter(batches)).images, levels, atol=1e-3)
+    prepare = Preparation.of(own, data.stats, 67)
+    assert prepare.described(None)["divide_by"] == pytest.approx(IMAGENET_STD)
