@@ -79,15 +79,14 @@ def run_command(
     An error becomes one message on stderr; with ``--json`` also ``{"error": {"code", "message"}}``
     on stdout. ``interrupted`` is the message after Ctrl-C.
     """
-    _open_streams()
+    _print_any_name()
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         status = command.main(arguments, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
-    except BrokenPipeError:
-        # The reader of stdout has gone; what is still buffered must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of stdout has gone
+        _flush_nowhere()
         return 1
     except (Exception, KeyboardInterrupt) as error:
         found = _failure(error, interrupted)
@@ -99,9 +98,18 @@ def run_command(
             error.show()
         else:
             say(f"{program}: {message}")
-        if as_json:
-            click.echo(json.dumps({"error": {"code": code, "message": message}}))
+        try:
+            if as_json:
+                click.echo(json.dumps({"error": {"code": code, "message": message}}))
+            sys.stdout.flush()
+        except OSError:  # a full disk
+            _flush_nowhere()
         return status
+
+
+def _flush_nowhere() -> None:
+    """What is still buffered for stdout must not fail at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failure(error: BaseException, interrupted: str) -> tuple[str, str, int] | None:
@@ -121,11 +129,8 @@ def _failure(error: BaseException, interrupted: str) -> tuple[str, str, int] | N
     return None
 
 
-def _open_streams() -> None:
-    """Makes every standard stream usable: a closed one is /dev/null, any file name prints."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - for good
+def _print_any_name() -> None:
+    """File names may hold any bytes, and what the terminal cannot show is escaped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The start of a program: Ctrl-C during the import of the command line, closed streams."""
+"""The start of a program: file names as UTF-8, Ctrl-C also while the program is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from pathlib import Path
 
 
 def enter(program: str, interrupted: str, command_line: Callable[[], None]) -> None:
-    """Calls ``command_line``, which imports the program and runs it."""
+    """Calls ``command_line``, which imports the program and runs it.
+
+    In a locale that is not UTF-8 (C, Latin-1) Python starts again in its UTF-8 mode, so that the
+    same files have the same names everywhere.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     _open_standard_streams()
     message = use_writable_cache(Path(__file__).parents[1])
     if message is not None:
