@@ -21,7 +21,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONGEST_S = 240
-_PROGRESS = re.compile(r"(crop|stats|build): \d+ of \d+|(layout|note:) .*")  # the former: slow machine
+_PROGRESS = re.compile(
+    r"(crop|stats|build): \d+ of \d+|(layout|note:) .*"
+)  # the former: slow machine
 _LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray listens on loopback only, and looks there
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -27,7 +27,9 @@ from tests.kit.journal import journal_rows
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMANDS = ("sample", "crop", "merge", "failures", "stats", "build", "verify", "prepare", "info")
 FAILURES = "crop.too_many_failures"
-NOTICE = re.compile(r"^(?:layout|note:) .*\n|^crop: \d+ of \d+\n", re.MULTILINE)  # crop: a slow machine
+NOTICE = re.compile(
+    r"^(?:layout|note:) .*\n|^crop: \d+ of \d+\n", re.MULTILINE
+)  # crop: a slow machine
 Capture = pytest.CaptureFixture[str]
 
 
