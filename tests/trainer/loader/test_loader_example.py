@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from pathlib import Path
@@ -30,6 +31,36 @@ def test_the_readme_shows_the_same_example() -> None:
     assert textwrap.indent(example(), "    ").rstrip() in readme
 
 
+def run_beside(
+    program: str, sample: Sample, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """Runs a program in a folder with train.beton and val.beton -> its names."""
+    for split in ("train", "val"):
+        beton = folder / f"{split}.beton"
+        shutil.copy(sample.path, beton)
+        save_manifest(beton, sample.manifest)
+        save_stats(stats_beside(beton), sample.stats)
+    monkeypatch.chdir(folder)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(compile(program, "example", "exec"), names)
+    return names
+
+
+def test_the_script_of_the_documentation_trains_and_validates(
+    full_beton: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    page = (Path(__file__).resolve().parents[3] / "docs" / "loader.md").read_text()
+    program = page.split("```python\n")[1].partition("```")[0]
+    for whole, short in (("range(90)", "range(1)"), ("size=128", "size=3")):
+        assert whole in program
+        program = program.replace(whole, short)
+    program = program.replace("torch.cuda.is_available()", "False")
+    run_beside(program, full_beton, tmp_path, monkeypatch)
+    assert re.search(r"epoch 1: top-1 accuracy \d+\.\d\d%", capsys.readouterr().out)
+
+
 def test_the_example_trains_a_torchvision_network(
     full_beton: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,14 +73,7 @@ def test_the_example_trains_a_torchvision_network(
     ):
         assert whole in program
         program = program.replace(whole, short)
-    beton = tmp_path / "train.beton"
-    shutil.copy(full_beton.path, beton)
-    save_manifest(beton, full_beton.manifest)
-    save_stats(stats_beside(beton), full_beton.stats)
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    names: dict[str, Any] = {}
-    exec(compile(program, "example", "exec"), names)
+    names = run_beside(program, full_beton, tmp_path, monkeypatch)
     assert names["images"].shape == (3, 3, 224, 224)
     # Normalised: the levels of pictures are within a few standard deviations.
     assert 0.2 < float(names["images"].std()) < 3
