@@ -26,7 +26,7 @@ from trainer.distributed.world import World
 from trainer.loader.loader import Batch, BetonLoader
 from trainer.training.epoch import training_batches
 from trainer.training.state import Session
-from trainer.training.step import Stepper, StepSettings, train_epoch
+from trainer.training.step import Sums, train_epoch
 
 WARM_UP_BATCHES = 2
 _ENOUGH_WAIT = 0.05  # the share of waiting below which a run is as fast as its step
@@ -214,20 +214,15 @@ def _train(
     begun: Callable[[], None] = lambda: None,
 ) -> _Measured:
     """Real steps over ``batches`` for that long, with a learning rate that moves nothing far."""
-    config, meter = session.config, _Meter(session.device)
+    meter = _Meter(session.device)
 
     def start() -> None:
         meter.start()
         begun()
 
-    stepper = Stepper(
-        session.model, session.optimizer, session.average, session.precision, config.clip_norm,
-        lambda _: 1e-9, 0,
-    )  # fmt: skip
-    settings = StepSettings(len(session.data.classes), config.label_smoothing, 1)
     train_epoch(
-        session.learner, _until(batches, seconds, start), stepper, session.precision, settings,
-        session.device, meter.count,
+        session.stepping, _until(batches, seconds, start), lambda _: 1e-9, 0,
+        Sums(session.device), meter.count,
     )  # fmt: skip
     spent = meter.seconds
     return _Measured(meter.images / spent, spent)

@@ -77,6 +77,7 @@ class Ours:
         small: bool,
         device: str = "cpu",
         network: str = "paper",
+        graph: bool = True,
     ) -> None:
         from dataclasses import replace
 
@@ -86,10 +87,10 @@ class Ours:
         from trainer.network.alexnet import build, network_spec
         from trainer.training.memory import keep_freed_memory
         from trainer.training.optim import make_optimizer
-        from trainer.training.step import Stepper, StepSettings, train_epoch
+        from trainer.training.step import Step, StepSettings
 
         torch.set_num_threads(threads)
-        self.device, self.train_epoch = torch.device(device), train_epoch
+        self.device = torch.device(device)
         if device == "cpu":
             keep_freed_memory()
         spec = network_spec(network, classes=CLASSES)
@@ -99,18 +100,15 @@ class Ours:
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = Precision(self.device, choose_precision(precision, self.device))
         optimizer = make_optimizer(
-            self.model, "sgd", lr=LR, momentum=0.9, weight_decay=5e-4, bias_rate=1.0,
-            decay_biases=True,
-        )  # fmt: skip
-        self.stepper = Stepper(self.model, optimizer, None, self.precision, 0.0, lambda _: LR, 0)
-        self.settings = StepSettings(classes=CLASSES, label_smoothing=0.0, least_batch=1)
+            self.model, "sgd", momentum=0.9, weight_decay=5e-4, bias_rate=1.0, decay_biases=True
+        )
+        self.step = Step(self.model, optimizer, self.precision, StepSettings(), graph=graph)
 
     def train(self, batches: Any) -> dict[str, Any]:
         """Trains once over ``batches``."""
-        result = self.train_epoch(
-            self.model, batches, self.stepper, self.precision, self.settings, self.device,
-            lambda _: None,
-        )  # fmt: skip
+        from trainer.training.step import Sums, train_epoch
+
+        result = train_epoch(self.step, batches, lambda _: LR, 0, Sums(self.device), lambda _: None)
         return {"count": result.images, "loss": result.loss, "precision": self.precision.name}
 
 

@@ -21,10 +21,16 @@ from torch import Tensor
 jit: Callable[[Any], Any] = triton.jit
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 VECTOR = 8  # channels of a lane
-# Threads of a program, and how many rows (of windows, of pairs of rows, of places) a lane walks.
-POOL_FORWARD = {"threads": 128, "rows": 9}
-POOL_BACKWARD = {"threads": 128, "rows": 14}
-RELU = {"threads": 128, "rows": 16}
+# Threads of a program; how many rows (of windows, of pairs of rows, of places) a lane walks; and
+# the most registers of a thread (0: what the compiler wants).
+TUNING = {
+    "lrn forward": {"threads": 128, "rows": 9, "registers": 0},
+    "lrn backward": {"threads": 128, "rows": 14, "registers": 0},
+    "pool forward": {"threads": 128, "rows": 9, "registers": 0},
+    "pool backward": {"threads": 128, "rows": 14, "registers": 0},
+    "relu forward": {"threads": 128, "rows": 16, "registers": 0},
+    "relu backward": {"threads": 128, "rows": 16, "registers": 0},
+}
 
 
 @jit
@@ -138,10 +144,9 @@ def _row(z, at, mask, left, right, groups, b, alpha, k, LRN: tl.constexpr, FIRST
 
 
 @jit
-def _pool_forward(z, bias, y, cells, lanes, H, W, OH, OW, groups, alpha, k,
-                  LRN: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr,
-                  N: tl.constexpr):  # fmt: skip
-    """One lane: ROWS windows below one another, of eight channels. ``cells``: which of the nine
+def _pool_forward(z, bias, y, cells, lanes, rows, H, W, OH, OW, groups, alpha, k,
+                  LRN: tl.constexpr, FIRST: tl.constexpr, N: tl.constexpr):  # fmt: skip
+    """One lane: rows windows below one another, of eight channels. ``cells``: which of the nine
     places of a window has its largest value; 9 where that is not above 0."""
     lane = tl.program_id(0) * N + tl.arange(0, N)
     mask = lane < lanes
@@ -151,11 +156,11 @@ def _pool_forward(z, bias, y, cells, lanes, H, W, OH, OW, groups, alpha, k,
         b = _floats(_around(bias, g, mask, left, right, 2, N))
     else:
         b = _floats(_around(bias, g, mask, left, right, 0, N))
-    first = tl.program_id(1) * ROWS
+    first = tl.program_id(1) * rows
     at = ((image.to(tl.int64) * H + 2 * first) * W + 2 * column) * groups + g
     to = ((image.to(tl.int64) * OH + first) * OW + column) * groups + g
     best, which = _row(z, at, mask, left, right, groups, b, alpha, k, LRN, FIRST, N)
-    for _ in range(first, min(first + ROWS, OH)):
+    for _ in range(first, min(first + rows, OH)):
         mid, mids = _row(z, at + W * groups, mask, left, right, groups, b, alpha, k, LRN, FIRST, N)
         at += 2 * W * groups
         low, lows = _row(z, at, mask, left, right, groups, b, alpha, k, LRN, FIRST, N)
@@ -224,10 +229,9 @@ def _through_lrn(z, at, mask, left, right, b, g, alpha, k, FIRST: tl.constexpr, 
 
 
 @jit
-def _pool_backward(z, bias, gradient, cells, dz, sums, lanes, H, W, OH, OW, groups, alpha, k,
-                   LRN: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr,
-                   N: tl.constexpr):  # fmt: skip
-    """One lane: ROWS squares of 2 x 2 places below one another, of eight channels. The four
+def _pool_backward(z, bias, gradient, cells, dz, sums, lanes, rows, H, W, OH, OW, groups, alpha, k,
+                   LRN: tl.constexpr, FIRST: tl.constexpr, N: tl.constexpr):  # fmt: skip
+    """One lane: rows squares of 2 x 2 places below one another, of eight channels. The four
     windows that reach into a square are read once; ``sums`` are the lane's of ``dz``."""
     HALO: tl.constexpr = 2 if LRN else 0
     lane = tl.program_id(0) * N + tl.arange(0, N)
@@ -239,9 +243,9 @@ def _pool_backward(z, bias, gradient, cells, dz, sums, lanes, H, W, OH, OW, grou
     if LRN:
         b = _floats(_around(bias, g, mask, left, right, 4, N))
     total = _zeros8(N)
-    first = tl.program_id(1) * ROWS
+    first = tl.program_id(1) * rows
     within, before = mask & (column < OW), mask & (column > 0) & (column <= OW)
-    for i in range(first, min(first + ROWS, (H + 1) // 2)):
+    for i in range(first, min(first + rows, (H + 1) // 2)):
         to = ((image * OH + i) * OW + column) * groups + g
         row = i + lane * 0  # a tensor also in the interpreter
         low, high = row < OH, (row > 0) & (row <= OH)
@@ -314,6 +318,16 @@ def fits(z: Tensor) -> bool:
     )
 
 
+def _launch(name: str, kernel: Any, lanes: int, parts: int, *arguments: Any, **fixed: Any) -> None:
+    """``kernel`` for so many lanes, ``parts`` times beside each other, as ``TUNING`` has it."""
+    threads, registers = TUNING[name]["threads"], TUNING[name]["registers"]
+    if registers:
+        fixed["maxnreg"] = registers
+    kernel[(triton.cdiv(lanes, threads), parts)](
+        *arguments, **fixed, N=threads, num_warps=threads // 32
+    )
+
+
 def pool_forward(
     z: Tensor, bias: Tensor, alpha: float, k: float, first: bool
 ) -> tuple[Tensor, Tensor]:
@@ -327,11 +341,12 @@ def pool_forward(
     y = _empty(z, high, wide, z.dtype)
     cells = _empty(z, high, wide, torch.uint8)
     groups = channels // VECTOR
-    lanes = images * wide * groups
-    threads, rows = POOL_FORWARD["threads"], POOL_FORWARD["rows"]
-    _pool_forward[(triton.cdiv(lanes, threads), triton.cdiv(high, rows))](
-        z, bias, y, cells, lanes, height, width, high, wide, groups, alpha, k,
-        LRN=alpha != 0, FIRST=first, ROWS=rows, N=threads, num_warps=threads // 32,
+    lanes, lrn = images * wide * groups, alpha != 0
+    name = "lrn forward" if lrn else "pool forward"
+    rows = TUNING[name]["rows"]
+    _launch(
+        name, _pool_forward, lanes, triton.cdiv(high, rows), z, bias, y, cells, lanes, rows,
+        height, width, high, wide, groups, alpha, k, LRN=lrn, FIRST=first,
     )  # fmt: skip
     return y, cells
 
@@ -347,44 +362,42 @@ def pool_backward(
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     dz = _empty(gradient, height, width, gradient.dtype)
     groups = channels // VECTOR
-    lanes = images * ((width + 1) // 2) * groups
-    threads, rows = POOL_BACKWARD["threads"], POOL_BACKWARD["rows"]
+    lanes, lrn = images * ((width + 1) // 2) * groups, alpha != 0
+    name = "lrn backward" if lrn else "pool backward"
+    rows = TUNING[name]["rows"]
     parts = triton.cdiv((height + 1) // 2, rows)
     sums = dz.new_empty((parts * lanes // groups, channels), dtype=torch.float32)
-    _pool_backward[(triton.cdiv(lanes, threads), parts)](
-        gradient if z is None else z, bias, gradient, cells, dz, sums, lanes, height, width,
-        high, wide, groups, alpha, k,
-        LRN=alpha != 0, FIRST=first, ROWS=rows, N=threads, num_warps=threads // 32,
+    _launch(
+        name, _pool_backward, lanes, parts, gradient if z is None else z, bias, gradient, cells,
+        dz, sums, lanes, rows, height, width, high, wide, groups, alpha, k, LRN=lrn, FIRST=first,
     )  # fmt: skip
     return dz, sums.sum(0)
 
 
 def relu_forward_(z: Tensor, bias: Tensor) -> None:
     """z <- max(z + bias, 0) of a convolution's sums (B, C, H, W)."""
-    vectors, groups, lanes = _lanes(z)
-    threads, rows = RELU["threads"], RELU["rows"]
-    _relu_forward[(triton.cdiv(lanes, threads),)](
-        z, bias, lanes, vectors, groups, ROWS=rows, N=threads, num_warps=threads // 32
-    )
+    rows = TUNING["relu forward"]["rows"]
+    vectors, groups, lanes = _lanes(z, rows)
+    _launch("relu forward", _relu_forward, lanes, 1, z, bias, lanes, vectors, groups, ROWS=rows)
 
 
 def relu_backward(y: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of ``relu_forward_``'s sums and of the bias (float32), from its result."""
-    vectors, groups, lanes = _lanes(y)
+    rows = TUNING["relu backward"]["rows"]
+    vectors, groups, lanes = _lanes(y, rows)
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     dz = torch.empty_like(y)
     sums = y.new_empty((lanes // groups, y.shape[1]), dtype=torch.float32)
-    threads, rows = RELU["threads"], RELU["rows"]
-    _relu_backward[(triton.cdiv(lanes, threads),)](
-        y, gradient, dz, sums, lanes, vectors, ROWS=rows, N=threads, num_warps=threads // 32
+    _launch(
+        "relu backward", _relu_backward, lanes, 1, y, gradient, dz, sums, lanes, vectors, ROWS=rows
     )
     return dz, sums.sum(0)
 
 
-def _lanes(z: Tensor) -> tuple[int, int, int]:
+def _lanes(z: Tensor, rows: int) -> tuple[int, int, int]:
     """Vectors of ``z``, those of a place, and lanes: places that begin a walk, times those."""
     vectors, groups = z.numel() // VECTOR, z.shape[1] // VECTOR
-    return vectors, groups, triton.cdiv(vectors // groups, RELU["rows"]) * groups
+    return vectors, groups, triton.cdiv(vectors // groups, rows) * groups
 
 
 def _empty(like: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:

@@ -156,7 +156,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="lrn")
 
 
-def _in_parts(run: Any, rows: int) -> None:
+def in_parts(run: Any, rows: int) -> None:
     """``run(first, last)`` over all rows, by as many threads as PyTorch would use.
 
     Not numba's own: of its thread layers not all bear being called from two threads, and
@@ -198,7 +198,7 @@ def forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor
     """(B, C, H, W) that ``fits`` -> the same normalised; float32 arithmetic throughout."""
     y = torch.empty_like(x)
     source, target, numbers = _rows(x), _rows(y), _numbers(alpha, beta, k)
-    _in_parts(lambda a, b: _forward(source, target, size, *numbers, a, b), len(source))
+    in_parts(lambda a, b: _forward(source, target, size, *numbers, a, b), len(source))
     return y
 
 
@@ -208,5 +208,5 @@ def backward(x: Tensor, gradient: Tensor, size: int, alpha: float, beta: float, 
     result = torch.empty_like(x)
     source, given, target = _rows(x), _rows(gradient), _rows(result)
     numbers = _numbers(alpha, beta, k)
-    _in_parts(lambda a, b: _backward(source, given, target, size, *numbers, a, b), len(source))
+    in_parts(lambda a, b: _backward(source, given, target, size, *numbers, a, b), len(source))
     return result

@@ -22,7 +22,7 @@ from trainer.loader.order import step_ends
 from trainer.training.notices import LossWatch, loss_message
 from trainer.training.schedule import learning_rate_factor, plateau_drops
 from trainer.training.state import Session
-from trainer.training.step import Stepper, StepSettings, Sums, train_epoch
+from trainer.training.step import Sums, train_epoch
 
 # The number of the draws of dropout; those of samples and pages are in draws and order.
 _DROPOUT = 11
@@ -58,7 +58,7 @@ class EpochRun:
         config, batches = session.config, tools.batches
         self.epoch = session.epochs_done
         self.steps = math.ceil(len(batches) / config.accumulate)
-        self.sums = Sums(session.device, len(session.data.classes))
+        self.sums = Sums(session.device)
         self.saving_s = 0.0
         batches.set_epoch(self.epoch)
         self.rest: Iterable[BatchLike] = batches
@@ -112,32 +112,18 @@ class EpochRun:
         session, batches = self.session, self.tools.batches
         config = session.config
         name = f"epoch {self.epoch + 1}/{config.epochs}"
-        stepper = Stepper(
-            session.model,
-            session.optimizer,
-            session.average,
-            session.precision,
-            config.clip_norm,
-            self.rate,
-            session.step,
-        )
         self._seed()
-        least = 2 if session.spec.norm == "batch" else 1
-        settings = StepSettings(
-            len(session.data.classes), config.label_smoothing, least, config.accumulate
-        )
-        learner = session.world.learner(session.learner, session.device, config.gradients)
+        step = session.stepping
+        step.learner = session.world.learner(step.network, session.device, config.gradients)
         started, talked_s = time.perf_counter(), session.world.communication_s()
         result = train_epoch(
-            learner,
+            step,
             self._until_changed(),
-            stepper,
-            session.precision,
-            settings,
-            session.device,
+            self.rate,
+            session.step,
+            self.sums,
             self._counter(name, batches.samples, self.sums.images),
-            sums=self.sums,
-            weights=session.world.weights(self.left, config.batch_size, least),
+            weights=session.world.weights(self.left, config.batch_size, step.settings.least_batch),
             after_step=self._after_step,
         )
         talked_s = session.world.communication_s() - talked_s
@@ -242,7 +228,7 @@ class EpochRun:
                 self._save()
                 self._stop(self.tools.stop.status)
 
-        judged = evaluate(session.evaluated, validation, session.precision, advance)
+        judged = evaluate(session.judging(), validation, session.precision, advance)
         found = evaluation_of(session.world.joined(judged), len(session.data.classes))
         session.errors.append(found.result.top1_error)
         return found

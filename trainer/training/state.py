@@ -18,13 +18,13 @@ from trainer.data import Data
 from trainer.device import Precision, choose_device, choose_precision
 from trainer.distributed.world import World
 from trainer.network.alexnet import build, network_spec, summarise
-from trainer.network.compile import compiled
+from trainer.network.working import working_copy
 from trainer.report.environment import environment_stamp
 from trainer.training.memory import keep_freed_memory
 from trainer.training.notices import LearningWatch
 from trainer.training.optim import make_optimizer
 from trainer.training.schedule import peak_rate
-from trainer.training.step import Average
+from trainer.training.step import Average, Step, StepSettings
 
 
 class Session:
@@ -61,7 +61,6 @@ class Session:
         if weights is not None:
             self.model.load_state_dict({**self.model.state_dict(), **weights})
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.learner = compiled(self.model, self.device, config.compile)
         self.average: Average | None = None
         if config.average > 0:
             copy = build(self.spec, config.seed)
@@ -71,14 +70,23 @@ class Session:
         self.optimizer = make_optimizer(
             self.model,
             config.optimizer,
-            lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             bias_rate=config.bias_rate,
             decay_biases=config.decay_biases,
-            trust=config.trust,
             backbone_rate=config.lr_backbone,
         )
+        settings = StepSettings(
+            config.label_smoothing,
+            2 if self.spec.norm == "batch" else 1,
+            config.accumulate,
+            config.clip_norm,
+        )
+        # Other processes' gradients arrive by calls of the host, which a graph does not make.
+        self.stepping = Step(
+            self.model, self.optimizer, self.precision, settings, self.average,
+            graph=world.ranks == 1,
+        )  # fmt: skip
         self.saved_at = time.monotonic()  # when there was a checkpoint to continue from
         self.epochs_done = 0
         self.step = 0
@@ -111,6 +119,13 @@ class Session:
         """The weights that count: the running average where there is one."""
         return self.model if self.average is None else self.average.average
 
+    def judging(self) -> torch.nn.Module:
+        """A network with the weights that count, as they are now, in the step's precision."""
+        if self.average is None:
+            return self.stepping.network
+        half = self.stepping.network is not self.model
+        return working_copy(self.average.average, self.precision.dtype if half else None)
+
     @property
     def total_batch(self) -> int:
         """Images of a whole step, over all processes."""
@@ -136,7 +151,8 @@ class Session:
                     f"--freeze {name}: the network has no such layer; see trainer summary",
                 )
             frozen = self.epochs_done >= config.freeze_epoch
-            self.model.get_submodule(name).requires_grad_(not frozen)
+            for network in (self.model, self.stepping.network):
+                network.get_submodule(name).requires_grad_(not frozen)
         taken = {p for name in config.freeze for p in self.model.get_submodule(name).parameters()}
         if taken.issuperset(self.model.parameters()):
             raise UsageError(
@@ -232,6 +248,7 @@ class Session:
                 self.average.average.load_state_dict(weights)
             self._load_optimizer(checkpoint)
             self._load_progress(checkpoint)
+            self.optimizer.refresh()
         except (KeyError, TypeError, ValueError, RuntimeError, configs.ConfigError) as error:
             reason = str(error).splitlines()[0]
             raise ToolError(

@@ -220,15 +220,14 @@ def machine() -> list[dict[str, Any]]:
         for lrn, first in ((True, True), (True, False), (False, True))[
             : 1 if capability < 90 else 3
         ]:
-            fixed = {"LRN": lrn, "FIRST": first}
-            found += [
-                assembled(name, capability, **fixed, ROWS=given["rows"], N=given["threads"])
-                for name, given in (("_pool_forward", kernels.POOL_FORWARD),
-                                    ("_pool_backward", kernels.POOL_BACKWARD))
-            ]  # fmt: skip
-        given = {"ROWS": kernels.RELU["rows"], "N": kernels.RELU["threads"]}
-        found += [assembled(name, capability, **given)
-                  for name in ("_relu_forward", "_relu_backward")]  # fmt: skip
+            kind, fixed = "lrn" if lrn else "pool", {"LRN": lrn, "FIRST": first}
+            for way in ("forward", "backward"):
+                threads = kernels.TUNING[f"{kind} {way}"]["threads"]
+                found.append(assembled(f"_pool_{way}", capability, **fixed, N=threads))
+        for way in ("forward", "backward"):
+            given = kernels.TUNING[f"relu {way}"]
+            walked = {"ROWS": given["rows"], "N": given["threads"]}
+            found.append(assembled(f"_relu_{way}", capability, **walked))
     return found
 
 
