@@ -17,7 +17,7 @@ from trainer.loader.loader import Batch, train_loader
 from trainer.network.alexnet import NetworkSpec, build
 from trainer.training.notices import LossWatch
 from trainer.training.optim import make_optimizer
-from trainer.training.step import Average, Stepper, StepSettings, Sums, train_epoch
+from trainer.training.step import Average, Step, StepSettings, Sums, train_epoch
 
 SPEC = NetworkSpec(
     classes=3, input_size=67, widths=(8, 8, 8, 8, 8), pooled=1, hidden=(16, 16), init="he",
@@ -41,20 +41,16 @@ class Trainer:
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = Precision(self.device, precision)
         optimizer = make_optimizer(
-            self.model, "sgd", lr=0.02, momentum=0.9, weight_decay=5e-4, bias_rate=2.0
+            self.model, "sgd", momentum=0.9, weight_decay=5e-4, bias_rate=2.0
         )
         average = build(replace(SPEC, norm=norm), 0).to(self.device)
-        self.stepper = Stepper(
-            self.model, optimizer, Average(self.model, average, 0.9), self.precision, 1.0,
-            lambda step: 0.02, 0,
-        )  # fmt: skip
+        settings = StepSettings(label_smoothing=0.1, least_batch=2, clip_norm=1.0)
+        running = Average(self.model, average, 0.9)
+        self.step = Step(self.model, optimizer, self.precision, settings, running)
 
-    def train(self, batches: Any, **more: Any) -> Result:
-        settings = StepSettings(classes=3, label_smoothing=0.1, least_batch=2)
-        return train_epoch(
-            self.model, batches, self.stepper, self.precision, settings, self.device,
-            lambda _: None, **more,
-        )  # fmt: skip
+    def train(self, batches: Any, sums: Sums | None = None, **more: Any) -> Result:
+        sums = sums or Sums(self.device)
+        return train_epoch(self.step, batches, lambda _: 0.02, 0, sums, lambda _: None, **more)
 
 
 def fixed_batch(device: str, size: int = 6) -> Batch:
@@ -69,7 +65,7 @@ def fixed_batch(device: str, size: int = 6) -> Batch:
 def test_steps_wait_for_nothing_on_the_device(device: str, norm: str) -> None:
     trainer, batch = Trainer(device, norm=norm), fixed_batch(device)
     trainer.train([batch] * 2)  # memory is found, kernels are chosen
-    sums = Sums(torch.device(device), 3)
+    sums = Sums(torch.device(device))
     watch, seen = LossWatch(torch.device(device)), list[bool]()
     steps = 120 if device == "cuda" else 12  # the watch looks at every fiftieth
     result = trainer.train(

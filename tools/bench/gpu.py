@@ -6,7 +6,7 @@ Needs no network. In this order: the pixels of the CUDA pipeline beside those of
 (parity); the LRN kernels' exactness and speed (lrn); steps, fed and unfed, in which nothing
 waits for the device (sync); the step against the tutorials' network in eager float32,
 against torchvision's AlexNet with autocast and channels-last, and as a share of the matrix
-peak (step); the step compiled (compiled); the step fed from JPEG and raw betons over the
+peak (step); the step fed from JPEG and raw betons over the
 unfed one (fed); an epoch over a beton of 1,281,167 samples (rehearsal). ``--only`` takes
 one of these words. What was skipped is named, and no row stands for it; what breaks is
 named too, the rest goes on, and the status is 1.
@@ -56,7 +56,6 @@ def main() -> int:
         with bench.part("step", cuda=True) as takes_place:
             if takes_place:
                 gpu_steps.step(bench)
-        gpu_steps.compiled(bench)
         if data is not None:
             with bench.part("fed", cuda=True) as takes_place:
                 if takes_place:

@@ -150,11 +150,9 @@ def _check_optimizers(part: Part) -> None:
         theirs = nn.Linear(333, 77, device=part.device)
         theirs.load_state_dict(mine.state_dict())
         ours = make_optimizer(mine, kind, momentum=0.9, weight_decay=0.1, decay_biases=True)
-        library: Any = {
-            "sgd": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, weight_decay=0.1),
-            "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
-            "adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
-        }[kind](theirs.parameters())
+        kinds: Any = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+        more = {"momentum": 0.9} if kind == "sgd" else {}
+        library = kinds[kind](theirs.parameters(), lr=0.01, weight_decay=0.1, **more)
         for _ in range(5):
             for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
                 a.grad = torch.randn_like(a)

@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 
 from tools.bench.contenders_step import CLASSES, INPUT_PX, LR, Ours, fixed_batch, tutorial
-from tools.bench.gpu_record import NO_CUDA, Bench, Rates
+from tools.bench.gpu_record import NO_CUDA, Bench
 from trainer.loader.loader import Batch
-from trainer.network.compile import compiled as compiled_as_in_runs
 from trainer.network.lrn import LocalResponseNorm
 
 TUTORIAL = "tutorials' network, eager float32"
 TORCHVISION = "torchvision's AlexNet, autocast, channels-last"
-EAGER = "eager"
-MODES = ("default", "max-autotune-no-cudagraphs", "reduce-overhead")
 GEMM_SIDE = 8192
 # (channels, side) behind the first and the second convolution.
 LRN_PLACES = ((96, 55), (256, 27))
@@ -95,16 +92,9 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def trainer(bench: Bench, network: str = "paper", mode: str | None = None) -> Ours:
-    """The trainer's step on the device, as ``trainer run`` has it (None), eager, or with its
-    network compiled in one of torch's ``MODES``."""
-    made = Ours(bench.threads, "auto", bench.small, bench.device.type, network)
-    if mode is None:
-        made.model = compiled_as_in_runs(made.model, bench.device, "auto")
-    elif mode != EAGER:
-        model: Any = torch.compile(made.model, mode=mode, dynamic=False)
-        made.model = model
-    return made
+def trainer(bench: Bench, network: str = "paper", *, graph: bool = True) -> Ours:
+    """The trainer's step on the device, as ``trainer run`` has it."""
+    return Ours(bench.threads, "auto", bench.small, bench.device.type, network, graph=graph)
 
 
 def batch_on(bench: Bench, side: int = INPUT_PX) -> Batch:
@@ -186,22 +176,6 @@ def step(bench: Bench) -> None:
     _share_of_peak(bench, rates[ours])
 
 
-def compiled(bench: Bench) -> None:
-    """The step compiled in each of torch's ways, against itself eager."""
-    runs = {EAGER: unfed(bench, trainer(bench, mode=EAGER))} if bench.cuda else {}
-    for mode in MODES:
-        title = f"compiled: {mode}"
-        if not bench.record.wanted(title):
-            continue
-        with bench.part(title, cuda=True) as takes_place:
-            if not takes_place:
-                continue
-            rates: Rates = bench.laps({mode: unfed(bench, trainer(bench, mode=mode)), **runs}, 3)
-            what = f"step, compiled ({mode})"
-            bench.compare(what, EAGER, rates[mode], rates[EAGER], bench.batch)
-        torch.compiler.reset()
-
-
 def _share_of_peak(bench: Bench, rates: list[float]) -> None:
     """The step's arithmetic per second beside a large product of bfloat16 matrices."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -216,7 +190,7 @@ def _share_of_peak(bench: Bench, rates: list[float]) -> None:
 
     peak = bench.laps({"peak": products})["peak"]
     batch = batch_on(bench)
-    made = trainer(bench, mode=EAGER)
+    made = trainer(bench, graph=False)
     with FlopCounterMode(display=False) as counter:
         made.train([batch])
     per_picture = counter.get_total_flops() / bench.batch

@@ -174,7 +174,6 @@ class Network:
         import torch
 
         from trainer.device import Precision
-        from trainer.network.compile import compiled
         from trainer.network.lrn import LocalResponseNorm
 
         torch.set_num_threads(place.threads)
@@ -187,9 +186,7 @@ class Network:
         loss_of = torch.nn.CrossEntropyLoss()
         precision = Precision(device, self.precision)
         model: Any = plain
-        if self.compiled and place.device == "cuda":
-            model = compiled(plain, device, "on")
-        elif self.compiled:  # trying every kernel, as on CUDA, takes many minutes here
+        if self.compiled:
             model = torch.compile(plain, dynamic=False)
 
         def step(images: Any, labels: Any) -> float:
@@ -225,12 +222,6 @@ def rung(
 
 def _trainer(data: Data, place: Place) -> Contender:
     """The trainer's step and loader: what ``trainer run --preset paper`` runs."""
-    import torch
-
-    from trainer.network.compile import compiled
-
-    device = torch.device(place.device)
     made = Ours(place.threads, "auto", place.small, place.device)
-    made.model = compiled(made.model, device, "auto")
     loader = _loader(data, place, "channels_last")
     return Contender(lambda: made.train(loader))

@@ -1,104 +1,170 @@
-"""LARS against its definition, in float64 and by itself; the rule that scales a learning rate."""
+"""Optimisers beside torch's, on a CPU and through Triton's interpreter; their state."""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from imagenet_prep.core.errors import UsageError
-from tests.kit.short_run import SPEC
-from trainer.config.run_config import RunConfig, with_options
 from trainer.device import choose_precision
-from trainer.network.alexnet import build
-from trainer.training.optim import LARS, make_optimizer
-from trainer.training.schedule import peak_rate
+from trainer.training.optim import Optimizer, make_optimizer
 
-LR, MOMENTUM, DECAY, TRUST = 3.0, 0.9, 5e-4, 2e-3
-
-
-def defined(
-    weight: NDArray[np.float64], slopes: list[NDArray[np.float64]], *, adapt: bool
-) -> NDArray[np.float64]:
-    """You, Gitman, Ginsburg (2017), algorithm 1, one weight after all its steps.
-
-    Without ``adapt``: SGD with momentum, without decay.
-    """
-    velocity = np.zeros_like(weight)
-    for slope in slopes:
-        local, decay = 1.0, 0.0
-        if adapt:
-            decay = DECAY
-            length = np.sqrt((weight**2).sum())
-            if length > 0:  # our addition: what begins as zeros has no length to go by
-                local = TRUST * length / (np.sqrt((slope**2).sum()) + decay * length)
-        velocity = MOMENTUM * velocity + LR * local * (slope + decay * weight)
-        weight = weight - velocity
-    return weight
+REPOSITORY = Path(__file__).resolve().parents[3]
+LR, DECAY = 0.02, 0.1
 
 
-def test_lars_is_the_published_algorithm_on_every_weight_of_a_network() -> None:
-    model = build(dataclasses.replace(SPEC, classes=3), 1)
+def library(kind: str, model: nn.Module) -> torch.optim.Optimizer:
+    """What torch has under that name, one group for all."""
+    kinds: dict[str, Any] = {
+        "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW
+    }  # fmt: skip
+    more = {"momentum": 0.9} if kind == "sgd" else {}
+    made: torch.optim.Optimizer = kinds[kind](model.parameters(), lr=LR, weight_decay=DECAY, **more)
+    return made
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = (nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(7, 3))
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def ours(kind: str, model: nn.Module) -> Optimizer:
+    return make_optimizer(model, kind, momentum=0.9, weight_decay=DECAY, decay_biases=True)
+
+
+def steps(model: nn.Module, step: Any, count: int = 4, first: int = 0) -> None:
+    """Steps along gradients that are functions of their number."""
+    for number in range(first, first + count):
+        generator = torch.Generator().manual_seed(number)
+        for parameter in model.parameters():
+            # As autograd may hand them over: channels first.
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        step()
+
+
+def mover(optimizer: Optimizer) -> Any:
+    def step() -> None:
+        optimizer.prepare(LR)
+        optimizer.step()
+
+    return step
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_steps_are_those_of_torch(kind: str) -> None:
+    mine, theirs = network(), network()
+    steps(mine, mover(ours(kind, mine)))
+    steps(theirs, library(kind, theirs).step)
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_a_state_of_torch_s_optimiser_goes_on_here_and_back(kind: str) -> None:
+    mine, theirs = network(), network()
+    before = library(kind, theirs)
+    steps(theirs, before.step)
+    mine.load_state_dict(theirs.state_dict())
+    optimizer = make_optimizer(mine, kind, momentum=0.9, weight_decay=DECAY, decay_biases=True)
+    groups = [dict(group) for group in optimizer.param_groups]
+    # One group there, two here, in another order.
+    order = [p for group in groups for p in group["params"]]
+    places = {id(p): i for i, p in enumerate(mine.parameters())}
+    state = copy.deepcopy(before.state_dict()["state"])  # as from a file
+    stored = optimizer.state_dict()
+    stored["state"] = {i: state[places[id(p)]] for i, p in enumerate(order)}
+    optimizer.load_state_dict(stored)
+    steps(mine, mover(optimizer), first=4)
+    steps(theirs, before.step, first=4)
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+    names = {name for one in optimizer.state_dict()["state"].values() for name in one}
+    assert names == {name for one in state.values() for name in one}
+
+
+def test_working_weights_and_averages_follow_in_the_same_step() -> None:
+    model = network()
+    optimizer = ours("adamw", model)
+    works: dict[Any, Any] = {
+        p: nn.Parameter(p.detach().bfloat16()) if p.ndim > 1 else p for p in model.parameters()
+    }
+    averages: dict[Any, Any] = {p: p.detach().clone() for p in model.parameters()}
+    optimizer.follow(works, averages)
+    before = {p: p.detach().clone() for p in model.parameters()}
+    for work in works.values():
+        work.grad = torch.ones_like(work)
+    optimizer.prepare(LR, share=0.25)
+    optimizer.step()
+    for master, work in works.items():
+        assert not torch.equal(master, before[master])
+        assert torch.equal(work, master.to(work.dtype))
+        expected = before[master] + 0.25 * (master.detach() - before[master])
+        assert torch.allclose(averages[master], expected, atol=1e-6)
+    optimizer.zero_grad()
+    assert all(work.grad is None for work in works.values())
+    with torch.no_grad():
+        next(model.parameters()).fill_(3.0)
+    optimizer.refresh()
+    assert float(works[next(model.parameters())].detach().float().min()) == 3.0
+
+
+def test_an_overflow_leaves_the_step_out() -> None:
+    model = network()
+    optimizer = ours("sgd", model)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.found_inf = torch.ones(1)
+    steps(model, mover(optimizer), 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_backbone_and_biases_have_rates_of_their_own() -> None:
+    model = network()
     optimizer = make_optimizer(
-        model, "lars", lr=LR, momentum=MOMENTUM, weight_decay=DECAY, trust=TRUST
+        model, "sgd", momentum=0.0, weight_decay=0.0, bias_rate=2.0, backbone_rate=0.5
     )
-    generator = torch.Generator().manual_seed(3)
-    begun = {name: p.detach().double().numpy().copy() for name, p in model.named_parameters()}
-    slopes: dict[str, list[NDArray[np.float64]]] = {name: [] for name in begun}
-    for _ in range(4):
-        for name, parameter in model.named_parameters():
-            parameter.grad = 0.01 * torch.randn(parameter.shape, generator=generator)
-            slopes[name].append(parameter.grad.double().numpy().copy())
-        optimizer.step()
-    plain = 0
-    for name, parameter in model.named_parameters():
-        alone = parameter.ndim == 1  # biases and what normalisation learns
-        plain += alone
-        wanted = defined(begun[name], slopes[name], adapt=not alone)
-        assert np.allclose(parameter.detach().numpy(), wanted, rtol=2e-4, atol=2e-6), name
-        assert not np.allclose(parameter.detach().numpy(), begun[name], atol=1e-5), name
-    assert plain >= 16  # eight biases, and two vectors for each of the normalisations
+    before = [p.detach().clone() for p in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.prepare(1.0)
+    optimizer.step()
+    after = [p.detach() for p in model.parameters()]
+    moved = [float((b - a).mean()) for a, b in zip(after, before, strict=True)]
+    assert moved == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 2.0], rel=1e-5)
 
 
-def test_a_step_of_lars_does_not_depend_on_the_size_of_the_gradients() -> None:
-    moved = []
-    for factor in (1.0, 1000.0):
-        weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
-        optimizer = LARS([{"params": [weight]}], lr=1.0, momentum=0.0, trust=0.01)
-        weight.grad = factor * torch.tensor([[1.0, 0.0]])
-        optimizer.step()
-        moved.append(weight.tolist())
-    # A hundredth of the weight's length, 5.
-    assert moved[0][0] == pytest.approx([2.95, 4.0])
-    assert moved[0] == moved[1]
-
-
-@pytest.mark.parametrize(
-    ("lr", "lr_per", "total", "wanted"),
-    [(0.1, 256, 8192, 3.2), (0.1, 256, 256, 0.1), (0.1, 256, 64, 0.025), (0.1, 0, 8192, 0.1)],
-)
-def test_a_learning_rate_scales_with_the_pictures_of_a_step(
-    lr: float, lr_per: int, total: int, wanted: float
-) -> None:
-    assert peak_rate(lr, lr_per, total) == pytest.approx(wanted)
-
-
-def test_the_trust_of_the_configuration_reaches_lars() -> None:
-    config = with_options(RunConfig(), {"optimizer": "lars", "trust": 0.02})
-    optimizer = make_optimizer(
-        nn.Linear(2, 2), config.optimizer, lr=config.lr, momentum=config.momentum,
-        weight_decay=config.weight_decay, trust=config.trust,
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
+def test_the_cuda_kernel_moves_as_the_cpu_s(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("interpreted_optim.py"))],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_INTERPRET": "1",
+             "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
-    assert [(group["trust"], group["adapt"]) for group in optimizer.param_groups] == [
-        *((0.02, True), (0.02, False))
-    ]
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads(result.stdout)
+    assert len(found) == 6
+    for each in found:
+        assert each["apart"] < 1e-6, each
 
 
-def test_float16_on_a_cpu_is_a_sentence() -> None:
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(UsageError) as error:
+        make_optimizer(nn.Linear(2, 2), "lars", momentum=0.9, weight_decay=0.0)
+    assert error.value.code == "config.no_optimizer"
+
+
+def test_float16_needs_cuda() -> None:
     with pytest.raises(UsageError, match="--precision float16 needs a CUDA device"):
         choose_precision("float16", torch.device("cpu"))
     assert choose_precision("float16", torch.device("cuda")) == "float16"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from trainer.device import Precision, _bfloat16_pays, _convolution_s, choose_precision
 from trainer.inference.judge import Result
-from trainer.training.optim import LARS, make_optimizer
-from trainer.training.step import Average, Stepper, StepSettings, Sums, train_epoch
+from trainer.training.optim import make_optimizer
+from trainer.training.step import Average, Step, StepSettings, Sums, count, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -34,11 +34,6 @@ def ignore(_: int) -> None:
     """Progress that nobody watches."""
 
 
-def settings(**changes: float) -> StepSettings:
-    values = {"classes": 4, "label_smoothing": 0.0, "least_batch": 1}
-    return StepSettings(**(values | changes))  # type: ignore[arg-type]
-
-
 def batches(count: int = 4, size: int = 8, seed: int = 0) -> list[Batch]:
     """Linearly separable vectors of four classes."""
     generator = torch.Generator().manual_seed(seed)
@@ -50,72 +45,85 @@ def batches(count: int = 4, size: int = 8, seed: int = 0) -> list[Batch]:
     return found
 
 
-def train_once(model: nn.Module, data: list[Batch], lr: float = 0.5) -> Result:
-    optimizer = make_optimizer(model, "sgd", lr=lr, momentum=0.9, weight_decay=0.0)
-    precision = Precision(CPU, "float32")
-    return epoch(model, data, optimizer, precision, lr)
+def step_of(
+    model: nn.Module, name: str = "sgd", precision: str = "float32", momentum: float = 0.9,
+    **changes: Any,
+) -> Step:  # fmt: skip
+    optimizer = make_optimizer(model, name, momentum=momentum, weight_decay=0.0)
+    return Step(model, optimizer, Precision(CPU, precision), StepSettings(**changes))
 
 
-def epoch(
-    model: nn.Module,
-    data: list[Batch],
-    optimizer: torch.optim.Optimizer,
-    precision: Precision,
-    lr: float,
-    clip_norm: float = 0.0,
-    **changes: float,
-) -> Result:
-    stepper = Stepper(model, optimizer, None, precision, clip_norm, lambda _: lr, 0)
-    return train_epoch(model, data, stepper, precision, settings(**changes), CPU, ignore)
+def epoch(step: Step, data: list[Batch], lr: float = 0.5) -> Result:
+    return train_epoch(step, data, lambda _: lr, 0, Sums(CPU), ignore)
 
 
 def test_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 4)
-    first = train_once(model, batches(8))
-    second = train_once(model, batches(8))
+    step = step_of(model)
+    first, second = epoch(step, batches(8)), epoch(step, batches(8))
     assert second.loss < first.loss
     assert len(first.step_losses) == 8
 
 
 def test_after_step_sees_the_batch_that_ended_the_step_and_moved_weights() -> None:
-    model = nn.Linear(4, 4)
-    optimizer = make_optimizer(model, "sgd", lr=0.5, momentum=0.0, weight_decay=0.0)
-    precision, sums = Precision(CPU, "float32"), Sums(CPU, 4)
-    stepper = Stepper(model, optimizer, None, precision, 0.0, lambda _: 0.5, 0)
-    seen: list[tuple[int, int, float]] = []
+    model, sums = nn.Linear(4, 4), Sums(CPU)
+    step = step_of(model, momentum=0.0, accumulate=2)
+    seen: list[tuple[int, float]] = []
+    rates: list[int] = []
+
+    def rate(number: int) -> float:
+        rates.append(number)
+        return 0.5
+
     train_epoch(
-        model, batches(5), stepper, precision, settings(accumulate=2), CPU, ignore, sums=sums,
-        after_step=lambda: seen.append((stepper.step, sums.images, model.weight[0, 0].item())),
+        step, batches(5), rate, 7, sums, ignore,
+        after_step=lambda: seen.append((sums.images, model.weight[0, 0].item())),
     )  # fmt: skip
-    assert [one[:2] for one in seen] == [(1, 16), (2, 32), (3, 40)]
-    assert len({one[2] for one in seen}) == 3
+    assert [one[0] for one in seen] == [16, 32, 40]
+    assert len({one[1] for one in seen}) == 3
+    assert rates == [7, 8, 9]
 
 
 def test_stored_sums_go_on_to_the_same_result() -> None:
     logits, labels = torch.randn(6, 7), torch.tensor([0, 1, 2, 3, 4, 5])
-    whole, first, second = (Sums(CPU, 7) for _ in range(3))
-    for part in (slice(0, 4), slice(4, 6)):
-        whole.add(torch.tensor(0.5 + part.start), logits[part], labels[part])
-    first.add(torch.tensor(0.5), logits[:4], labels[:4])
-    second.load_state_dict(first.state_dict())
-    second.add(torch.tensor(4.5), logits[4:], labels[4:])
+    whole, first, second = (Sums(CPU) for _ in range(3))
+    for part, loss in ((slice(0, 4), 0.5), (slice(4, 6), 4.5)):
+        counted = count(torch.tensor(loss), logits[part], labels[part])
+        for sums in (whole, first if loss < 1 else second):
+            if sums is second:
+                second.load_state_dict(first.state_dict())
+            sums.add(counted, len(labels[part]))
     assert second.result() == whole.result()
+    assert whole.result().images == 6
+
+
+def test_hits_are_those_of_the_largest_logits() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50, 9), torch.randint(0, 9, (50,))
+    ranked = logits.topk(5).indices == labels[:, None]
+    expected = [2.0 * 50, float(ranked[:, 0].sum()), float(ranked.sum())]
+    assert count(torch.tensor(2.0), logits, labels).tolist() == expected
+
+
+def test_equal_logits_hit_only_the_first_classes_and_nan_none() -> None:
+    labels = torch.arange(8)
+    loss = torch.tensor(0.0)
+    assert count(loss, torch.zeros(8, 8), labels).tolist() == [0, 1, 5]
+    assert count(loss, torch.full((8, 8), math.nan), labels).tolist() == [0, 0, 0]
 
 
 def test_a_batch_below_the_least_is_left_out() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    optimizer = make_optimizer(model, "adamw", lr=1e-3, momentum=0.9, weight_decay=0.1)
-    precision = Precision(CPU, "float32")
     data = batches(1, 8) + batches(1, 1)
-    result = epoch(model, data, optimizer, precision, 1e-3, least_batch=2)
+    result = epoch(step_of(model, "adamw", least_batch=2), data, 1e-3)
     assert result.images == 8
 
 
 def test_a_loss_that_is_no_number_shows_in_the_step_losses() -> None:
     data = batches(3)
     data[1].images[0, 0] = float("inf")
-    losses = train_once(nn.Linear(4, 4), data).step_losses
+    losses = epoch(step_of(nn.Linear(4, 4)), data).step_losses
     assert math.isfinite(losses[0])
     assert not math.isfinite(losses[1])
 
@@ -123,46 +131,80 @@ def test_a_loss_that_is_no_number_shows_in_the_step_losses() -> None:
 def test_clipping_bounds_the_step() -> None:
     model = nn.Linear(4, 4)
     before = model.weight.detach().clone(), model.bias.detach().clone()
-    optimizer = make_optimizer(model, "sgd", lr=1.0, momentum=0.0, weight_decay=0.0)
-    precision = Precision(CPU, "float32")
     data = batches(1)
     data[0].images *= 1000
-    epoch(model, data, optimizer, precision, 1.0, clip_norm=0.25)
+    epoch(step_of(model, momentum=0.0, clip_norm=0.25), data, 1.0)
     moved = torch.cat([(model.weight - before[0]).flatten(), model.bias - before[1]])
     assert float(moved.detach().norm()) == pytest.approx(0.25, rel=1e-4)
 
 
 def test_biases_and_normalisation_do_not_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    groups = make_optimizer(model, "adamw", lr=1e-3, momentum=0.9, weight_decay=0.1).param_groups
+    groups = make_optimizer(model, "adamw", momentum=0.9, weight_decay=0.1).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert [p.ndim for p in groups[0]["params"]] == [2]
     assert len(groups[1]["params"]) == 3
 
 
 def test_the_average_follows_weights_and_statistics_and_copies_counters() -> None:
-    model, average = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    model, average = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
     running = Average(model, average, decay=0.5)
+    optimizer = make_optimizer(model, "sgd", momentum=0.0, weight_decay=0.0)
+    step = Step(model, optimizer, Precision(CPU, "float32"), StepSettings(), running)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones(4)
     with torch.no_grad():
-        model.weight.fill_(3.0)
         model.running_mean.fill_(7.0)  # type: ignore[union-attr]
         model.num_batches_tracked.fill_(9)  # type: ignore[union-attr]
-    running.update(step=1000)
-    assert average.weight.tolist() == [2.0, 2.0]
+    step.prepare(0.5, 1000)
+    step.move()
+    assert model.weight.tolist() == [0.5] * 4
+    assert average.weight.tolist() == [0.75] * 4
     assert average.running_mean is not None
-    assert average.running_mean.tolist() == [3.5, 3.5]
+    assert average.running_mean.tolist() == [3.5] * 4
     assert average.num_batches_tracked is not None
     assert int(average.num_batches_tracked) == 9
     assert not average.training
 
 
-def test_bfloat16_trains_too() -> None:
+def test_the_average_is_faster_in_the_first_steps() -> None:
+    running = Average(nn.Linear(2, 2), nn.Linear(2, 2), decay=0.999)
+    assert [round(running.share(step), 6) for step in (0, 9, 10**6)] == [0.909091, 0.5, 0.001]
+
+
+def test_the_average_of_a_frozen_weight_goes_on_to_it() -> None:
+    model, average = nn.Linear(2, 2), nn.Linear(2, 2)
+    running = Average(model, average, decay=0.5)
+    model.weight.requires_grad_(False)
+    for _ in range(40):
+        running.follow(torch.tensor(0.5))
+    assert torch.allclose(average.weight, model.weight)
+
+
+def test_bfloat16_weights_follow_float32_masters() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 4)
-    optimizer = make_optimizer(model, "sgd", lr=0.5, momentum=0.9, weight_decay=0.0)
-    precision = Precision(CPU, "bfloat16")
-    losses = [epoch(model, batches(8), optimizer, precision, 0.5).loss for _ in range(2)]
+    step = step_of(model, precision="bfloat16")
+    data = [Batch(batch.images.bfloat16(), batch.labels) for batch in batches(8)]
+    losses = [epoch(step, data).loss for _ in range(2)]
     assert losses[1] < losses[0]
+    network = step.network
+    assert isinstance(network, nn.Linear)
+    assert network.weight.dtype == torch.bfloat16
+    assert model.weight.dtype == torch.float32
+    assert torch.equal(network.weight, model.weight.bfloat16())
+    assert not torch.equal(network.weight.float(), model.weight)
+
+
+def test_normalisation_is_shared_between_masters_and_working_weights() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    step = step_of(model, precision="bfloat16")
+    epoch(step, [Batch(batch.images.bfloat16(), batch.labels) for batch in batches(2)])
+    network = step.network
+    assert isinstance(network, nn.Sequential)
+    assert network[1].weight is model[1].weight
+    assert network[1].running_mean is model[1].running_mean
+    assert float(model[1].running_mean.abs().sum()) > 0  # type: ignore[operator]
 
 
 def test_precision_is_taken_from_the_hardware_only_under_auto() -> None:
@@ -173,13 +215,11 @@ def test_precision_is_taken_from_the_hardware_only_under_auto() -> None:
 def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
     data = batches(3, 8)
     whole = Batch(torch.cat([b.images for b in data]), torch.cat([b.labels for b in data]))
-    precision = Precision(CPU, "float32")
     weights = []
     for pieces, accumulate in ((data, 3), ([whole], 1)):
         torch.manual_seed(3)
         model = nn.Linear(4, 4)
-        optimizer = make_optimizer(model, "sgd", lr=0.5, momentum=0.9, weight_decay=0.0)
-        epoch(model, pieces, optimizer, precision, 0.5, accumulate=accumulate)
+        epoch(step_of(model, accumulate=accumulate), pieces)
         weights.append(model.weight.detach())
     assert torch.allclose(weights[0], weights[1], atol=1e-6)
 
@@ -189,37 +229,15 @@ def test_a_frozen_layer_stays_and_the_others_learn() -> None:
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     first.requires_grad_(False)
     before = first.weight.clone(), second.weight.detach().clone()
-    train_once(nn.Sequential(first, second), batches(2))
+    epoch(step_of(nn.Sequential(first, second)), batches(2))
     assert torch.equal(first.weight, before[0])
     assert not torch.equal(second.weight, before[1])
-
-
-def test_lars_takes_the_published_step() -> None:
-    weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
-    optimizer = LARS([{"params": [weight], "weight_decay": 0.1}], lr=2.0, momentum=0.9, trust=0.01)
-    weight.grad = torch.tensor([[0.0, 1.0]])
-    optimizer.step()
-    # trust 0.01 · ‖w‖ 5 / (‖g‖ 1 + 0.1 · 5) = 1/30, times lr 2, on g + 0.1 w = (0.3, 1.4)
-    assert weight.tolist()[0] == pytest.approx([3 - 0.3 / 15, 4 - 1.4 / 15])
-    weight.grad = None
-    optimizer.step()
-    assert weight.tolist()[0] == pytest.approx([3 - 0.3 / 15, 4 - 1.4 / 15])
-
-
-def test_lars_moves_a_weight_of_zeros_and_biases_plainly() -> None:
-    weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2))
-    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "adapt": False}]
-    optimizer = LARS(groups, lr=0.5, momentum=0.0)
-    weight.grad, bias.grad = torch.ones(2, 2), torch.ones(2)
-    optimizer.step()
-    assert weight.tolist() == [[-0.5, -0.5]] * 2
-    assert bias.tolist() == [0.5, 0.5]
 
 
 def test_biases_learn_and_decay_as_they_are_told() -> None:
     model = nn.Linear(3, 3)
     groups = make_optimizer(
-        model, "sgd", lr=1.0, momentum=0.9, weight_decay=0.1, bias_rate=2.0, decay_biases=True
+        model, "sgd", momentum=0.9, weight_decay=0.1, bias_rate=2.0, decay_biases=True
     ).param_groups
     assert [group["lr_factor"] for group in groups] == [1.0, 2.0]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1]
