@@ -207,34 +207,33 @@ class _Grey(nn.Module):
 
 @dataclass(frozen=True)
 class _Stage:
-    """A convolution and what follows it: as layers and, where there is a kernel, as a block."""
+    """A convolution, the layers after it, up to number ``end``, and the block that they are."""
 
-    convolution: nn.Conv2d
-    layers: tuple[nn.Module, ...]
+    end: int
     block: blocks.Block | None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The next stage's input."""
-        if self.block is not None and blocks.takes(x, self.convolution.out_channels):
-            bias = self.convolution.bias
-            assert bias is not None
-            return self.block(self._sums(x), bias)
-        x = self.convolution(x)
-        for layer in self.layers:
+    def __call__(self, layers: list[nn.Module], x: Tensor) -> Tensor:
+        """The next stage's input; ``layers`` begin with the convolution."""
+        convolution = layers[0]
+        assert isinstance(convolution, nn.Conv2d)
+        if self.block is not None and blocks.takes(x, convolution.out_channels):
+            assert convolution.bias is not None
+            return self.block(_sums(convolution, x), convolution.bias)
+        for layer in layers:
             x = layer(x)
         return x
 
-    def _sums(self, x: Tensor) -> Tensor:
-        """The convolution without its bias; the first one over squares of 4 x 4 pixels."""
-        layer = self.convolution
-        if layer.kernel_size == (11, 11):
-            if x.shape[1] == layer.in_channels:
-                assert isinstance(layer.padding[0], int)
-                x = space_to_depth(x, layer.padding[0])
-            return functional.conv2d(x, stem_weight(layer.weight))
+
+def _sums(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The convolution without its bias; the first one over squares of 4 x 4 pixels."""
+    if layer.kernel_size != (11, 11):
         return functional.conv2d(
             x, layer.weight, None, layer.stride, layer.padding, groups=layer.groups
         )
+    if x.shape[1] == layer.in_channels:
+        assert isinstance(layer.padding[0], int)
+        x = space_to_depth(x, layer.padding[0])
+    return functional.conv2d(x, stem_weight(layer.weight))
 
 
 class AlexNet(nn.Module):
@@ -249,11 +248,8 @@ class AlexNet(nn.Module):
         self.spec = spec
         self.grey = _Grey() if spec.channels == 1 else nn.Identity()
         self.scale = _Scale(spec.input_scale) if spec.input_scale != 1.0 else nn.Identity()
-        stages = _stages(spec)
-        self._stages = stages
-        self.features = nn.Sequential(
-            *(layer for stage in stages for layer in (stage.convolution, *stage.layers))
-        )
+        layers, self._stages = _stages(spec)
+        self.features = nn.Sequential(*layers)
         same = side == spec.pooled
         self.avgpool = nn.Identity() if same else nn.AdaptiveAvgPool2d(spec.pooled)
         self.classifier = nn.Sequential(*_classifier_layers(spec))
@@ -262,33 +258,38 @@ class AlexNet(nn.Module):
         """Logits of a batch."""
         x = self.scale(self.grey(x))
         if not (x.is_meta or torch.is_autocast_enabled(x.device.type)):
-            x = x.to(self._stages[0].convolution.weight.dtype)
+            x = x.to(next(self.features.parameters()).dtype)
+        # Taken anew: exports put other layers in their places.
+        layers, begin = list(self.features), 0
         for stage in self._stages:
-            x = stage(x)
+            x = stage(layers[begin : stage.end], x)
+            begin = stage.end
         # Channels first before flattening: the weights' order is torchvision's.
         logits: Tensor = self.classifier(self.avgpool(x).flatten(1))
         return logits
 
 
-def _stages(spec: NetworkSpec) -> list[_Stage]:
+def _stages(spec: NetworkSpec) -> tuple[list[nn.Module], list[_Stage]]:
+    """The layers of ``features``, and how the forward pass takes them."""
+    made: list[nn.Module] = []
     stages: list[_Stage] = []
     inputs = spec.channels
     kernels = ((11, 4, spec.stem_padding), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
     for index, (kernel, stride, padding) in enumerate(kernels):
         width, groups = spec.widths[index], spec.groups[index]
-        convolution = nn.Conv2d(inputs, width, kernel, stride, padding, groups=groups)
+        made.append(nn.Conv2d(inputs, width, kernel, stride, padding, groups=groups))
         words = (*spec.orders, "relu", "relu", "relu pool")[index].split()
-        layers = [layer for word in words for layer in _following(word, width, spec)]
         block = None
         if spec.norm == "batch":
-            layers.insert(0, nn.BatchNorm2d(width))
+            made.append(nn.BatchNorm2d(width))
         else:
             kept = [word for word in words if spec.norm == "lrn" or word in ("relu", "pool")]
             constants = (spec.lrn_size, spec.lrn_alpha, spec.lrn_beta, spec.lrn_k)
             block = blocks.block_of(" ".join(kept), *constants)
-        stages.append(_Stage(convolution, tuple(layers), block))
+        made += [layer for word in words for layer in _following(word, width, spec)]
+        stages.append(_Stage(len(made), block))
         inputs = width
-    return stages
+    return made, stages
 
 
 def _following(word: str, width: int, spec: NetworkSpec) -> list[nn.Module]:

@@ -85,9 +85,9 @@ def test_what_has_no_kernel_goes_through_plain_layers() -> None:
     assert blocks.block_of("relu norm spatial pool", 5, 1e-4, 0.75, 2.0) is None
     assert blocks.block_of("relu norm pool", 3, 1e-4, 0.75, 2.0) is None
     assert not blocks.takes(torch.zeros(1, 8, 3, 3), 8)  # no CUDA
-    stages = AlexNet(network_spec("small", classes=2))._stages
-    assert all(stage.block is None for stage in stages)
-    assert isinstance(stages[0].layers[0], nn.BatchNorm2d)
+    small = AlexNet(network_spec("small", classes=2))
+    assert all(stage.block is None for stage in small._stages)
+    assert isinstance(small.features[1], nn.BatchNorm2d)
 
 
 def test_every_preset_s_networks_have_blocks() -> None:

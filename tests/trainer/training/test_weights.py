@@ -135,7 +135,7 @@ def test_weights_that_do_not_fit_are_refused(
 def test_the_backbone_learns_at_a_rate_of_its_own(tiny_network: str) -> None:
     model = build(dataclasses.replace(NETWORKS[tiny_network], classes=3), 0)
     groups = make_optimizer(
-        model, "sgd", lr=1.0, momentum=0.9, weight_decay=0.0, bias_rate=2.0, backbone_rate=0.1
+        model, "sgd", momentum=0.9, weight_decay=0.0, bias_rate=2.0, backbone_rate=0.1
     ).param_groups
     rates = {id(p): group["lr_factor"] for group in groups for p in group["params"]}
     last = last_of(model.state_dict())
