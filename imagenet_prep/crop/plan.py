@@ -103,9 +103,13 @@ def scanned(sources: Iterable[Source], part: Part | None = None) -> Iterator[Sca
             connection.executescript(_SCAN)
             connection.execute("BEGIN")
             width = ", ".join("?" * (len(Source._fields) + 2))
-            connection.executemany(
-                f"INSERT INTO scan VALUES ({width})", _rows(found, sources, part)
-            )
+            rows = _rows(found, sources, part)
+            try:
+                connection.executemany(f"INSERT INTO scan VALUES ({width})", rows)
+            except UnicodeEncodeError as error:
+                name = error.object.encode("utf-8", "backslashreplace").decode()
+                message = f"{name}: the name of this file is not UTF-8; rename it, then run again"
+                raise ToolError("source.name_encoding", message) from None
             connection.execute("COMMIT")
         yield found
 

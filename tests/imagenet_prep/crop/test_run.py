@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -384,3 +385,10 @@ def test_what_a_dead_worker_of_a_cluster_left_is_gone_at_the_end(raw: Path, tmp_
     assert workers.died
     assert not left.exists()
     assert not list(dst.rglob("*.tmp"))
+
+
+def test_a_file_name_that_is_not_utf8_is_an_error(raw: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(raw / "train/ant") + b"/\xff.jpg"))
+    odd.write_bytes(b"x")
+    with fails("source.name_encoding"):
+        cropped(raw, tmp_path / "cropped")
