@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.sources.names import entries_of, is_folder, split_of, text_of
+from imagenet_prep.sources.names import entries_of, split_of, text_of
 from imagenet_prep.sources.tar import Tar, check_member_name, open_tar
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url, location_in
@@ -107,7 +107,7 @@ def is_archive(src: Location) -> bool:
     if isinstance(src, Url):
         return False
     entries = entries_of(src)
-    files = [e for e in entries if not is_folder(e) and e.name.lower().endswith(ARCHIVES)]
+    files = [e for e in entries if e.is_file() and e.name.lower().endswith(ARCHIVES)]
     return (
         bool(files) and len(files) == len(entries) and all(split_of(_stem(e.name)) for e in files)
     )

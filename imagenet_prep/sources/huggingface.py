@@ -91,7 +91,7 @@ def _files(src: Location, depth: int = 2) -> list[tuple[str, Location]]:
     """(name below ``src``, where it is) of the Parquet and Arrow files."""
     entries = entries_of(src)
     files = [(text_of(e.name), src / e.name) for e in entries
-             if e.name.endswith(_SUFFIXES) and not e.name.startswith("cache-")]  # fmt: skip
+             if e.name.endswith(_SUFFIXES) and e.is_file() and e.name[:6] != "cache-"]  # fmt: skip
     if not files and depth:
         for entry in entries:
             if (split_of(entry.name) or entry.name in ("data", "default")) and is_folder(entry):

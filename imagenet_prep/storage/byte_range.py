@@ -149,7 +149,7 @@ def _open_at_once(file: str, flags: int) -> int:
 
 def unpack(file: str) -> bytes:
     """The bytes that a gzip file holds. Raises OSError, also for damage and for too much."""
-    packed = io.BytesIO(remote.read(file)) if is_url(file) else file
+    packed = io.BytesIO(Place(file).read())
     try:
         with gzip.open(packed) as stream:
             data = stream.read(MAX_UNPACKED_BYTES + 1)
