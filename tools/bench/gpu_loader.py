@@ -4,9 +4,10 @@
 
 FOLDER has JPEG crops of one size, in it or in one folder per class. They are packed into a
 beton whose pages are repeated to N samples. Parts, most valuable first, each printed and
-saved when it is done: pixels, CUDA beside CPU; JPEG to bfloat16 227 on the device at batch 256
-and 1024, one CPU thread, compressed images copied each time and resident; torchvision's
-``decode_jpeg`` on the device; decoding on the CPU's cores. ``--smoke`` needs no device: four
+saved when it is done: JPEG to bfloat16 227 on the device at batch 256 and 1024, one CPU
+thread, compressed images resident and copied each time, after a look at its pixels; torchvision's
+``decode_jpeg`` on the device; decoding on the CPU's cores; the pixels of other settings beside
+the CPU's. ``--smoke`` needs no device: four
 small images, whose batches the host makes, or with NUMBA_ENABLE_CUDASIM=1 the simulated device.
 """
 
@@ -20,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ import torch
 
 PX = 227
 LAPS = 3
+CPU_IMAGES = 6_000
 LEVELS = 1e-3
 SETTINGS: dict[str, dict[str, Any]] = {
     "uint8": {"dtype": "uint8"},
@@ -104,27 +106,23 @@ def small_beton(crops: Path, folder: Path, smoke: bool = False) -> Path:
     return out
 
 
-def pixels(lines: Lines, beton: Path, device: dict[str, Any], **options: Any) -> None:
-    """An epoch of each setting, made on the CPU and on the device."""
+def pixels(
+    lines: Lines, beton: Path, device: dict[str, Any], names: Iterable[str], **options: Any
+) -> None:
+    """An epoch of each of some settings, made on the CPU and on the device."""
     from trainer.loader import eval_loader, train_loader
 
-    def difference(make: Callable[..., Any], settings: dict[str, Any]) -> tuple[float, int]:
-        given = {"batch_size": 64, "jobs": 1} | options | settings
+    for name in names:
+        make = train_loader if name in SETTINGS else eval_loader
+        given = {"batch_size": 32, "jobs": 1} | options | SETTINGS.get(name, {"view": "ten"})
         worst, seen = 0.0, 0
-        with make(beton, **given) as host, make(beton, **(given | device)) as ours:
-            for wanted, found in zip(host, ours, strict=True):
-                off = found.images.cpu().to(torch.float64) - wanted.images.to(torch.float64)
-                worst = max(worst, float(off.abs().max()))
-                seen += int(torch.equal(found.labels.cpu(), wanted.labels)) * len(wanted.labels)
-        return worst, seen
-
-    for name, settings in SETTINGS.items():
         with lines.part(f"pixels: {name}"):
-            worst, seen = difference(train_loader, settings)
+            with make(beton, **given) as host, make(beton, **(given | device)) as ours:
+                for wanted, found in zip(host, ours, strict=True):
+                    off = found.images.cpu().to(torch.float64) - wanted.images.to(torch.float64)
+                    worst = max(worst, float(off.abs().max()))
+                    seen += int(torch.equal(found.labels.cpu(), wanted.labels)) * len(found.labels)
             lines.add(f"pixels: {name}", worst, "levels off at most", images=seen)
-    with lines.part("pixels: ten views"):
-        worst, seen = difference(eval_loader, {"view": "ten", "batch_size": 16})
-        lines.add("pixels: ten views", worst, "levels off at most", images=seen)
 
 
 def rate(loader: Any, laps: int = LAPS, limit: int = 1 << 30) -> list[float]:
@@ -184,22 +182,24 @@ def on_device(lines: Lines, crops: Path, small: Path, samples: int, folder: Path
     from tools.bench.gpu_replica import copies_that_fit, replicate
 
     lines.add(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0] / 2**30, "GiB free")
-    pixels(lines, small, {"device": "cuda", "decode": "gpu"}, crop_size=PX)
+    gpu = {"device": "cuda", "decode": "gpu"}
+    first = "bfloat16, space-to-depth"
+    pixels(lines, small, gpu, [first], crop_size=PX)
     beton = folder / "train.beton"
     replicate(small, beton, samples, copies_that_fit(small, samples, folder))
     lines.add("repeated beton", samples, "samples", bytes=beton.stat().st_size)
     one: dict[str, Any] = {"decode": "gpu", "jobs": 1}
-    for batch in (256, 1024):
-        for resident in ("off", "on"):
+    for batch in (1024, 256):
+        for resident in ("on", "off"):
             name = f"batch {batch}, one thread, resident {resident}"
             rates(lines, beton, name, batch_size=batch, resident=resident, **one)
     torchvision_rate(lines, crops, 256)
-    rates(lines, beton, "batch 256, decode on the CPU, all cores", samples // 4,
-          batch_size=256, decode="cpu", layout="channels_last")  # fmt: skip
-    rates(lines, beton, "batch 1024, all cores, resident off", batch_size=1024, resident="off",
-          decode="gpu")  # fmt: skip
     rates(lines, beton, "batch 256, uint8 channels last, resident on", batch_size=256,
           resident="on", dtype="uint8", layout="channels_last", **one)  # fmt: skip
+    rates(lines, beton, "batch 256, decode on the CPU, all cores", CPU_IMAGES, batch_size=256,
+          decode="cpu", layout="channels_last")  # fmt: skip
+    pixels(lines, small, gpu, [name for name in SETTINGS if name != first], crop_size=PX)
+    pixels(lines, small, gpu, ["ten views"], crop_size=PX)
 
 
 def main() -> int:
@@ -216,7 +216,7 @@ def main() -> int:
         if given.smoke:
             simulated = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
             device = {"decode": "gpu"} if simulated else {"decode": "cpu", "jobs": 2}
-            pixels(lines, small, device, crop_size=9)
+            pixels(lines, small, device, [*SETTINGS, "ten views"], crop_size=9)
         elif torch.cuda.is_available():
             on_device(lines, given.crops, small, given.samples, Path(folder))
         else:

@@ -17,6 +17,8 @@ from trainer.loader.device import HostBackend
 from trainer.loader.iterator import Backend
 from trainer.views.views import Views
 
+_TOLD: set[str] = set()
+
 
 def make_backend(
     betons: Betons,
@@ -50,7 +52,9 @@ def make_backend(
         except UnusableError as error:
             if reading.decode == "gpu":
                 raise
-            logging.getLogger("trainer.loader").warning("decoding on the CPU: %s", error)
+            if str(error) not in _TOLD:
+                _TOLD.add(str(error))
+                logging.getLogger("trainer.loader").warning("decoding on the CPU: %s", error)
     if on_host(device):
         return CpuBackend(info, stats, views, **how), "cpu"
     return HostBackend(info, stats, views, **how, device=device), "cpu"

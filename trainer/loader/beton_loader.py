@@ -70,6 +70,8 @@ class BetonLoader:
     """Images in an epoch, of all ranks."""
     wait_s: float
     """Seconds that the consumer has waited for batches in the current epoch."""
+    decode: str
+    """Where JPEGs are decoded: "cpu" or "gpu"."""
 
     def __init__(
         self, beton: Path | str | Betons, stats: Stats | None, views: Views, reading: Reading

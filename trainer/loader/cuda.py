@@ -229,6 +229,7 @@ class CudaBackend(DeviceRing):
         self._on = 0 if self.stream is None else jpeg.as_stream(self.stream)
         self._own_colour = views.lighting_mode == "image" and views.drawn
         if self.stream is not None:  # compiled now, in this thread, where Ctrl-C works
+            self.begin()
             with self.on_stream(self.stream):
                 self._decode(self.sides[0], self.store.words[0], 0, 1)
 
