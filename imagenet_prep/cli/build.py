@@ -6,10 +6,10 @@ import functools
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,14 +33,7 @@ from imagenet_prep.dataset.shards import MOST_SHARDS, check_way, find_betons
 if TYPE_CHECKING:
     from imagenet_prep.workers.processes import Jobs
 
-F = TypeVar("F", bound=Callable[..., Any])
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-
-
-def _format(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    from imagenet_prep.beton.options import Packing
-
-    return Packing(format=value).format
 
 
 def _shuffle(_ctx: click.Context, _param: click.Parameter, value: str) -> int | None:
@@ -52,60 +45,33 @@ def _shuffle(_ctx: click.Context, _param: click.Parameter, value: str) -> int | 
 
 
 def _subset(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | float | None:
-    from imagenet_prep.beton.options import Packing
-
-    if value is None:
-        return None
     try:
-        return Packing(subset=int(value) if value.isdecimal() else float(value)).subset
+        return None if value is None else int(value) if value.isdecimal() else float(value)
     except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is neither a count (1000) nor a fraction in (0, 1]"
-        ) from None
+        message = f"{value!r} is neither a count (1000) nor a fraction in (0, 1]"
+        raise click.BadParameter(message) from None
 
 
-def _page_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-    from imagenet_prep.beton.options import Packing
-
-    if value is None:
-        return None
-    found = re.fullmatch(r"([0-9]{1,10})([KMG]?)(iB|B)?", value)
-    if not found:
-        raise click.BadParameter(f"{value!r} is not a size such as 8M or 8388608")
-    return Packing(page_size=int(found[1]) << 10 * _POWERS[found[2]]).page_size
-
-
-def _shard_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-    """Bytes of a size for people: 4GB are 4 * 10^9, 4GiB and 4G 4 * 2^30."""
+def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Bytes: 4GB are 4 * 10^9, 4GiB and 4G 4 * 2^30."""
     if value is None:
         return None
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([KMGT]?)(iB|B)?", value)
-    size = 0
-    if found:
-        base = 1000 if found[3] == "B" else 1024
-        size = int(Decimal(found[1]) * base ** _POWERS[found[2]])
+    base = 1000 if found and found[3] == "B" else 1024
+    size = int(Decimal(found[1]) * base ** _POWERS[found[2]]) if found else 0
     if size < 1:
-        raise click.BadParameter(f"{value!r} is not a size such as 4GB, 500MB or 4GiB")
+        raise click.BadParameter(f"{value!r} is not a size such as 8M, 4GB, 500MB or 4GiB")
     return size
 
 
 def packing_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The fields of Packing, which the command gets by name as one dict ``packing``."""
+    """The fields of Packing, checked, which the command gets by name as one dict ``packing``."""
 
     @functools.wraps(command)
-    def with_packing(
-        *,
-        format: str,
-        shuffle: int | None,
-        subset: int | float | None,
-        page_size: int | None,
-        shards: int | None,
-        shard_size: int | None,
-        **options: Any,
-    ) -> None:
+    def with_packing(**options: Any) -> None:
         from imagenet_prep.beton.options import Packing
 
-        packing = Packing(format, shuffle, subset, page_size, shards, shard_size)
+        packing = Packing(**{field.name: options.pop(field.name) for field in fields(Packing)})
         command(packing=asdict(packing), **options)
 
     for option in reversed(_PACKING):
@@ -117,7 +83,6 @@ _PACKING = (
     click.option(
         "--format",
         metavar="jpeg|raw|mixed:P",
-        callback=_format,
         default="jpeg",
         show_default=True,
         help="Samples: JPEG bytes of the crops, raw pixels, or a fraction P as JPEG, the rest raw.",
@@ -140,7 +105,7 @@ _PACKING = (
     click.option(
         "--page-size",
         metavar="SIZE",
-        callback=_page_size,
+        callback=_size,
         help="Page size: power of two, 2M to 1G.  [default: smallest that fits the samples]",
     ),
     click.option(
@@ -153,9 +118,9 @@ _PACKING = (
     click.option(
         "--shard-size",
         metavar="SIZE",
-        callback=_shard_size,
+        callback=_size,
         help="Largest size of a file, such as 4GB or 500MB (powers of 1000), 4GiB or 4G (of "
-        "1024); as many shards as that takes.",
+        "1024); as many shards as that takes.  [default: one file]",
     ),
 )
 

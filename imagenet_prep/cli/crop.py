@@ -75,7 +75,7 @@ def crop_options(command: F) -> F:
             callback=_limit,
             default="none",
             show_default=True,
-            help="Number of failed images that ends the run with an error when it is exceeded.",
+            help="Largest number of failed images; more end the run with an error.",
         ),
         _choice(
             "truncated", TRUNCATED, "Incomplete files: failure, or crop of the part that decodes."

@@ -15,7 +15,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from imagenet_prep.core.errors import ToolError, UsageError
 
@@ -29,14 +29,6 @@ AHEAD = 4
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _WATCH_EVERY_S = 3.0
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Ok(Generic[T]):
-    """The result of an item."""
-
-    key: str
-    value: T
 
 
 @dataclass(frozen=True, slots=True)

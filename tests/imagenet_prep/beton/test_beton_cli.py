@@ -95,7 +95,7 @@ def test_split_builds_only_that_one(cropped: Path) -> None:
         (("--format", "mixed:2"), "share of JPEG"),
         (("--shuffle", "-1"), "neither a seed"),
         (("--shuffle", "on"), "neither a seed"),
-        (("--subset", "half"), "neither a number of samples"),
+        (("--subset", "half"), "neither a count"),
         (("--subset", "0"), "subset of 0"),
         (("--subset", "1.5"), "subset of 1.5"),
         (("--subset", "nan"), "subset of nan"),
@@ -120,7 +120,7 @@ def test_verify_says_that_a_good_beton_is_good(cropped: Path, capsys: Capture) -
     assert value["good"] and value["faults"] == value["damaged"] == []
     assert (value["samples"], value["pages"], value["decoded"]) == (12, 3, 12)
     assert cli.run(["verify", str(path)]) == 0
-    assert "every byte is as it was built: 12 samples on 3 pages" in capsys.readouterr().out
+    assert "every byte is intact: 12 samples on 3 pages" in capsys.readouterr().out
 
 
 def test_verify_lists_every_damaged_sample_and_ends_with_1(cropped: Path, capsys: Capture) -> None:

@@ -141,7 +141,7 @@ def test_prepare_builds_shards_and_says_first_what_is_in_their_way(
     ],
 )
 def test_sizes_are_written_as_people_do(text: str, size: int) -> None:
-    assert cli_beton._shard_size(None, None, text) == size  # type: ignore[arg-type]
+    assert cli_beton._size(None, None, text) == size  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

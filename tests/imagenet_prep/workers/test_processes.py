@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.workers.processes import Failed, Local, Ok, resolve_jobs
+from imagenet_prep.workers.processes import Local, resolve_jobs
 from imagenet_prep.workers.threads import map_in_threads
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -97,11 +97,6 @@ def test_jobs_default_to_the_processors_and_must_be_positive() -> None:
     with pytest.raises(ToolError) as caught:
         resolve_jobs(0)
     assert caught.value.code == "jobs.invalid"
-
-
-def test_outcomes_are_values() -> None:
-    assert Ok("a", 1) == Ok("a", 1)
-    assert Failed("a", "broken").reason == "broken"
 
 
 LEFTOVERS = """
