@@ -148,7 +148,7 @@ def test_saving_something_unsafe_fails_and_leaves_the_earlier_file(tmp_path: Pat
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ToolError, match="file: is no folder"):
+    with pytest.raises(ToolError, match="file: is not a folder"):
         write(tmp_path / "file" / "a.pt")
 
 

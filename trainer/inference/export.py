@@ -167,7 +167,9 @@ def _exportable(model: AlexNet) -> nn.Module:
         for name, layer in list(parent.named_children()):
             if isinstance(layer, LocalResponseNorm | SpatialResponseNorm):
                 setattr(parent, name, PlainResponseNorm(layer))
-    return copy.eval()
+    # The layers in a row: AlexNet itself takes its own kernels where there are any.
+    layers = (copy.grey, copy.scale, copy.features, copy.avgpool, nn.Flatten(1), copy.classifier)
+    return nn.Sequential(*layers).eval()
 
 
 def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
