@@ -25,7 +25,6 @@ from trainer.cli.options import (
 from trainer.distributed import torchrun as launch
 from trainer.interrupt import Stop, guard
 from trainer.training.folder import RunFolder
-from trainer.training.schedule import peak_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +100,7 @@ def run(beton: Path, preset: str, **options: Any) -> None:
     settings = {name: options.pop(name) for name in SETTINGS if name in options}
     config = with_options(presets.preset(preset), settings)
     given = _Given(**options)
-    _check_launch(settings["gradients"], given)
+    _check_launch(given)
     if given.force and not given.resume:
         raise UsageError("run.force_without_resume", "--force needs --resume; add it")
     base = Path("runs") / config.preset
@@ -130,17 +129,14 @@ class _Given:
     as_json: bool
 
 
-def _check_launch(gradients: str | None, given: _Given) -> None:
-    """UsageError for options that need several processes, or --out with restarts."""
+def _check_launch(given: _Given) -> None:
+    """UsageError for --timeout with one process, and for restarts without --out."""
     launch.check()
-    if not launch.several():
-        for option, value in (("--gradients", gradients), ("--timeout", given.timeout)):
-            if value is not None:
-                raise UsageError(
-                    "run.one_process",
-                    f"{option} has no effect with one process; start several with torchrun, or "
-                    "remove it",
-                )
+    if given.timeout is not None and not launch.several():
+        raise UsageError(
+            "run.one_process",
+            "--timeout has no effect with one process; start several with torchrun, or remove it",
+        )
     if launch.restarts() and given.out is None:
         raise UsageError(
             "run.restarts_without_out", "torchrun --max-restarts needs --out, to find the run again"
@@ -189,14 +185,11 @@ def _train(config: RunConfig, beton: Path, folder: Path, given: _Given) -> None:
 
 
 def _first_line(config: RunConfig, folder: Path, ranks: int) -> str:
-    """Preset, network and folder; processes and scaled learning rate, if any."""
+    """Preset, network and folder; the processes, if several."""
     text = f"preset {config.preset}, network {config.network}, to {folder}"
     total = config.batch_size * config.accumulate * ranks
     if ranks > 1:
         text += f"; {ranks} processes, {total} images in a step"
-    if config.lr_per:
-        rate = peak_rate(config.lr, config.lr_per, total)
-        text += f"; learning rate {config.lr:g} per {config.lr_per} images: {rate:g} for {total}"
     return text
 
 

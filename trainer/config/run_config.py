@@ -15,8 +15,7 @@ from typing import Any
 from imagenet_prep.core.errors import UsageError
 
 RECIPE, LEARNING, SCHEDULE = "The recipe", "Learning", "Schedule"
-IMAGES, INTERRUPTIONS = "Images", "Interruptions"
-PROCESSES, MACHINE = "Several processes", "The machine"
+IMAGES, INTERRUPTIONS, MACHINE = "Images", "Interruptions", "The machine"
 
 MEANS = ("image", "centre", "channel", "none")
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -99,18 +98,10 @@ class RunConfig:
     batch_size: int = setting(64, RECIPE, "Images in a batch, on each process.", low=1)
     accumulate: int = setting(1, RECIPE, "Batches in an optimiser step.", low=1)
     seed: int = setting(0, RECIPE, "Random seed.", low=0, high=2**31 - 1)
-    optimizer: str = setting(
-        "adamw", LEARNING, "Optimiser.", choices=("sgd", "adam", "adamw", "lars")
-    )
+    optimizer: str = setting("adamw", LEARNING, "Optimiser.", choices=("sgd", "adam", "adamw"))
     lr: float = setting(3e-4, LEARNING, "Peak learning rate, for pixels of 0-255.", above=0)
-    lr_per: int = setting(
-        0, LEARNING, "Images in a step that --lr is for (linear scaling); 0: no scaling.", low=0
-    )
     momentum: float = setting(
-        0.9, LEARNING, "Momentum.", low=0, below=1, needs=("optimizer", ("sgd", "lars"))
-    )
-    trust: float = setting(
-        1e-3, LEARNING, "LARS trust coefficient.", above=0, needs=("optimizer", ("lars",))
+        0.9, LEARNING, "Momentum.", low=0, below=1, needs=("optimizer", ("sgd",))
     )
     weight_decay: float = setting(0.05, LEARNING, "Weight decay.", low=0)
     bias_rate: float = setting(1.0, LEARNING, "Learning rate of biases, as a factor.", above=0)
@@ -226,9 +217,6 @@ class RunConfig:
         choices=("wandb", "mlflow"),
         free=True,
     )
-    gradients: str = setting(
-        "float32", PROCESSES, "Type of exchanged gradients.", choices=("float32", "bfloat16")
-    )
     device: str = setting(
         "auto",
         MACHINE,
@@ -241,13 +229,6 @@ class RunConfig:
         MACHINE,
         "Number format; auto: half precision if the hardware supports it.",
         choices=("auto", "float32", "bfloat16", "float16"),
-        free=True,
-    )
-    compile: str = setting(
-        "auto",
-        MACHINE,
-        "Compiled network; auto: on CUDA.",
-        choices=("auto", "on", "off"),
         free=True,
     )
     jobs: int | None = setting(
@@ -286,6 +267,14 @@ SETTINGS: dict[str, Setting] = {
     for item in fields(RunConfig)
 }
 """Name of a setting -> its declaration, in the order of the help."""
+
+_REMOVED: dict[str, tuple[Any, ...]] = {
+    "lr_per": (0,),
+    "trust": (1e-3,),
+    "gradients": ("float32",),
+    "compile": ("auto", "on", "off"),
+}
+"""Settings of earlier versions -> the values that had no effect, or have none now."""
 
 
 def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
@@ -348,6 +337,11 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
     """A config from :func:`as_dict`, also of an older version: missing settings take their
     default. ConfigError for unknown ones."""
+    values = {
+        name: value
+        for name, value in values.items()
+        if name not in _REMOVED or value not in _REMOVED[name]
+    }
     unknown = sorted(set(values) - set(SETTINGS))
     if unknown:
         raise ConfigError(

@@ -1,12 +1,11 @@
 """The mean of the ranks' gradients, and how long a step waits for it.
 
-**Exposed communication** is what is counted here: the time between the end of backward's own
-work and the arrival of the last mean. While backward still computes, exchanges that run beside
-it cost nothing and count nothing. The last bucket of gradients is handed over when backward has
-nothing left to compute, so that moment is the end of its work; DistributedDataParallel then
-waits for all means before backward returns. Time that ranks wait for a slower one is in it.
-On a CPU both moments are read from the clock, on CUDA they are events in the streams, read at
-the end of an epoch.
+``Exchange`` measures **exposed communication**: the time from the end of backward's own work to
+the arrival of the last mean. Communication beside backward costs nothing and does not count. The
+last bucket of gradients is handed over when backward has nothing left to compute, so that moment
+is the end of its work; DistributedDataParallel then waits for all means before backward returns.
+Waiting for a slower rank is included. On a CPU both moments are read from the clock, on CUDA they
+are events in the streams, read at the end of an epoch.
 """
 
 from __future__ import annotations
@@ -22,19 +21,18 @@ from torch.futures import Future, collect_all
 class Exchange:
     """Averages the buckets of gradients of DistributedDataParallel over ``ranks``.
 
-    ``dtype`` is what travels; the weights and the optimiser have float32 in any case. PyTorch's
-    own ``bf16_compress_hook`` does the same to bfloat16 and is refused without NCCL.
+    An own hook and not torch's, for the measurement and for the bits (see ``parts``).
     """
 
-    def __init__(self, ranks: int, dtype: torch.dtype, *, cuda: bool) -> None:
-        self.ranks, self.dtype, self.cuda = ranks, dtype, cuda
+    def __init__(self, ranks: int, *, cuda: bool) -> None:
+        self.ranks, self.cuda = ranks, cuda
         self._total_s = 0.0
         self._ended: Any = None  # backward's own work: a time in s, or an event
         self._arrived: list[Any] = []
         self._events: list[tuple[Any, list[Any]]] = []
 
     def attach(self, learner: nn.parallel.DistributedDataParallel) -> None:
-        """Has ``learner``'s gradients exchanged here."""
+        """Exchanges the gradients of ``learner`` here."""
         # A lambda: of a typed function PyTorch wants the annotation as an object, not its name.
         learner.register_comm_hook(None, lambda _, bucket: self._reduce(bucket))
 
@@ -53,9 +51,8 @@ class Exchange:
         if bucket.index() == 0:
             self._count()
         whole: Tensor = bucket.buffer()
-        # Divided before it is rounded, and before sums can overflow.
-        sent = whole.div_(self.ranks).to(self.dtype)
-        works = [torch.distributed.all_reduce(part, async_op=True) for part in parts(bucket, sent)]
+        whole.div_(self.ranks)  # before sums can overflow
+        works = [torch.distributed.all_reduce(part, async_op=True) for part in parts(bucket)]
         futures = [work.get_future() for work in works if work is not None]
         if bucket.is_last():
             self._ended = self._now()
@@ -64,8 +61,6 @@ class Exchange:
             if not self.cuda:
                 for part in future.value():
                     part.value()  # raises what its exchange has raised
-            if sent is not whole:
-                whole.copy_(sent)
             self._arrived.append(self._now())
             return whole
 
@@ -88,16 +83,17 @@ class Exchange:
         self._ended, self._arrived = None, []
 
 
-def parts(bucket: Any, sent: Tensor) -> list[Tensor]:
-    """The pieces of ``sent``, a copy of ``bucket``'s gradients in a row, that travel by themselves.
+def parts(bucket: Any) -> list[Tensor]:
+    """The pieces of a bucket of gradients that are sent separately.
 
     Through gloo every weight's gradient: gloo adds the numbers of three ranks in an order that
-    depends on their place in what is sent. DistributedDataParallel fills its buckets otherwise
-    after its first step, so of whole buckets a run that goes on from a checkpoint would differ
-    in the last bits. NCCL promises no bits and gets the bucket whole.
+    depends on their position in the message, and DistributedDataParallel changes its buckets
+    after its first step, so a resumed run would differ in the last bits. NCCL guarantees no bits
+    and gets the whole bucket.
     """
-    if sent.is_cuda:
-        return [sent]
-    first = bucket.buffer().storage_offset()
+    whole: Tensor = bucket.buffer()
+    if whole.is_cuda:
+        return [whole]
+    first = whole.storage_offset()
     places = [(each.storage_offset() - first, each.numel()) for each in bucket.gradients()]
-    return [sent[start : start + count] for start, count in places]
+    return [whole[start : start + count] for start, count in places]

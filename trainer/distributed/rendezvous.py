@@ -1,8 +1,8 @@
 """How ranks that start together find each other in a store that outlives them.
 
-torchrun keeps one store over its restarts, and in it lie the addresses of processes that have
-died; PyTorch would connect to those. Nor do the hosts count restarts alike: one may see its own
-process fail where another only hears of it. So the ranks of a start agree upon a name first.
+torchrun keeps one store over its restarts, with the addresses of processes that have died; PyTorch
+would connect to those. The hosts also count restarts differently: one may see its own process fail
+where another only hears of it. So the ranks of a start agree on a new prefix first.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _LOOK_S = 0.02
 
 
 def meet(store: Store, rank: int, ranks: int, timeout_s: float) -> Store:
-    """``store``, under a name that only this start of its ``ranks`` processes knows.
+    """``store``, under a prefix of this start of its ``ranks`` processes alone.
 
-    Each rank says a word that nobody said before; rank 0 answers every such word with the
-    name, and goes on when all have heard it. DistError after ``timeout_s``.
+    Each rank publishes a unique token; rank 0 answers every token with the prefix, and returns
+    when all have confirmed it. DistError after ``timeout_s``.
     """
-    word = uuid.uuid4().hex
+    token = uuid.uuid4().hex
     if rank > 0:
-        store.set(f"hello/{rank}", word)
-        store.wait([f"welcome/{word}"], datetime.timedelta(seconds=timeout_s))
-        name = store.get(f"welcome/{word}").decode()
+        store.set(f"hello/{rank}", token)
+        store.wait([f"welcome/{token}"], datetime.timedelta(seconds=timeout_s))
+        name = store.get(f"welcome/{token}").decode()
         store.set(f"heard/{name}/{rank}", "yes")
         return PrefixStore(name, store)
     deadline = time.monotonic() + timeout_s
@@ -34,14 +34,14 @@ def meet(store: Store, rank: int, ranks: int, timeout_s: float) -> Store:
     missing = set(range(1, ranks))
     while missing:
         for other in sorted(missing):
-            if store.check([f"heard/{word}/{other}"]):
+            if store.check([f"heard/{token}/{other}"]):
                 missing.discard(other)
             elif store.check([f"hello/{other}"]):
-                said = store.get(f"hello/{other}")
-                if said != answered.get(other):  # the word of an earlier start does no harm
-                    answered[other] = said
-                    store.set(f"welcome/{said.decode()}", word)
+                seen = store.get(f"hello/{other}")
+                if seen != answered.get(other):  # a token of an earlier start is harmless
+                    answered[other] = seen
+                    store.set(f"welcome/{seen.decode()}", token)
         if missing and time.monotonic() > deadline:
             raise DistError(f"timed out waiting for {len(missing)} of {ranks} ranks")
         time.sleep(_LOOK_S if missing else 0)
-    return PrefixStore(word, store)
+    return PrefixStore(token, store)

@@ -24,9 +24,8 @@ from trainer.inference.judge import Judged
 from trainer.loader.order import rank_batches
 
 TIMEOUT_S = 300.0
-"""How long a rank waits for another one. More than a cut link takes to come back, than ranks
-differ in compiling, and than one of them takes to write a large checkpoint; a rank that is
-killed is noticed at once, whatever this is."""
+"""How long a rank waits for another one. Longer than a network failure, a compilation or a large
+checkpoint takes; a rank that is killed is noticed at once."""
 
 _TRANSPORT = re.compile(r"gloo|NCCL|pair closure|TCPStore|socket|connection", re.IGNORECASE)
 _SILENCE = re.compile(r"timed? ?out", re.IGNORECASE)
@@ -40,19 +39,19 @@ def _share_of_cpus() -> int:
 
 
 class World:
-    """``rank`` of ``ranks`` processes; rank 0 writes and speaks."""
+    """``rank`` of ``ranks`` processes; rank 0 writes and prints."""
 
     def __init__(self) -> None:
         self.rank, self.ranks, self.local_rank = 0, 1, 0
         self.timeout_s = TIMEOUT_S
         self._broken = False
-        self._group: Any = None  # of what processes tell each other, through gloo
+        self._group: Any = None  # for values other than gradients, through gloo
         self._exchange: Exchange | None = None
         self._waited_s = 0.0
 
     @staticmethod
     def join(timeout_s: float = TIMEOUT_S) -> World:
-        """The world that torchrun's environment variables describe.
+        """The processes that torchrun's environment variables describe.
 
         In a step a rank waits for another one for ``timeout_s``. ToolError when the others do
         not come.
@@ -69,7 +68,7 @@ class World:
         world.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         world.timeout_s = timeout_s
         if world.ranks > 1:
-            # Hosts start apart from each other, however short the steps' patience is.
+            # Hosts start at different times, however short the timeout of a step is.
             patience_s = max(timeout_s, TIMEOUT_S)
             if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # 1 is torchrun's, not the user's
                 torch.set_num_threads(_share_of_cpus())
@@ -86,22 +85,22 @@ class World:
             store=meet(found, self.rank, self.ranks, patience_s),
             rank=self.rank,
             world_size=self.ranks,
-            # NCCL ends a process that waits in vain by an abort. It is the more patient one:
-            # the ranks talk through gloo in each step, and that raises.
+            # NCCL aborts a process after its timeout, so its timeout is the longer one: the
+            # ranks communicate through gloo in each step, and that raises.
             timeout=2 * patience if cuda else patience,
         )
         if cuda:
             self._group = torch.distributed.new_group(backend="gloo", timeout=patience)
 
     def leave(self) -> None:
-        """Ends the connections, if they are whole: a broken one might wait."""
+        """Closes the connections, except broken ones, which might block."""
         if torch.distributed.is_initialized() and not self._broken:
             torch.distributed.destroy_process_group()
 
     @contextlib.contextmanager
     def answering(self, patience_s: float | None = None) -> Iterator[None]:
-        """What the transports raise when another process has gone, or is silent for
-        ``patience_s`` (None: the world's) -> ToolError."""
+        """Errors of the transports when another process has ended, or does not answer for
+        ``patience_s`` (None: ``timeout_s``), become ToolError."""
         try:
             yield
         except RuntimeError as error:
@@ -127,23 +126,20 @@ class World:
 
     def communication_s(self) -> float:
         """Seconds that this rank has spent waiting for others, as ``exchange`` defines it, and
-        in what the ranks tell each other; on CUDA this waits for the device."""
+        in other communication; on CUDA this waits for the device."""
         return self._waited_s + (0.0 if self._exchange is None else self._exchange.seconds())
 
     @property
     def main(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def jobs(self, wanted: int | None) -> int | None:
         """Decoding threads of this process: ``wanted``, or its share of the machine's CPUs."""
         return wanted if wanted is not None or self.ranks == 1 else _share_of_cpus()
 
-    def learner(self, model: nn.Module, device: torch.device, gradients: str) -> nn.Module:
-        """``model`` itself, or wrapped so that its gradients are averaged over the ranks.
-
-        ``gradients`` is the type in which they travel: float32 or bfloat16.
-        """
+    def learner(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """``model`` itself, or wrapped so that its gradients are averaged over the ranks."""
         if self.ranks == 1:
             return model
         cuda = device.type == "cuda"
@@ -151,7 +147,7 @@ class World:
             model, device_ids=[device] if cuda else None, gradient_as_bucket_view=True
         )
         if self._exchange is None:
-            self._exchange = Exchange(self.ranks, getattr(torch, gradients), cuda=cuda)
+            self._exchange = Exchange(self.ranks, cuda=cuda)
         self._exchange.attach(learner)
         return learner
 
@@ -163,7 +159,7 @@ class World:
 
     def weights(self, samples: int, batch_size: int, least_batch: int) -> Iterable[float]:
         """What is left of an epoch, in samples of all ranks -> the weight of each of this
-        rank's batches: with it the mean of the ranks' gradients is the mean over the pictures.
+        rank's batches: with it the mean of the ranks' gradients is the mean over the images.
 
         0 where a rank has fewer than ``least_batch``: none of them takes such a step.
         """
@@ -198,7 +194,7 @@ class World:
         return found
 
     def from_main(self, value: Any) -> Any:
-        """Rank 0's value, on every rank; what the others give is left alone."""
+        """Rank 0's value, on every rank; the other ranks' values are ignored."""
         if self.ranks == 1:
             return value
         found = [value]
@@ -213,7 +209,7 @@ class World:
         return torch.stack([part.double() for part in parts]).cumsum(0)[-1]
 
     def joined(self, judged: Judged) -> Judged:
-        """The pictures of all ranks, in the order of the beton, the same on every rank."""
+        """The images of all ranks, in the order of the beton file, the same on every rank."""
         parts = self.gathered(judged)
         names = [field.name for field in fields(Judged)]
         columns = [torch.cat([getattr(part, name) for part in parts]) for name in names]

@@ -96,7 +96,7 @@ class EpochRun:
     def rate(self, step: int) -> float:
         """The learning rate at ``step`` of the run, biases apart."""
         config = self.session.config
-        return self.session.peak_rate * learning_rate_factor(
+        return config.lr * learning_rate_factor(
             config.schedule,
             step,
             config.epochs * self.steps,
@@ -114,7 +114,7 @@ class EpochRun:
         name = f"epoch {self.epoch + 1}/{config.epochs}"
         self._seed()
         step = session.stepping
-        step.learner = session.world.learner(step.network, session.device, config.gradients)
+        step.learner = session.world.learner(step.network, session.device)
         started, talked_s = time.perf_counter(), session.world.communication_s()
         result = train_epoch(
             step,

@@ -45,15 +45,6 @@ def learning_rate_factor(
     return factor
 
 
-def peak_rate(lr: float, lr_per: int, total_batch: int) -> float:
-    """The learning rate of a step of ``total_batch`` pictures, over all processes.
-
-    ``lr`` is meant for steps of ``lr_per`` pictures and scales with their number, the linear
-    rule of Goyal et al. (2017), which wants a warm-up; ``lr_per`` 0: ``lr`` as it is.
-    """
-    return lr * total_batch / lr_per if lr_per else lr
-
-
 def plateau_drops(errors: Sequence[float], *, patience: int, most: int = 3) -> int:
     """Errors (percent) of the epochs so far -> how often the learning rate was divided by ten.
 

@@ -23,7 +23,6 @@ from trainer.report.environment import environment_stamp
 from trainer.training.memory import keep_freed_memory
 from trainer.training.notices import LearningWatch
 from trainer.training.optim import make_optimizer
-from trainer.training.schedule import peak_rate
 from trainer.training.step import Average, Step, StepSettings
 
 
@@ -131,11 +130,6 @@ class Session:
         """Images of a whole step, over all processes."""
         return self.config.batch_size * self.config.accumulate * self.world.ranks
 
-    @property
-    def peak_rate(self) -> float:
-        """The learning rate that the schedule multiplies."""
-        return peak_rate(self.config.lr, self.config.lr_per, self.total_batch)
-
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, kind and output shape of one image, of every layer in order."""
         return [(row.layer, row.kind, row.output) for row in summarise(self.spec).rows]
@@ -170,7 +164,6 @@ class Session:
             "crop": manifest.settings.get("crop"),
             "ranks": self.world.ranks,
             "total_batch": self.total_batch,
-            "peak_lr": self.peak_rate,
         }
 
     def check_finite(self) -> None:

@@ -78,11 +78,14 @@ def test_a_config_survives_json() -> None:
 def test_an_older_config_gets_defaults_and_a_newer_one_is_refused() -> None:
     stored = configs.as_dict(configs.RunConfig(epochs=3))
     del stored["label_smoothing"]
+    stored |= {"compile": "on", "lr_per": 0}  # of a version that had them
     assert configs.from_dict(stored) == configs.RunConfig(epochs=3)
     with pytest.raises(configs.ConfigError) as refused:
         configs.from_dict(stored | {"sharpness": 1})
     assert refused.value.code == "config.unknown_setting"
     assert "sharpness" in refused.value.message
+    with pytest.raises(configs.ConfigError, match="lr_per"):
+        configs.from_dict(stored | {"lr_per": 256})
 
 
 def test_only_settings_that_change_the_result_count_as_differences() -> None:

@@ -75,7 +75,7 @@ class Wire:
 def test_only_what_comes_after_backward_s_own_work_counts_as_communication(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wire, found = Wire(monkeypatch), Exchange(2, torch.float32, cuda=False)
+    wire, found = Wire(monkeypatch), Exchange(2, cuda=False)
     wire.now = 1.0
     found._reduce(Bucket(0, last=False))
     wire.arrive(at=5.0)  # beside backward
@@ -90,18 +90,15 @@ def test_only_what_comes_after_backward_s_own_work_counts_as_communication(
     assert found.seconds() == 2.5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_gradient_travels_by_itself_and_comes_back_as_the_mean(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire, bucket = Wire(monkeypatch), Bucket(0, last=True, values=torch.tensor([2.0, 4.0, 1.01]))
-    mean = Exchange(2, dtype, cuda=False)._reduce(bucket)
-    assert [tensor.dtype for tensor in wire.sent] == [dtype, dtype]
+    mean = Exchange(2, cuda=False)._reduce(bucket)
     assert [len(tensor) for tensor in wire.sent] == [2, 1]
     wire.arrive(at=1.0)
     assert mean.wait() is bucket.values
-    assert bucket.values.dtype == torch.float32
-    assert bucket.values.tolist() == torch.tensor([2.0, 4.0, 1.01]).to(dtype).tolist()
+    assert bucket.values.tolist() == torch.tensor([2.0, 4.0, 1.01]).tolist()
 
 
 def test_an_exchange_that_fails_raises_where_backward_waits(
@@ -112,7 +109,7 @@ def test_an_exchange_that_fails_raises_where_backward_waits(
 
     wire = Wire(monkeypatch)
     monkeypatch.setattr(Wire, "get_future", lambda wire: wire.futures[-1].then(fail))
-    mean = Exchange(2, torch.float32, cuda=False)._reduce(Bucket(0, last=True))
+    mean = Exchange(2, cuda=False)._reduce(Bucket(0, last=True))
     wire.arrive(at=1.0)
     with pytest.raises(RuntimeError, match="closed by peer"):
         mean.wait()
@@ -243,6 +240,5 @@ def test_restarts_need_a_folder_that_they_find_again() -> None:
     assert said() == "torchrun --max-restarts needs --out, to find the run again"
 
 
-@pytest.mark.parametrize("option", [("--gradients", "bfloat16"), ("--timeout", "60")])
-def test_options_for_several_processes_do_nothing_with_one(option: tuple[str, str]) -> None:
-    assert said(*option).startswith(f"{option[0]} has no effect with one process; start several")
+def test_the_timeout_has_no_effect_with_one_process() -> None:
+    assert said("--timeout", "60").startswith("--timeout has no effect with one process; start")
