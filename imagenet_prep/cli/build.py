@@ -145,6 +145,11 @@ _PACKING = (
     multiple=True,
     help="Split; may be given several times.  [default: all splits]",
 )
+@click.option(
+    "--allow-empty-classes",
+    is_flag=True,
+    help="Build also where all training images of a class failed.",
+)
 @packing_options
 @where_options
 @json_option
@@ -153,6 +158,7 @@ def build(
     dst: Path,
     stats_file: Path | None,
     splits: tuple[str, ...],
+    allow_empty_classes: bool,
     where: Where,
     as_json: bool,
     packing: dict[str, Any],
@@ -170,8 +176,9 @@ def build(
     statistics = src / STATS_NAME if stats_file is None else stats_file
     with where.workers(reads=[src], writes=[dst]) as jobs:
         value = make_betons(
-            where.path(src), where.path(dst), statistics, jobs, splits=splits, **packing
-        )
+            where.path(src), where.path(dst), statistics, jobs, splits=splits,
+            allow_empty_classes=allow_empty_classes, **packing,
+        )  # fmt: skip
     print_result(as_json, value, results.build_lines(value))
 
 
@@ -182,6 +189,7 @@ def make_betons(
     jobs: Jobs,
     *,
     splits: Sequence[str] = (),
+    allow_empty_classes: bool = False,
     **packing: Any,
 ) -> dict[str, Any]:
     """Builds the splits with a progress bar -> the JSON value of ``build``."""
@@ -196,6 +204,14 @@ def make_betons(
     statistics = load_stats(stats_file)
     chosen = [s for s in SPLITS if s in splits] or found.splits or ("train",)
     require_way(dst, chosen, **packing)
+    empty = found.failed_labels.get("train", []) if "train" in chosen else []
+    if empty and not allow_empty_classes:
+        raise ToolError(
+            "build.empty_classes",
+            f"{src}: all training images of {len(empty)} classes failed, the first is "
+            f"{load_classes(src).names[empty[0]]}; mend them and crop again, or build with "
+            "--allow-empty-classes",
+        )
     _require_samples({split: found.counts.get(split, 0) for split in chosen}, **packing)
     common = {
         "stats": statistics,

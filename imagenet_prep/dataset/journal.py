@@ -124,7 +124,8 @@ class Crops:
     """The crops of a folder that ``crop`` has finished.
 
     ``splits`` are those of train, val and test that have crops, ``counts`` how many each;
-    ``settings`` is the text of the settings that all were made with, None if they differ.
+    ``settings`` is the text of the settings that all were made with, None if they differ;
+    ``failed_labels`` are by split the classes whose images all failed.
     Raises UsageError or ToolError when the folder was not made by ``crop``, when that did not
     finish, or when its journal is damaged.
     """
@@ -137,6 +138,7 @@ class Crops:
             found = journal.execute(
                 "SELECT split, settings, count(*) FROM source WHERE status = 'ok' GROUP BY 1, 2"
             ).fetchall()
+            self.failed_labels = failed_labels(journal)
         settings = {row[1] for row in found}
         self.settings = settings.pop() if len(settings) == 1 else None
         counts = {split: sum(row[2] for row in found if row[0] == split) for split in SPLITS}
@@ -171,6 +173,16 @@ class Crops:
                     )
                 before = crop
                 yield crop, label
+
+
+def failed_labels(journal: sqlite3.Connection) -> dict[str, list[int]]:
+    """Split -> the labels of the classes of which every image failed, sorted."""
+    found: dict[str, list[int]] = {}
+    for split, label in journal.execute(
+        "SELECT split, label FROM source GROUP BY 1, 2 HAVING max(status = 'ok') = 0 ORDER BY 1, 2"
+    ):
+        found.setdefault(split, []).append(label)
+    return found
 
 
 def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:

@@ -63,3 +63,21 @@ def test_a_refused_source_leaves_no_destination(
     assert cli.run(words) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "source.split_as_class"
     assert not (tmp_path / "cropped").exists()
+
+
+def test_a_class_whose_images_all_failed_is_reported_and_not_built(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (raw / "train/9/1.jpg").write_bytes(b"no image")
+    dst, words = tmp_path / "cropped", ["--jobs", "1", "--json"]
+    assert cli.run(["crop", "--src", str(raw), "--dst", str(dst), "--size", "16", *words]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["notices"][-1] == "train: all images of 1 classes failed: 9"
+    assert cli.run(["stats", "--src", str(dst), *words]) == 0
+    build = ["build", "--src", str(dst), "--dst", str(tmp_path), *words]
+    capsys.readouterr()
+    assert cli.run(build) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "build.empty_classes"
+    assert not (tmp_path / "train.beton").exists()
+    assert cli.run([*build, "--allow-empty-classes"]) == 0
+    assert (tmp_path / "train.beton").exists()
