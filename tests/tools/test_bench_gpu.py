@@ -25,7 +25,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """Five pictures of 256 px."""
+    """Five images of 256 px."""
     return make_beton(tmp_path_factory.mktemp("small"), 5, 256)
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tools.bench import contender, recording
+from tools.bench import contender, image_sets, recording
 from tools.bench import harness as benching
-from tools.bench import image_sets as picture_sets
 from tools.bench.harness import Entrant, Lap, Options, Race
 
 
@@ -125,10 +124,10 @@ def test_the_crops_of_a_benchmark_are_as_many_as_asked_for_and_all_different(
     for number in range(2):
         files.append(tmp_path / f"{number}.jpg")
         files[-1].write_bytes(jpeg_bytes(smooth_pixels(300, 400, number)))
-    pictures = picture_sets.Pictures("made", tuple(files))
-    crops = picture_sets.make_crops(pictures, tmp_path / "work", 5, jobs=1)
+    images = image_sets.ImageFiles("made", tuple(files))
+    crops = image_sets.make_crops(images, tmp_path / "work", 5, jobs=1)
     assert len({path.read_bytes() for path in crops.files}) == len(crops.labels) == 5
     assert crops.stats.exists()
     # Made once: the photographs are not asked for again.
-    gone = picture_sets.Pictures("made", ())
-    assert picture_sets.make_crops(gone, tmp_path / "work", 5, jobs=1) == crops
+    gone = image_sets.ImageFiles("made", ())
+    assert image_sets.make_crops(gone, tmp_path / "work", 5, jobs=1) == crops

@@ -1,4 +1,4 @@
-"""The speed ladder: which rungs there are, who runs beside whom, the arithmetic, the picture,
+"""The speed ladder: which rungs there are, who runs beside whom, the arithmetic, the image,
 and that every rung's network and feed train."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tools.bench.ladder_plan import (
 
 
 def lap(rate: float, count: int = 100) -> Lap:
-    """A lap of ``count`` pictures at ``rate`` pictures per second."""
+    """A lap of ``count`` images at ``rate`` images per second."""
     return Lap(count / rate, None, count, 0.0, ())
 
 
@@ -61,7 +61,7 @@ def test_seconds_for_imagenet_are_of_the_median_lap_with_the_spread_beside_them(
     first, last = figures()
     assert first.seconds == IMAGENET_SAMPLES / 2
     assert (first.least_s, first.most_s) == (IMAGENET_SAMPLES / 4, IMAGENET_SAMPLES)
-    assert (first.pictures, first.laps, first.times) == (300, 3, 1.0)
+    assert (first.images, first.laps, first.times) == (300, 3, 1.0)
     assert last.times == pytest.approx(12.0)
 
 
@@ -69,7 +69,7 @@ PLACE = ladder_rungs.Place(batch=2, threads=1, device="cpu", small=True)
 
 
 def files(folder: Path, count: int) -> ladder_rungs.Data:
-    """That many pictures of different sizes."""
+    """That many images of different sizes."""
     paths = []
     for number in range(count):
         paths.append(folder / f"{number}.jpg")
@@ -77,7 +77,7 @@ def files(folder: Path, count: int) -> ladder_rungs.Data:
     return ladder_rungs.Data([str(path) for path in paths], [n % 2 for n in range(count)])
 
 
-def test_the_naive_feed_gives_every_picture_at_the_networks_size(tmp_path: Path) -> None:
+def test_the_naive_feed_gives_every_image_at_the_networks_size(tmp_path: Path) -> None:
     epoch = ladder_rungs.FEEDS["originals"](files(tmp_path, 3), PLACE)
     for _ in range(2):
         batches = list(epoch())
@@ -95,9 +95,9 @@ def test_our_lrn_changes_the_time_and_not_the_tutorials_result() -> None:
     library = tutorial_network(True).eval()
     ours = tutorial_network(True, LocalResponseNorm).eval()
     ours.load_state_dict(library.state_dict(), strict=False)
-    pictures = torch.randn(1, 3, 227, 227)
+    images = torch.randn(1, 3, 227, 227)
     with torch.inference_mode():
-        assert torch.allclose(library(pictures), ours(pictures), rtol=1e-4, atol=1e-5)
+        assert torch.allclose(library(images), ours(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -83,7 +83,7 @@ def test_every_stage_does_its_work_whole_and_in_parts(
 
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
-    """Records of a machine with two cores that crops ten pictures a second with both."""
+    """Records of a machine with two cores that crops ten images a second with both."""
 
     def write(name: str, *rows: tuple[str, float, str, int], **more: Any) -> None:
         keys = ("what", "ours", "unit", "n")
@@ -91,10 +91,10 @@ def records(tmp_path: Path) -> Path:
         value = {"machine": {"cores": 2}, "rows": found, "details": {}, **more}
         (tmp_path / f"bench-{name}.json").write_text(json.dumps(value))
 
-    write("crop", ("crop, whole stage", 10.0, "pictures/s", 9))
-    write("stats", ("stats, two workers", 20.0, "pictures/s", 9))
-    write("build", ("build jpeg, two workers", 40.0, "pictures/s", 9), details={"mean_bytes": 1e4})
-    write("loader", ("loader, uint8 from JPEG", 200.0, "pictures/s", 9))
+    write("crop", ("crop, whole stage", 10.0, "images/s", 9))
+    write("stats", ("stats, two workers", 20.0, "images/s", 9))
+    write("build", ("build jpeg, two workers", 40.0, "images/s", 9), details={"mean_bytes": 1e4})
+    write("loader", ("loader, uint8 from JPEG", 200.0, "images/s", 9))
     write(
         "plan",
         ("plan of a first run", 2.0, "seconds", 1_000_000),
@@ -104,7 +104,7 @@ def records(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_costs_are_pictures_times_rates_per_core(records: Path) -> None:
+def test_costs_are_images_times_rates_per_core(records: Path) -> None:
     rates = scale_costs.read_rates(records)
     assert (rates.crop, rates.stats, rates.build, rates.load) == (5, 10, 20, 100)
     assert (rates.plan_s, rates.second_run_s, rates.plan_gb) == (2, 2, None)
@@ -122,4 +122,4 @@ def test_costs_are_pictures_times_rates_per_core(records: Path) -> None:
 
 def test_the_projects_own_records_give_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert scale_costs.main([]) == 0
-    assert "| pictures | 1,281,167 | 14,197,122 | 400,000,000 |" in capsys.readouterr().out
+    assert "| images | 1,281,167 | 14,197,122 | 400,000,000 |" in capsys.readouterr().out

@@ -16,34 +16,30 @@ COUNT = 6
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """Six pictures of 32 px."""
+    """Six images of 32 px."""
     return make_beton(tmp_path_factory.mktemp("small"), COUNT, 32)
 
 
-def pictures(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """All pictures and labels of a beton, in file order."""
+def samples_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images and labels of a beton, in file order."""
     with eval_loader(path, crop_size=32, dtype="uint8", batch_size=4, jobs=1) as batches:
         parts = [(batch.images.clone(), batch.labels.clone()) for batch in batches]
     images, labels = zip(*parts, strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
-@pytest.mark.parametrize(("samples", "copies"), [(15, 3), (15, 2), (15, 1), (5, 1)])
-def test_samples_come_in_turn_however_often_the_pages_are_there(
-    small: Sample, tmp_path: Path, samples: int, copies: int
-) -> None:
+@pytest.mark.parametrize(("samples", "copies"), [(15, 3), (15, 1), (5, 1)])
+def test_samples_repeat_in_order(small: Sample, tmp_path: Path, samples: int, copies: int) -> None:
     target = tmp_path / "train.beton"
     replicate(small.path, target, samples, copies)
-    images, labels = pictures(target)
-    once, its_labels = pictures(small.path)
+    images, labels = samples_of(target)
+    once, its_labels = samples_of(small.path)
     turn = torch.arange(samples) % COUNT
     assert torch.equal(images, once[turn])
     assert torch.equal(labels, its_labels[turn])
 
 
-def test_each_copy_takes_room_and_no_more_are_made_than_needed_or_fit(
-    small: Sample, tmp_path: Path
-) -> None:
+def test_copies_take_space_and_are_no_more_than_needed(small: Sample, tmp_path: Path) -> None:
     sizes = []
     for copies in (1, 2):
         replicate(small.path, tmp_path / "train.beton", 12, copies)

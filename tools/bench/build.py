@@ -1,6 +1,6 @@
 """How fast crops are packed into a beton, beside FFCV's own writer.
 
-    python tools/bench/build.py [--smoke] [--json FILE] [--pictures FOLDER] [--rounds N]
+    python tools/bench/build.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
 
 Both begin with the same files and end with a file that FFCV's loader opens. Ours is the
 whole stage: its file is verified and on the disk, with manifest and statistics.
@@ -33,7 +33,7 @@ def measure(record: Record, crops: Crops, work: Path, given: Options) -> None:
                 continue
             mine = {
                 "cropped": str(crops.folder), "stats": str(crops.stats),
-                "out": str(work / "ours.beton"), "picture_format": kind, "jobs": workers,
+                "out": str(work / "ours.beton"), "image_format": kind, "jobs": workers,
             }  # fmt: skip
             theirs = {
                 "files": [str(path) for path in crops.files], "labels": crops.labels,
@@ -55,10 +55,10 @@ def main() -> int:
     given = options(__doc__.splitlines()[0] if __doc__ else "")
     with work_folder(given) as work:
         record = Record("build", given)
-        pictures = photographs(given, work)
+        images = photographs(given, work)
         count = SMOKE_CROPS if given.smoke else CROPS
-        crops = make_crops(pictures, work, count, jobs=1 if given.smoke else None)
-        record.details = {"pictures": pictures.kind, "mean_bytes": round(crops.mean_bytes)}
+        crops = make_crops(images, work, count, jobs=1 if given.smoke else None)
+        record.details = {"images": images.kind, "mean_bytes": round(crops.mean_bytes)}
         measure(record, crops, work, given)
         return record.finish()
 

@@ -9,19 +9,19 @@ from typing import Any
 from tools.bench.contender import Contender, quick_ffcv
 
 
-def ours(cropped: str, stats: str, out: str, picture_format: str, jobs: int) -> Contender:
+def ours(cropped: str, stats: str, out: str, image_format: str, jobs: int) -> Contender:
     """The whole stage of imagenet_prep: plan, fill, verify, manifest. Workers start in the
     lap."""
     beton = Path(out)
 
     def lap() -> dict[str, int]:
-        return {"count": build(Path(cropped), Path(stats), beton, picture_format, jobs)}
+        return {"count": build(Path(cropped), Path(stats), beton, image_format, jobs)}
 
     return Contender(lap, lambda: beton.unlink(missing_ok=True))
 
 
-def build(cropped: Path, stats: Path, beton: Path, picture_format: str, jobs: int | None) -> int:
-    """The crops of the split train -> a beton of ``picture_format``; the number of samples."""
+def build(cropped: Path, stats: Path, beton: Path, image_format: str, jobs: int | None) -> int:
+    """The crops of the split train -> a beton of ``image_format``; the number of samples."""
     from imagenet_prep.beton.build import build_beton
     from imagenet_prep.core.files import file_digest
     from imagenet_prep.dataset.classes import load_classes
@@ -33,13 +33,13 @@ def build(cropped: Path, stats: Path, beton: Path, picture_format: str, jobs: in
         cropped, "train", beton,
         stats=load_stats(stats), stats_digest=file_digest(stats),
         classes=load_classes(cropped), crops=crops.of("train"),
-        crop_settings=crops.settings, format=picture_format, jobs=jobs,
+        crop_settings=crops.settings, format=image_format, jobs=jobs,
     )  # fmt: skip
     return manifest.samples
 
 
 class FilesAndLabels:
-    """An indexable data set as FFCV's writer takes it: (picture, label) by number."""
+    """An indexable data set as FFCV's writer takes it: (image, label) by number."""
 
     def __init__(self, files: Sequence[str], labels: Sequence[int]) -> None:
         self.files, self.labels = files, labels

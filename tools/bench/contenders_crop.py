@@ -1,4 +1,4 @@
-"""Who crops: from a picture's file to the written 256 x 256 JPEG of quality 90."""
+"""Who crops: from an image's file to the written 256 x 256 JPEG of quality 90."""
 
 from __future__ import annotations
 

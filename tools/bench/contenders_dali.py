@@ -20,7 +20,7 @@ def _epochs(
     files: Sequence[str], labels: Sequence[int], batch: int, threads: int,
     define: Callable[[Any, Any, Any, Any], Any],
 ) -> Contender:  # fmt: skip
-    """``define(encoded, x, y, mirror)`` -> the pictures, all as DALI's graph nodes."""
+    """``define(encoded, x, y, mirror)`` -> the images, all as DALI's graph nodes."""
     import numpy as np
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
@@ -75,7 +75,7 @@ def uint8(files: Sequence[str], labels: Sequence[int], batch: int, threads: int)
 
 
 def _shift(stats: Any) -> Any:
-    """Colour noise of a picture, three levels, as our definition has it."""
+    """Colour noise of an image, three levels, as our definition has it."""
     import numpy as np
     from nvidia.dali import fn, types
 

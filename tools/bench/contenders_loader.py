@@ -83,7 +83,7 @@ def _own_memory_bytes() -> int:
 
 
 def ffcv_stock(beton: str, batch: int, threads: int, flip: bool, compiled: bool) -> Contender:
-    """FFCV's own pipeline: whole pictures of 256 x 256, since FFCV has no plain random crop,
+    """FFCV's own pipeline: whole images of 256 x 256, since FFCV has no plain random crop,
     with RandomHorizontalFlip or only decoded. FFCV calls torch.set_num_threads, so that this
     is nobody's process but its own."""
     with quick_ffcv():

@@ -66,9 +66,9 @@ def tutorial(
     workers: int,
     own_colours: bool,
 ) -> Contender:
-    """The tutorial's pipeline: PIL, torchvision, colour noise drawn per picture, levels minus
+    """The tutorial's pipeline: PIL, torchvision, colour noise drawn per image, levels minus
     the mean image (its centre). With ``own_colours``, as the tutorial does it, the noise is
-    along the picture's own colour directions; without, less work, along the data set's."""
+    along the image's own colour directions; without, less work, along the data set's."""
     import numpy as np
     import torch
     from PIL import Image
@@ -87,15 +87,15 @@ def tutorial(
         transforms.ToTensor(),
     ])  # fmt: skip
 
-    def noise(picture: Any) -> Any:
+    def noise(image: Any) -> Any:
         if not own_colours:
             return basis @ torch.randn(3)
-        values, vectors = np.linalg.eigh(np.cov(picture.reshape(3, -1).numpy()))
+        values, vectors = np.linalg.eigh(np.cov(image.reshape(3, -1).numpy()))
         return torch.from_numpy(vectors @ (np.random.normal(0, 0.1, 3) * values)).float()
 
     def make(path: str) -> Any:
         with Image.open(path) as image:
-            picture = augment(image.convert("RGB"))
-        return (picture + noise(picture)[:, None, None]) * 255 - mean
+            image = augment(image.convert("RGB"))
+        return (image + noise(image)[:, None, None]) * 255 - mean
 
     return _epochs(Files(files, labels, make), batch, workers)

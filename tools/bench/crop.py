@@ -1,6 +1,6 @@
-"""How fast and in how much memory pictures are cropped, beside three rivals.
+"""How fast and in how much memory images are cropped, beside three rivals.
 
-    python tools/bench/crop.py [--smoke] [--json FILE] [--pictures FOLDER] [--rounds N]
+    python tools/bench/crop.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
 
 From a file's bytes to the written 256 x 256 JPEG. Per core: one process, one thread. Two
 workers: two processes with half of the files each, already started; for ours also the whole
@@ -16,25 +16,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.bench.harness import BENCH_FOLDER, Entrant, Options, options, race, work_folder
-from tools.bench.image_sets import Pictures, halves, link_collection, photographs
+from tools.bench.image_sets import ImageFiles, halves, link_collection, photographs
 from tools.bench.recording import Record, Row, speed_row
 
 OURS, TUTORIAL, STOCK, VIPS = "ours", "tutorial's recipe", "stock Pillow", "libvips thumbnail"
 STAGE_COPIES = 10
-SMOKE_PICTURES = 4
+SMOKE_IMAGES = 4
 FEW_SOURCES, MANY_SOURCES = 1_000, 10_000
 MOST_MB = 300
 STOCK_PYTHON = BENCH_FOLDER / "pillow" / "bin" / "python"
 
 
-def entrants(pictures: Pictures, work: Path, workers: int) -> list[Entrant]:
-    """Everyone who crops single pictures, in ``workers`` processes."""
+def entrants(images: ImageFiles, work: Path, workers: int) -> list[Entrant]:
+    """Everyone who crops single images, in ``workers`` processes."""
 
     def entrant(name: str, function: str, python: Path = Path(sys.executable)) -> Entrant:
         folder = work / "out" / function / str(workers)
         shares = [
             {"files": files, "folder": str(folder / f"{name}-{number}".replace(" ", "-"))}
-            for number, files in enumerate(halves(pictures.files, workers))
+            for number, files in enumerate(halves(images.files, workers))
         ]
         return Entrant(name, f"contenders_crop:{function}", shares, python)
 
@@ -46,23 +46,23 @@ def entrants(pictures: Pictures, work: Path, workers: int) -> list[Entrant]:
     ]
 
 
-def pictures_alone(record: Record, pictures: Pictures, work: Path, given: Options) -> None:
+def images_alone(record: Record, images: ImageFiles, work: Path, given: Options) -> None:
     """The recipe against its rivals, per core and at two workers."""
     for workers, title in ((1, "crop, one core"), (2, "crop, two workers")):
         if not record.wanted(title) or (given.smoke and workers > 1):
             continue
-        result = race(title, entrants(pictures, work, workers), given)
+        result = race(title, entrants(images, work, workers), given)
         limits = {TUTORIAL: 1.10, STOCK: 1.75, VIPS: 2.5}
         record.add(result, *(speed_row(result, OURS, rival, x) for rival, x in limits.items()))
 
 
-def whole_stage(record: Record, pictures: Pictures, work: Path, given: Options) -> None:
+def whole_stage(record: Record, images: ImageFiles, work: Path, given: Options) -> None:
     """The stage with two workers over the stage with one."""
     title = "crop, whole stage"
     if not record.wanted(title):
         return
-    count = len(pictures.files) * (1 if given.smoke else STAGE_COPIES)
-    src = link_collection(pictures.files, work / f"raw-{count}", count)
+    count = len(images.files) * (1 if given.smoke else STAGE_COPIES)
+    src = link_collection(images.files, work / f"raw-{count}", count)
     names = {"two workers": 2, "one worker": 1}
     runners = [
         Entrant(name, "contenders_crop:stage",
@@ -73,14 +73,14 @@ def whole_stage(record: Record, pictures: Pictures, work: Path, given: Options) 
     record.add(result, speed_row(result, "two workers", "one worker", 1.85))
 
 
-def memory(record: Record, pictures: Pictures, work: Path, given: Options) -> None:
+def memory(record: Record, images: ImageFiles, work: Path, given: Options) -> None:
     """The peak memory of any worker, with few and with many sources."""
     title = "crop, memory of a worker"
     if given.smoke or not record.wanted(title):
         return
     peaks: dict[int, float] = {}
     for count in (FEW_SOURCES, MANY_SOURCES):
-        src = link_collection(pictures.files, work / f"raw-{count}", count)
+        src = link_collection(images.files, work / f"raw-{count}", count)
         share = {"src": str(src), "dst": str(work / "stage-memory"), "jobs": 2}
         once = Entrant(f"{count:,} sources", "contenders_crop:stage", [share])
         result = race(title, [once], replace(given, rounds=1), watch=True, warm_up=False)
@@ -103,13 +103,13 @@ def main() -> int:
     given = options(__doc__.splitlines()[0] if __doc__ else "")
     with work_folder(given) as work:
         record = Record("crop", given)
-        pictures = photographs(given, work, imagenet_only=True)
+        images = photographs(given, work, imagenet_only=True)
         if given.smoke:
-            pictures = Pictures(pictures.kind, pictures.files[:SMOKE_PICTURES])
-        record.details = {"pictures": pictures.kind, "files": len(pictures.files)}
-        pictures_alone(record, pictures, work, given)
-        whole_stage(record, pictures, work, given)
-        memory(record, pictures, work, given)
+            images = ImageFiles(images.kind, images.files[:SMOKE_IMAGES])
+        record.details = {"images": images.kind, "files": len(images.files)}
+        images_alone(record, images, work, given)
+        whole_stage(record, images, work, given)
+        memory(record, images, work, given)
         return record.finish()
 
 

@@ -1,6 +1,6 @@
 """Checks and measures the trainer on a CUDA machine; without one, what a CPU can of it.
 
-    python tools/bench/gpu.py [--smoke] [--json FILE] [--pictures FOLDER] [--only TEXT]
+    python tools/bench/gpu.py [--smoke] [--json FILE] [--images FOLDER] [--only TEXT]
 
 Needs no network. In this order: the pixels of the CUDA pipeline beside those of the CPU
 (parity); the LRN kernels' exactness and speed (lrn); steps, fed and unfed, in which nothing

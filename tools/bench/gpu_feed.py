@@ -43,19 +43,19 @@ class Betons:
 
 
 def betons(bench: Bench) -> Betons:
-    """Crops of real pictures where there are some, packed both ways; kept in the work folder."""
-    pictures = photographs(bench.given, bench.work)
+    """Crops of real images where there are some, packed both ways; kept in the work folder."""
+    images = photographs(bench.given, bench.work)
     count = 16 if bench.small else 8192
-    crops = make_crops(pictures, bench.work, count, jobs=1 if bench.small else None)
+    crops = make_crops(images, bench.work, count, jobs=1 if bench.small else None)
     made = {}
-    for picture_format in ("jpeg", "raw"):
-        beton = crops.stats.parent / picture_format / "train.beton"
+    for image_format in ("jpeg", "raw"):
+        beton = crops.stats.parent / image_format / "train.beton"
         if not beton.exists():
             beton.parent.mkdir(exist_ok=True)
-            build(crops.folder, crops.stats, beton, picture_format, 1 if bench.small else None)
-        made[picture_format] = beton
+            build(crops.folder, crops.stats, beton, image_format, 1 if bench.small else None)
+        made[image_format] = beton
     bench.record.details |= {
-        "pictures": pictures.kind, "crops": count, "bytes of a crop": round(crops.mean_bytes),
+        "images": images.kind, "crops": count, "bytes of a crop": round(crops.mean_bytes),
     }  # fmt: skip
     return Betons(made["jpeg"], made["raw"])
 
@@ -108,11 +108,11 @@ def fed_without_waiting(bench: Bench, data: Betons) -> None:
         made.train(batches)
         count = made.train(guarded(batches))["count"]
     if count != batches.samples:
-        bench.fail("sync", f"{count} pictures of {batches.samples}")
+        bench.fail("sync", f"{count} images of {batches.samples}")
 
 
 def fed(bench: Bench, data: Betons) -> None:
-    """The step fed from JPEG and from raw pictures, over the same on one batch."""
+    """The step fed from JPEG and from raw images, over the same on one batch."""
     for name, small in (("jpeg", data.jpeg), ("raw", data.raw)):
         beton = bench.work / "fed" / name / "train.beton"
         samples = FED_SAMPLES[name]
@@ -186,6 +186,6 @@ def _timed_epoch(bench: Bench, data: Betons, batches: BetonLoader, details: dict
     bench.synchronize()
     seconds = time.perf_counter() - started
     if count != batches.samples:
-        bench.fail("rehearsal", f"{count} pictures of {batches.samples}")
-    details |= {"waits for data, s": round(batches.wait_s, 2), "pictures/s": count / seconds}
-    bench.seconds(f"an epoch of {count:,} pictures", seconds, EPOCH_S, count)
+        bench.fail("rehearsal", f"{count} images of {batches.samples}")
+    details |= {"waits for data, s": round(batches.wait_s, 2), "images/s": count / seconds}
+    bench.seconds(f"an epoch of {count:,} images", seconds, EPOCH_S, count)

@@ -27,7 +27,7 @@ Rates = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how much is measured: ``batch`` pictures a step, ``steps`` a lap."""
+    """Where and how much is measured: ``batch`` images a step, ``steps`` a lap."""
 
     record: Record
     given: Options
@@ -88,7 +88,7 @@ class Bench:
         theirs: Sequence[float],
         n: int,
         at_least: float | None = None,
-        unit: str = "pictures/s",
+        unit: str = "images/s",
     ) -> None:
         """A row of two rates: medians, with the spread of the rounds' ratios."""
         pairs = [a / b for a, b in zip(ours, theirs, strict=True)]

@@ -98,7 +98,7 @@ def trainer(bench: Bench, network: str = "paper", *, graph: bool = True) -> Ours
 
 
 def batch_on(bench: Bench, side: int = INPUT_PX) -> Batch:
-    """Random pictures and labels on the device, channels last."""
+    """Random images and labels on the device, channels last."""
     images, labels = fixed_batch(bench.batch, side)
     images = images.to(bench.device, memory_format=torch.channels_last)
     return Batch(images, labels.to(bench.device), torch.arange(bench.batch))
@@ -126,7 +126,7 @@ def sync_free(bench: Bench) -> None:
     made.train([batch] * 3)
     result = made.train(guarded([batch] * bench.steps))
     if result["count"] != bench.steps * bench.batch:
-        bench.fail("sync", f"{result['count']} pictures in {bench.steps} steps")
+        bench.fail("sync", f"{result['count']} images in {bench.steps} steps")
     bench.record.details["steps without waiting for the device"] = bench.steps
 
 
@@ -193,10 +193,10 @@ def _share_of_peak(bench: Bench, rates: list[float]) -> None:
     made = trainer(bench, graph=False)
     with FlopCounterMode(display=False) as counter:
         made.train([batch])
-    per_picture = counter.get_total_flops() / bench.batch
-    ours = [rate * per_picture / 1e12 for rate in rates]
+    per_image = counter.get_total_flops() / bench.batch
+    ours = [rate * per_image / 1e12 for rate in rates]
     theirs = [rate / 1e12 for rate in peak]
     what = f"bfloat16 product of {side} x {side} matrices"
     bench.compare("step, share of the matrix peak", what, ours, theirs, bench.batch,
                   unit="TFLOP/s")  # fmt: skip
-    bench.record.details["flop per picture"] = per_picture
+    bench.record.details["flop per image"] = per_image

@@ -59,7 +59,7 @@ class Entrant:
 @dataclass(frozen=True)
 class Lap:
     """One lap: wall time, processor time of all processes (None where it is not known),
-    pictures, and the peak memory of a worker (a process that a share's process started)."""
+    images, and the peak memory of a worker (a process that a share's process started)."""
 
     wall_s: float
     cpu_s: float | None
@@ -220,12 +220,12 @@ class Crew:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line said. ``work`` is a folder to build in, kept between runs."""
+    """The command line. ``work`` is a folder for data, kept between runs."""
 
     smoke: bool
     rounds: int
     json: Path | None
-    pictures: Path | None
+    images: Path | None
     work: Path
     only: str
     start_s: float
@@ -235,12 +235,14 @@ class Options:
 def option_parser(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has; one may add its own."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--smoke", action="store_true", help="a moment on a handful of pictures")
+    parser.add_argument("--smoke", action="store_true", help="a short run on a few images")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="laps of each (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="real pictures to use")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="real images to use")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="kept between runs")
-    parser.add_argument("--only", default="", metavar="TEXT", help="races with this in the name")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only races with this in the name"
+    )
     parser.add_argument("--lap-timeout", type=float, default=600, metavar="SECONDS")
     return parser
 
@@ -255,13 +257,13 @@ def options_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Op
     """What was parsed -> what every benchmark is told; wrong usage is a sentence."""
     if given.rounds < 1:
         parser.error("--rounds must be at least 1")
-    if given.pictures is not None and not given.pictures.is_dir():
-        parser.error(f"{given.pictures}: no such folder; name one with pictures in it")
+    if given.images is not None and not given.images.is_dir():
+        parser.error(f"{given.images}: no such folder; name a folder of images")
     return Options(
         smoke=given.smoke,
         rounds=1 if given.smoke else given.rounds,
         json=given.json,
-        pictures=given.pictures,
+        images=given.images,
         work=given.work or BENCH_FOLDER / "work",
         only=given.only,
         start_s=300,
@@ -343,11 +345,11 @@ def _absences(result: Race, name: str) -> Iterator[None]:
 
 
 def rate(laps: Sequence[Lap]) -> float:
-    """Pictures per second: the median of the laps."""
+    """ImageFiles per second: the median of the laps."""
     return statistics.median(lap.count / lap.wall_s for lap in laps)
 
 
 def cpu_rate(laps: Sequence[Lap]) -> float | None:
-    """Pictures per second of processor time, the best lap (noise only ever adds)."""
+    """ImageFiles per second of processor time, the best lap (noise only ever adds)."""
     known = [lap.count / lap.cpu_s for lap in laps if lap.cpu_s]
     return max(known) if known else None

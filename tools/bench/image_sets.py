@@ -1,7 +1,7 @@
-"""What the benchmarks work on: real photographs where they are, else made-up ones.
+"""The images of the benchmarks: photographs where they are available, else procedural ones.
 
-Real pictures are looked for in ``../shared/data`` beside the checkout or in the folder that
-``--pictures`` names; without any, ``imagenet_prep.sample`` draws some.
+Real images are looked for in ``../shared/data`` beside the checkout or in the folder that
+``--images`` names; without any, ``imagenet_prep.sample`` draws some.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 
 from tools.bench.harness import REPOSITORY, Options
 
-# Photographs at their original sizes; the crops of smaller pictures would be enlargements.
+# Photographs at their original sizes; the crops of smaller images would be enlargements.
 _REAL = ("imagenet-sample/train", "cats-dogs/train", "cats-dogs/test")
 _SUFFIXES = frozenset({".jpg", ".jpeg"})
-SAMPLE_PICTURES = 40
+SAMPLE_IMAGES = 40
 QUALITY_OF_VARIANTS = 95
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageFiles:
     """``files``, in a fixed order, and in a word what they are."""
 
     kind: str
@@ -47,21 +47,21 @@ class Crops:
         return sum(path.stat().st_size for path in self.files) / len(self.files)
 
 
-def photographs(given: Options, work: Path, *, imagenet_only: bool = False) -> Pictures:
-    """The pictures to work on; with ``imagenet_only`` no others where those are there."""
-    if given.pictures is not None:
-        return Pictures("named by --pictures", _jpegs([given.pictures]))
+def photographs(given: Options, work: Path, *, imagenet_only: bool = False) -> ImageFiles:
+    """The images to work on; with ``imagenet_only`` no others where those are there."""
+    if given.images is not None:
+        return ImageFiles("named by --images", _jpegs([given.images]))
     data = REPOSITORY.parent / "shared" / "data"
     folders = [data / name for name in (_REAL[:1] if imagenet_only else _REAL)]
     if folders[0].is_dir():
         kind = "imagenet-sample" if imagenet_only else "imagenet-sample and cats-dogs"
-        return Pictures(kind, _jpegs(folders))
+        return ImageFiles(kind, _jpegs(folders))
     from imagenet_prep.sample.dataset import make_sample
 
     sample = work / "sample"
-    make_sample(sample, train=SAMPLE_PICTURES, val=4, classes=2, jobs=1)
+    make_sample(sample, train=SAMPLE_IMAGES, val=4, classes=2, jobs=1)
     files = tuple(path for path in _jpegs([sample]) if "broken" not in path.name)
-    return Pictures("the procedural sample", files)
+    return ImageFiles("the procedural sample", files)
 
 
 def _jpegs(folders: Iterable[Path]) -> tuple[Path, ...]:
@@ -72,16 +72,16 @@ def _jpegs(folders: Iterable[Path]) -> tuple[Path, ...]:
         if path.suffix.lower() in _SUFFIXES and path.is_file()
     ]
     if not found:
-        raise SystemExit("no JPEG files in the folder of pictures; name another with --pictures")
+        raise SystemExit("no JPEG files in the folder of images; name another with --images")
     return tuple(found)
 
 
-def link_collection(pictures: Sequence[Path], folder: Path, count: int) -> Path:
-    """``count`` sources in ``folder``, links to the pictures in turn, in ten classes."""
+def link_collection(images: Sequence[Path], folder: Path, count: int) -> Path:
+    """``count`` sources in ``folder``, links to the images in turn, in ten classes."""
     if not folder.exists():
         unfinished = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        for number, path in enumerate(itertools.islice(itertools.cycle(pictures), count)):
+        for number, path in enumerate(itertools.islice(itertools.cycle(images), count)):
             target = unfinished / "train" / f"class{number % 10}" / f"{number:07d}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -92,7 +92,7 @@ def link_collection(pictures: Sequence[Path], folder: Path, count: int) -> Path:
     return folder
 
 
-def make_crops(pictures: Pictures, work: Path, count: int, jobs: int | None) -> Crops:
+def make_crops(images: ImageFiles, work: Path, count: int, jobs: int | None) -> Crops:
     """``count`` different crops of 256 x 256 at quality 90, with their statistics.
 
     Each is made of a photograph's random square (75 to 100 % of its short side), mirrored
@@ -106,14 +106,14 @@ def make_crops(pictures: Pictures, work: Path, count: int, jobs: int | None) -> 
     from imagenet_prep.stats.run import run_stats
     from imagenet_prep.workers.processes import workers_of
 
-    name = "".join(c if c.isalnum() else "-" for c in pictures.kind)
+    name = "".join(c if c.isalnum() else "-" for c in images.kind)
     folder = work / f"crops-{name}-{count}-{_stages_digest()}"
     for stale in set(work.glob(f"crops-{name}-{count}-*")) - {folder}:
         shutil.rmtree(stale)
     cropped, stats = folder / "cropped", folder / STATS_NAME
     if not stats.exists():
         raw = folder / "raw"
-        items = list(_shares(pictures.files, raw, count))
+        items = list(_shares(images.files, raw, count))
         for number in range(10):
             (raw / "train" / f"class{number}").mkdir(parents=True, exist_ok=True)
         for _ in workers_of(jobs).map(_write_variants, items):
@@ -148,15 +148,15 @@ def _write_variants(share: _Share) -> int:
     from PIL import Image, ImageOps
 
     path, raw, numbers = share
-    with Image.open(path) as image:
-        image.draft("RGB", (768, 768))
-        picture = image.convert("RGB")
+    with Image.open(path) as opened:
+        opened.draft("RGB", (768, 768))
+        image = opened.convert("RGB")
     for number in numbers:
         rng = np.random.default_rng(number)
-        side = min(picture.size) * rng.uniform(0.75, 1.0)
-        left, top = (rng.uniform(0, length - side) for length in picture.size)
+        side = min(image.size) * rng.uniform(0.75, 1.0)
+        left, top = (rng.uniform(0, length - side) for length in image.size)
         box = (left, top, left + side, top + side)
-        variant = picture.resize((256, 256), Image.Resampling.BILINEAR, box=box)
+        variant = image.resize((256, 256), Image.Resampling.BILINEAR, box=box)
         if number % 2:
             variant = ImageOps.mirror(variant)
         buffer = io.BytesIO()

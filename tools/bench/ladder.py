@@ -1,9 +1,9 @@
 """From a tutorial's loop over ImageNet to ours, one change at a time, in seconds per epoch.
 
-    python tools/bench/ladder.py [--smoke] [--json FILE] [--pictures FOLDER] [--rounds N]
+    python tools/bench/ladder.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
                                  [--batch N] [--device auto] [--chart FILE]
 
-AlexNet of the paper (one tower, LRN, 227 px, SGD) trained on real pictures: a naive loop, then
+AlexNet of the paper (one tower, LRN, 227 px, SGD) trained on real images: a naive loop, then
 crops made once, workers, a beton, our pipeline, our LRN, half precision and channels-last,
 compiled, and at last the trainer itself. Rungs that follow one another run in turns. --chart
 draws the ladder (PNG); with --json it lies beside the record unless named.
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.bench.contenders_build import build
 from tools.bench.harness import Entrant, Lap, Options, option_parser, options_of, race, work_folder
-from tools.bench.image_sets import Crops, Pictures, make_crops, photographs
+from tools.bench.image_sets import Crops, ImageFiles, make_crops, photographs
 from tools.bench.ladder_chart import draw
 from tools.bench.ladder_plan import (
     COMPILED,
@@ -50,7 +50,7 @@ AT_LEAST = {"cpu": 6.0, "cuda": 100.0}
 def parse() -> tuple[Options, argparse.Namespace]:
     """The command line: what every benchmark has, and the ladder's own."""
     parser = option_parser((__doc__ or "").partition("\n")[0])
-    parser.add_argument("--batch", type=int, metavar="N", help="pictures a step")
+    parser.add_argument("--batch", type=int, metavar="N", help="images a step")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the ladder there (PNG)")
     given = parser.parse_args()
@@ -75,17 +75,17 @@ class Ground:
 
     def __init__(self, given: Options, work: Path, batch: int, device: str) -> None:
         self.given, self.batch, self.device = given, batch, device
-        self.pictures: Pictures = photographs(given, work, imagenet_only=True)
+        self.images: ImageFiles = photographs(given, work, imagenet_only=True)
         count = batch * (1 if given.smoke else BATCHES_ON_CPU)
         self.crops: Crops = make_crops(
-            self.pictures, work, CROPS_ON_CUDA if device == "cuda" else count, jobs=None
+            self.images, work, CROPS_ON_CUDA if device == "cuda" else count, jobs=None
         )
         self.beton = self.crops.stats.parent / "jpeg.beton"
         if not self.beton.exists():
             build(self.crops.folder, self.crops.stats, self.beton, "jpeg", None)
 
     def count(self, rung: Rung) -> int:
-        """The pictures of a lap."""
+        """The images of a lap."""
         if self.given.smoke:
             return self.batch
         return self.batch * (rung.batches if self.device == "cuda" else BATCHES_ON_CPU)
@@ -94,7 +94,7 @@ class Ground:
         """What a rung reads."""
         count = self.count(rung)
         if rung.feed == "originals":
-            files = list(itertools.islice(itertools.cycle(self.pictures.files), count))
+            files = list(itertools.islice(itertools.cycle(self.images.files), count))
             return {"files": [str(path) for path in files], "labels": [0] * count}
         if rung.feed in ("crops", "workers"):
             pairs = itertools.cycle(zip(self.crops.files, self.crops.labels, strict=True))
@@ -158,8 +158,8 @@ def whole(found: list[Measured], at_least: float | None) -> list[Row]:
     first, last = found[0], found[-1]
     return [
         Row(
-            f"{first.name} to {last.name}", first.name, last.pictures_per_second,
-            first.pictures_per_second, "pictures/s", last.times, last.pictures, at_least,
+            f"{first.name} to {last.name}", first.name, last.images_per_second,
+            first.images_per_second, "images/s", last.times, last.images, at_least,
         )
     ]  # fmt: skip
 
@@ -183,7 +183,7 @@ def main() -> int:
         ground = Ground(given, work, batch, device)
         record.details = {
             "device": device, "batch": batch, "threads": cores, "precision": precision,
-            "pictures": ground.pictures.kind, "files": len(ground.pictures.files),
+            "images": ground.images.kind, "files": len(ground.images.files),
         }  # fmt: skip
         if precision == "float32":
             record.skipped["ladder: half precision"] = (

@@ -1,4 +1,4 @@
-"""The speed ladder as a picture: a bar for each rung, seconds for ImageNet from zero on."""
+"""The speed ladder as an image: a bar for each rung, seconds for ImageNet from zero on."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def draw(found: Sequence[Measured], where: str) -> bytes:
         axes.barh(places, seconds, color=_BAR, height=0.62)
         for place, one in zip(places, found, strict=True):
             axes.plot([one.least_s, one.most_s], [place, place], color="black", linewidth=1)
-            words = f"  {duration(one.seconds)}   ×{one.times:.3g}   ({one.pictures:,} pictures)"
+            words = f"  {duration(one.seconds)}   ×{one.times:.3g}   ({one.images:,} images)"
             axes.text(one.most_s, place, words, va="center")
         axes.set_yticks(places, [f"{one.name}\n{one.change}" for one in found], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.45 * max(one.most_s for one in found))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_xlabel(f"seconds for {IMAGENET_SAMPLES:,} pictures (a thin line: of any lap)")
+        axes.set_xlabel(f"seconds for {IMAGENET_SAMPLES:,} images (a thin line: of any lap)")
         axes.grid(True, axis="x", color=_GRID, linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)

@@ -68,17 +68,17 @@ def groups(ladder: Sequence[Rung], at_once: int = AT_ONCE) -> list[list[Rung]]:
 
 @dataclass(frozen=True)
 class Measured:
-    """A rung's figure: pictures per second (the median lap), the seconds of an epoch of
-    ImageNet at that rate with the least and the most of any lap, the pictures and laps that
+    """A rung's figure: images per second (the median lap), the seconds of an epoch of
+    ImageNet at that rate with the least and the most of any lap, the images and laps that
     it rests on, and how many times as fast as the first rung it is."""
 
     name: str
     change: str
-    pictures_per_second: float
+    images_per_second: float
     seconds: float
     least_s: float
     most_s: float
-    pictures: int
+    images: int
     laps: int
     times: float
 
@@ -121,11 +121,11 @@ def duration(seconds: float) -> str:
 
 def lines(found: Sequence[Measured]) -> list[str]:
     """The ladder as aligned text."""
-    head = ("rung", "s for ImageNet", "", "pictures/s", "times", "pictures measured", "change")
+    head = ("rung", "s for ImageNet", "", "images/s", "times", "images measured", "change")
     rows = [
         (
             one.name, f"{one.seconds:,.0f}", duration(one.seconds),
-            f"{one.pictures_per_second:,.4g}", f"{one.times:.2f}", f"{one.pictures:,}", one.change,
+            f"{one.images_per_second:,.4g}", f"{one.times:.2f}", f"{one.images:,}", one.change,
         )
         for one in found
     ]  # fmt: skip

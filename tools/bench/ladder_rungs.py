@@ -1,6 +1,6 @@
 """Who stands on a rung of the speed ladder: a feed of batches and a network trained on them.
 
-A lap is one epoch of a set of fixed size: every picture is read, prepared and trained on. The
+A lap is one epoch of a set of fixed size: every image is read, prepared and trained on. The
 loops are as tutorials write them, with the loss asked for after each step.
 """
 
@@ -15,13 +15,13 @@ from tools.bench.contender import Contender, quick_ffcv
 from tools.bench.contenders_step import INPUT_PX, LR, Ours, tutorial_network
 from tools.bench.contenders_torch import Files
 
-# What tutorials subtract and divide by, for pictures of 0 to 1.
+# What tutorials subtract and divide by, for images of 0 to 1.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Place:
-    """What all rungs share: pictures a step, threads, the device, whether it is a smoke test."""
+    """What all rungs share: images a step, threads, the device, whether it is a smoke test."""
 
     batch: int
     threads: int
@@ -45,7 +45,7 @@ Feed = Callable[[], Iterator[Pair]]
 
 
 def _files(data: Data, place: Place, workers: int, original: bool) -> Feed:
-    """A map-style set of picture files in PyTorch's DataLoader."""
+    """A map-style set of image files in PyTorch's DataLoader."""
     import torch
     from PIL import Image
     from torch.utils.data import DataLoader
@@ -170,7 +170,7 @@ class Network:
     compiled: bool = False
 
     def steps(self, place: Place) -> Callable[[Any, Any], float]:
-        """(pictures, labels) -> the loss, after one step of SGD."""
+        """(images, labels) -> the loss, after one step of SGD."""
         import torch
 
         from trainer.device import Precision

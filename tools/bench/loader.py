@@ -1,6 +1,6 @@
 """How fast the training loader feeds, beside FFCV's pipelines, DALI and PyTorch's DataLoader.
 
-    python tools/bench/loader.py [--smoke] [--json FILE] [--pictures FOLDER] [--rounds N]
+    python tools/bench/loader.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
 
 An epoch of 227 x 227 random crops out of 256 x 256 JPEG crops, batch 256, two workers, files
 in the page cache. All loaders are compiled and running before the first epoch that counts.
@@ -151,7 +151,7 @@ def memory(record: Record, field: Field, given: Options) -> None:
 
 
 def stages(record: Record, field: Field, given: Options) -> None:
-    """Where the time goes, per picture and on one core: differences of whole epochs."""
+    """Where the time goes, per image and on one core: differences of whole epochs."""
     title = "loader, stages on one core"
     if given.smoke or not record.wanted(title):
         return
@@ -167,13 +167,13 @@ def stages(record: Record, field: Field, given: Options) -> None:
     steps = (
         ("decode", DECODE, None),
         ("crop and all checks, beyond decoding", "crop", DECODE),
-        ("mirror, of half the pictures", "crop, mirror", "crop"),
+        ("mirror, of half the images", "crop, mirror", "crop"),
         ("mean and float32 instead of uint8", "crop, mean, float32", "crop"),
         ("mirror and colour, in float32", "crop, mirror, mean, colour", "crop, mean, float32"),
     )
     table = {name: _microseconds(result, last, first) for name, last, first in steps}
-    record.details["stages_us_per_picture"] = table
-    print("microseconds per picture and core")
+    record.details["stages_us_per_image"] = table
+    print("microseconds per image and core")
     for name, value in table.items():
         print(f"  {name:<40}", "" if value is None else f"{value:8.1f}")
 
@@ -215,13 +215,13 @@ def main() -> int:
     given = options(__doc__.splitlines()[0] if __doc__ else "")
     with work_folder(given) as work:
         record = Record("loader", given)
-        pictures = photographs(given, work)
+        images = photographs(given, work)
         count = SMOKE_CROPS if given.smoke else CROPS
-        crops = make_crops(pictures, work, count, jobs=1 if given.smoke else None)
+        crops = make_crops(images, work, count, jobs=1 if given.smoke else None)
         jpeg, raw = betons(crops, crops.stats.parent, given.smoke)
         field = Field(crops, jpeg, raw, given.smoke)
         record.details = {
-            "pictures": pictures.kind, "crops": count, "mean_bytes": round(crops.mean_bytes),
+            "images": images.kind, "crops": count, "mean_bytes": round(crops.mean_bytes),
             "batch": field.batch, "workers": THREADS,
         }  # fmt: skip
         races(record, field, given)

@@ -48,7 +48,7 @@ class Row:
 def speed_row(
     race: Race, ours: str, rival: str, at_least: float | None, what: str | None = None
 ) -> Row | None:
-    """Pictures per second of two entrants of a race; None where one of them was absent."""
+    """ImageFiles per second of two entrants of a race; None where one of them was absent."""
     mine, other = race.laps.get(ours), race.laps.get(rival)
     if not mine or not other:
         return None
@@ -59,7 +59,7 @@ def speed_row(
         rival=rival,
         ours=rate(mine),
         theirs=rate(other),
-        unit="pictures/s",
+        unit="images/s",
         ratio=rate(mine) / rate(other),
         n=statistics.median_low(lap.count for lap in mine),
         at_least=at_least,

@@ -1,4 +1,4 @@
-"""Whether the bookkeeping stays straight up to a hundred million pictures.
+"""Whether the bookkeeping stays straight up to a hundred million images.
 
     python tools/bench/scale.py [--smoke] [--json FILE] [--work FOLDER] [--most N]
     python tools/bench/scale.py --costs [options of tools/bench/scale_costs.py]

@@ -3,8 +3,8 @@
     python tools/bench/scale_costs.py [--records FOLDER] [--cores N] [--core-hour PRICE] ...
 
 Every rate is read from ``tools/records``: per core with all cores of that machine busy. Prices,
-the size of raw pictures and the speed of a GPU are assumptions, each an option. Everything
-about a set is its number of pictures times a rate, so it is extrapolated; ``bench_scale``
+the size of raw images and the speed of a GPU are assumptions, each an option. Everything
+about a set is its number of images times a rate, so it is extrapolated; ``bench_scale``
 measures whether the bookkeeping stays straight that far.
 """
 
@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.bench.harness import REPOSITORY
 
 RECORDS = REPOSITORY / "tools" / "records"
-# Pictures of train; GB as downloaded: the size of ILSVRC2012_img_train.tar, of the whole of
-# ImageNet's fall 2011 release, and a guess of 100 KB for a picture of the web.
+# ImageFiles of train; GB as downloaded: the size of ILSVRC2012_img_train.tar, of the whole of
+# ImageNet's fall 2011 release, and a guess of 100 KB for an image of the web.
 SETS = {
     "ImageNet-1k": (1_281_167, 147.9),
     "ImageNet-21k": (14_197_122, 1_310.0),
@@ -35,7 +35,7 @@ SETS = {
 
 @dataclass(frozen=True)
 class Rates:
-    """What the records say: pictures per second and core, seconds per million, bytes."""
+    """What the records say: images per second and core, seconds per million, bytes."""
 
     crop: float
     stats: float
@@ -114,34 +114,34 @@ def _plan_gb(scale: dict[str, Any]) -> float:
     return float((large - small) / (whole[1] - whole[0]) * 1e6)
 
 
-def column(pictures: int, raw_gb: float, rates: Rates, given: argparse.Namespace) -> dict[str, str]:
+def column(images: int, raw_gb: float, rates: Rates, given: argparse.Namespace) -> dict[str, str]:
     """What one set takes: name of a line -> its text."""
     core_hours = {
-        "crop": pictures / rates.crop / 3600,
-        "statistics": pictures / rates.stats / 3600,
-        "betons": pictures / rates.build / 3600,
+        "crop": images / rates.crop / 3600,
+        "statistics": images / rates.stats / 3600,
+        "betons": images / rates.build / 3600,
     }
     total = sum(core_hours.values())
-    crops_tb = pictures * rates.crop_bytes / 1e12
-    # Crops and betons at the same time; the raw pictures besides.
+    crops_tb = images * rates.crop_bytes / 1e12
+    # Crops and betons at the same time; the raw images besides.
     stored_tb = raw_gb / 1e3 + 2 * crops_tb
-    gpu_hours = given.epochs * pictures / given.gpu_rate / 3600
-    requests = pictures * (given.get_million + given.put_million) / 1e6
+    gpu_hours = given.epochs * images / given.gpu_rate / 3600
+    requests = images * (given.get_million + given.put_million) / 1e6
     found = {
-        "pictures": f"{pictures:,}",
+        "images": f"{images:,}",
         **{f"core-hours, {name}": f"{hours:,.1f}" for name, hours in core_hours.items()},
         f"hours on {given.cores} cores": f"{total / given.cores:,.2f}",
-        "plan of a first run, one core": _duration(pictures * rates.plan_s / 1e6),
-        "second run with nothing to do, one core": _duration(pictures * rates.second_run_s / 1e6),
-        "raw pictures": _bytes(raw_gb / 1e3),
+        "plan of a first run, one core": _duration(images * rates.plan_s / 1e6),
+        "second run with nothing to do, one core": _duration(images * rates.second_run_s / 1e6),
+        "raw images": _bytes(raw_gb / 1e3),
         "crops, and again the betons": _bytes(crops_tb),
-        "files of crops": f"{pictures:,}",
+        "files of crops": f"{images:,}",
         f"shards of {given.shard_gb:g} GB": f"{max(1, round(crops_tb * 1e3 / given.shard_gb)):,}",
-        "journal": _bytes(pictures * rates.line_bytes / 1e12),
+        "journal": _bytes(images * rates.line_bytes / 1e12),
         "plan's memory": (
-            "not measured" if rates.plan_gb is None else f"{pictures / 1e6 * rates.plan_gb:.1f} GB"
+            "not measured" if rates.plan_gb is None else f"{images / 1e6 * rates.plan_gb:.1f} GB"
         ),
-        "order of an epoch in memory": _bytes(pictures * 8 / 1e12),
+        "order of an epoch in memory": _bytes(images * 8 / 1e12),
         f"GPU-hours of {given.epochs} epochs": f"{gpu_hours:,.0f}",
         "cores that feed one GPU": f"{given.gpu_rate / rates.load:.1f}",
     }
@@ -181,7 +181,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--tb-month", type=float, default=23.0, help="price of a terabyte for a month")
     add("--months", type=float, default=1.0, help="how long all of it is stored")
     add("--gpu-hour", type=float, default=2.0, help="price of a GPU-hour")
-    add("--gpu-rate", type=float, default=2890.0, help="pictures/s of a GPU (a P100, published)")
+    add("--gpu-rate", type=float, default=2890.0, help="images/s of a GPU (a P100, published)")
     add("--epochs", type=int, default=90, help="of training")
     add("--get-million", type=float, default=0.4, help="price of a million GET requests")
     add("--put-million", type=float, default=5.0, help="price of a million PUT requests")

@@ -3,8 +3,8 @@
 Each of PROCESSES is run in a process of its own by ``bench_scale`` and gives its stages one
 after the other; the memory of a stage is the peak of its process until its end. What is made
 up: the listing of a bucket with class folders (names, sizes and times as a server would tell
-them), what came of each picture, and the size of each crop. What is not: everything that this
-project does with these. No file is looked at and no picture is opened, so what a disk or a
+them), what came of each image, and the size of each crop. What is not: everything that this
+project does with these. No file is looked at and no image is opened, so what a disk or a
 server needs is not in these figures; making things up is.
 """
 
@@ -68,7 +68,7 @@ class Case:
 
 
 def _found(count: int) -> Iterator[Any]:
-    """``count`` pictures in class folders, as a layout finds them, in the order of listing."""
+    """``count`` images in class folders, as a layout finds them, in the order of listing."""
     from imagenet_prep.sources.source import found
     from imagenet_prep.storage.byte_range import Place
 

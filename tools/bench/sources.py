@@ -1,6 +1,6 @@
 """How fast images are cropped from archives and tables, beside the same images in class folders.
 
-    python tools/bench/sources.py [--smoke] [--json FILE] [--pictures FOLDER] [--rounds N]
+    python tools/bench/sources.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
 
 The whole stage with two workers: recognising, planning, reading, cropping, the journal. All
 layouts hold the same images in the same classes; each is cropped anew in each lap.
@@ -78,10 +78,10 @@ def main() -> int:
     given: Options = options(__doc__.splitlines()[0] if __doc__ else "")
     with work_folder(given) as work:
         record = Record("sources", given)
-        pictures = photographs(given, work, imagenet_only=True)
+        images = photographs(given, work, imagenet_only=True)
         count = SMOKE_IMAGES if given.smoke else IMAGES
-        folders = link_collection(pictures.files, work / f"raw-{count}", count)
-        record.details = {"pictures": pictures.kind, "images": count}
+        folders = link_collection(images.files, work / f"raw-{count}", count)
+        record.details = {"kind": images.kind, "images": count}
         entrants = [
             Entrant(name, "contenders_crop:stage",
                     [{"src": str(src), "dst": str(work / f"to {name}"), "jobs": 2}])

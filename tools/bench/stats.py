@@ -1,6 +1,6 @@
 """How fast the statistics of crops are computed, beside NumPy and beside decoding alone.
 
-    python tools/bench/stats.py [--smoke] [--json FILE] [--pictures FOLDER] [--rounds N]
+    python tools/bench/stats.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
 
 Ours is the whole stage, its workers started within the measured time and every file
 digested; the rivals' processes wait already, and only read, decode and compute.
@@ -47,10 +47,10 @@ def main() -> int:
     given = options(__doc__.splitlines()[0] if __doc__ else "")
     with work_folder(given) as work:
         record = Record("stats", given)
-        pictures = photographs(given, work)
+        images = photographs(given, work)
         count = SMOKE_CROPS if given.smoke else CROPS
-        crops = make_crops(pictures, work, count, jobs=1 if given.smoke else None)
-        record.details = {"pictures": pictures.kind, "mean_bytes": round(crops.mean_bytes)}
+        crops = make_crops(images, work, count, jobs=1 if given.smoke else None)
+        record.details = {"images": images.kind, "mean_bytes": round(crops.mean_bytes)}
         measure(record, crops, work, given)
         return record.finish()
 

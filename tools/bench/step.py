@@ -1,6 +1,6 @@
 """How fast a training step of AlexNet is on this CPU, beside the network as tutorials write it.
 
-    python tools/bench/step.py [--smoke] [--json FILE] [--pictures FOLDER] [--rounds N]
+    python tools/bench/step.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
 
 One tower with LRN, 1000 classes, 227 px, batch 128: forward, backward, SGD with momentum.
 Theirs is eager float32 with the library's LRN; ours is the trainer's step, in float32 and in

@@ -6,7 +6,7 @@
 # PYTHON is an interpreter (a path or a name on PATH) of the version that the other machine has;
 # OUT is the folder to make, kit/ by default. It holds wheels/ (FFCV and small packages),
 # project/ (the files of this checkout), cropped/ (300 crops) and run.sh. The other machine needs
-# torch, torchvision, numba, Pillow, OpenCV, matplotlib and tensorboard. Environment: PICTURES, a
+# torch, torchvision, numba, Pillow, OpenCV, matplotlib and tensorboard. Environment: IMAGES, a
 # folder of JPEG files for the crops.
 #
 # On the other machine:  OUT/run.sh            runs the tests and the benchmark of the GPU
@@ -73,9 +73,9 @@ git ls-files -z --cached --others --exclude-standard -- . ':!:tools/records' |
 git rev-parse HEAD >"$kit/project/COMMIT"
 
 say "making $crops crops"
-pictures=${PICTURES:-../shared/data/imagenet-sample/train}
-if [ -d "$pictures" ]; then
-    find -L "$pictures" -type f \( -iname '*.jpg' -o -iname '*.jpeg' \) | sort |
+images=${IMAGES:-../shared/data/imagenet-sample/train}
+if [ -d "$images" ]; then
+    find -L "$images" -type f \( -iname '*.jpg' -o -iname '*.jpeg' \) | sort |
         awk -v most="$crops" '{ names[NR] = $0 }
             END { for (i = 0; i < most && i < NR; i++) print names[1 + int(i * NR / most)] }' |
         sort -u |
@@ -112,7 +112,7 @@ if [ $# -gt 0 ]; then
     exec "$@"
 fi
 status=0
-"$python" tools/bench/gpu.py --pictures "$kit/cropped" --json "${OUT:-$kit}/bench-gpu.json" || status=1
+"$python" tools/bench/gpu.py --images "$kit/cropped" --json "${OUT:-$kit}/bench-gpu.json" || status=1
 "$python" -m pytest -m cuda --continue-on-collection-errors || status=1
 exit $status
 RUN
