@@ -16,6 +16,7 @@ LEVELS = {
         "jpeg",
         "dataset",
         "storage",
+        "containers",
         "sources",
         "workers",
         "crop",

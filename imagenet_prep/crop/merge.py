@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagenet_prep.containers.names import safe_part
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.core.files import publish
 from imagenet_prep.crop.plan import count, failures
@@ -26,7 +27,6 @@ from imagenet_prep.dataset.journal_file import (
     opened,
 )
 from imagenet_prep.dataset.names import JOURNAL_NAME
-from imagenet_prep.sources.names import safe_part
 
 _SHOWN = 8
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imagenet_prep.containers.names import without_collector
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.journal import Part, is_inside
 from imagenet_prep.dataset.journal_file import connected, explained
 from imagenet_prep.dataset.journal_legacy import EARLIER_VERSION
-from imagenet_prep.sources.names import without_collector
 from imagenet_prep.sources.scan import Source
 from imagenet_prep.storage.byte_range import WHOLE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Sequence
 
+from imagenet_prep.containers.names import read_text
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.names import read_text
 from imagenet_prep.storage.location import Location
 
 Choice = Sequence[tuple[str, str]]

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import re
 
-from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.folders import split_folders
-from imagenet_prep.sources.names import (
+from imagenet_prep.containers.names import (
     IMAGES,
     Given,
     entries_of,
@@ -22,7 +20,9 @@ from imagenet_prep.sources.names import (
     suffix_of,
     text_of,
 )
-from imagenet_prep.sources.source import Finding, Source, found, in_memory
+from imagenet_prep.containers.source import Finding, Source, found, in_memory
+from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.sources.folders import split_folders
 from imagenet_prep.storage.location import Entry, Location, place_at
 
 _NAMED = re.compile(r"(.*[^._-])[._-]+\d+\.[^.]+", re.DOTALL)

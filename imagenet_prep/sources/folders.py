@@ -13,9 +13,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagenet_prep.core.errors import ToolError
-from imagenet_prep.sources import imagenet
-from imagenet_prep.sources.names import (
+from imagenet_prep.containers import imagenet
+from imagenet_prep.containers.names import (
     IMAGES,
     Given,
     entries_of,
@@ -25,7 +24,8 @@ from imagenet_prep.sources.names import (
     suffix_of,
     text_of,
 )
-from imagenet_prep.sources.source import Finding, Source, found
+from imagenet_prep.containers.source import Finding, Source, found
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Entry, Location, Url, listed_ahead, place_at
 

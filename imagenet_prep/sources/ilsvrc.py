@@ -12,18 +12,18 @@ import functools
 import re
 from collections.abc import Iterator
 
-from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources import imagenet
-from imagenet_prep.sources.folders import SplitFolder, find_in
-from imagenet_prep.sources.names import (
+from imagenet_prep.containers import imagenet
+from imagenet_prep.containers.names import (
     entries_of,
     is_folder,
     is_worth_trying,
     place_of,
     safe_part,
 )
-from imagenet_prep.sources.source import Finding, Source, found
-from imagenet_prep.sources.tar import Member, Tar, open_tar
+from imagenet_prep.containers.source import Finding, Source, found
+from imagenet_prep.containers.tar import Member, Tar, open_tar
+from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.sources.folders import SplitFolder, find_in
 from imagenet_prep.storage.location import Location, Url, each
 
 TRAIN_NAME = "ILSVRC2012_img_train.tar"

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import functools
 
+from imagenet_prep.containers import imagenet
+from imagenet_prep.containers.names import read_text
+from imagenet_prep.containers.source import Finding
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources import imagenet
 from imagenet_prep.sources.folders import SplitFolder, find_in
-from imagenet_prep.sources.names import read_text
-from imagenet_prep.sources.source import Finding
 from imagenet_prep.storage.location import Location
 
 _SOLUTION = "LOC_val_solution.csv"

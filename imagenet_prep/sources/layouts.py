@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from imagenet_prep.core.errors import UsageError
-from imagenet_prep.sources.archive import ARCHIVES, is_archive, open_archive
-from imagenet_prep.sources.beton import find_beton, is_beton
-from imagenet_prep.sources.cifar import find_cifar, is_cifar
-from imagenet_prep.sources.flat import find_flat, is_flat
-from imagenet_prep.sources.folders import find_folders, split_folders
-from imagenet_prep.sources.huggingface import find_huggingface, is_huggingface
-from imagenet_prep.sources.idx import find_idx, is_idx
-from imagenet_prep.sources.ilsvrc import find_ilsvrc, is_ilsvrc
-from imagenet_prep.sources.kaggle import find_kaggle, is_kaggle
-from imagenet_prep.sources.lists import LISTS, find_list, is_list
-from imagenet_prep.sources.names import (
+from imagenet_prep.containers.archive import ARCHIVES, is_archive, open_archive
+from imagenet_prep.containers.beton import find_beton, is_beton
+from imagenet_prep.containers.cifar import find_cifar, is_cifar
+from imagenet_prep.containers.huggingface import find_huggingface, is_huggingface
+from imagenet_prep.containers.idx import find_idx, is_idx
+from imagenet_prep.containers.names import (
     IMAGES,
     Given,
     entries_of,
@@ -25,7 +19,13 @@ from imagenet_prep.sources.names import (
     suffix_of,
     text_of,
 )
-from imagenet_prep.sources.source import Finding
+from imagenet_prep.containers.source import Finding
+from imagenet_prep.core.errors import UsageError
+from imagenet_prep.sources.flat import find_flat, is_flat
+from imagenet_prep.sources.folders import find_folders, split_folders
+from imagenet_prep.sources.ilsvrc import find_ilsvrc, is_ilsvrc
+from imagenet_prep.sources.kaggle import find_kaggle, is_kaggle
+from imagenet_prep.sources.lists import LISTS, find_list, is_list
 from imagenet_prep.sources.tiny_imagenet import find_tiny, is_tiny
 from imagenet_prep.sources.webdataset import find_webdataset, is_webdataset
 from imagenet_prep.storage.location import Location, Url

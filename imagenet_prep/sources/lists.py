@@ -17,10 +17,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from imagenet_prep.containers.names import IMAGES, SPLIT_OF, safe_part, split_of, suffix_of, text_of
+from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.redact import shown
-from imagenet_prep.sources.names import IMAGES, SPLIT_OF, safe_part, split_of, suffix_of, text_of
-from imagenet_prep.sources.source import Finding, Source, found, in_memory
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url, location_of
 from imagenet_prep.storage.urls import below, is_url, split_url

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from imagenet_prep.containers.source import Source
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.sources.source import Source
 from imagenet_prep.storage.location import Location
 from imagenet_prep.storage.remote import AT_ONCE, in_parallel
 

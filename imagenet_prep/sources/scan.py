@@ -12,15 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 
+from imagenet_prep.containers import imagenet
+from imagenet_prep.containers.names import Given, without_collector
+from imagenet_prep.containers.source import Finding, Source
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.names import CROP_SUFFIX
-from imagenet_prep.sources import imagenet
 from imagenet_prep.sources.class_list import Choice, read_choice
 from imagenet_prep.sources.layouts import LAYOUTS, find
-from imagenet_prep.sources.names import Given, without_collector
 from imagenet_prep.sources.remote import asked
-from imagenet_prep.sources.source import Finding, Source
 from imagenet_prep.storage.location import Location, Url
 
 __all__ = ["LAYOUTS", "Scan", "Source", "scan"]

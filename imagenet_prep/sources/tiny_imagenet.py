@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.names import (
+from imagenet_prep.containers.names import (
     entries_of,
     is_folder,
     may_be_image,
     read_text,
     text_of,
 )
-from imagenet_prep.sources.source import Finding, Source, found, in_memory
+from imagenet_prep.containers.source import Finding, Source, found, in_memory
+from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.storage.location import (
     Location,
     listed_ahead,

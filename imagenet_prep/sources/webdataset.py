@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.archive import is_archive
-from imagenet_prep.sources.names import (
+from imagenet_prep.containers.archive import is_archive
+from imagenet_prep.containers.names import (
     IMAGES,
     SPLIT_OF,
     entries_of,
@@ -30,8 +29,9 @@ from imagenet_prep.sources.names import (
     safe_part,
     text_of,
 )
-from imagenet_prep.sources.source import Finding, Source, found, in_memory
-from imagenet_prep.sources.tar import Member, Tar, open_tar
+from imagenet_prep.containers.source import Finding, Source, found, in_memory
+from imagenet_prep.containers.tar import Member, Tar, open_tar
+from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.storage.location import Location, Url, each, location_in
 
 _LABELS = ("cls", "label", "class", "json", "txt")

@@ -69,7 +69,7 @@ class Case:
 
 def _found(count: int) -> Iterator[Any]:
     """``count`` images in class folders, as a layout finds them, in the order of listing."""
-    from imagenet_prep.sources.source import found
+    from imagenet_prep.containers.source import found
     from imagenet_prep.storage.byte_range import Place
 
     classes = min(CLASSES, max(1, count // 50))
@@ -85,8 +85,8 @@ def _found(count: int) -> Iterator[Any]:
 
 
 def _collection(count: int) -> Any:
+    from imagenet_prep.containers.source import Finding, grouped
     from imagenet_prep.sources.scan import Scan
-    from imagenet_prep.sources.source import Finding, grouped
 
     names = {f"n{label:08d}" for label in range(min(CLASSES, max(1, count // 50)))}
     finding = Finding(grouped(_found(count)), {"train": names})

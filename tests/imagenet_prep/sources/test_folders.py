@@ -254,7 +254,7 @@ def test_an_empty_class_keeps_its_label_and_is_reported(tmp_path: Path) -> None:
 
 
 def test_counts_are_compared_with_those_of_imagenet(tmp_path: Path) -> None:
-    from imagenet_prep.sources import imagenet
+    from imagenet_prep.containers import imagenet
 
     src = made(tmp_path / "raw", *(f"train/{wnid}/1.JPEG" for wnid in imagenet.names()))
     found = scan(src)

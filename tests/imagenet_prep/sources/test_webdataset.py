@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagenet_prep.containers.names import safe_part
 from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import is_inside
-from imagenet_prep.sources.names import safe_part
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
 from tests.kit.sources import contents, made, refused, rows, tar_bytes

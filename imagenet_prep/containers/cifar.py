@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imagenet_prep.containers.names import read_text
+from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.names import read_text
-from imagenet_prep.sources.source import Finding, Source, found, in_memory
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url
 

@@ -56,5 +56,5 @@ def count_notices(classes: Collection[str], splits: Mapping[str, int]) -> list[s
 
 
 def _table(name: str) -> str:
-    file = resources.files("imagenet_prep.sources") / "data" / name
+    file = resources.files("imagenet_prep.containers") / "data" / name
     return file.read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
+from imagenet_prep.containers.names import entries_of, split_of, text_of
+from imagenet_prep.containers.tar import Tar, check_member_name, open_tar
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.sources.names import entries_of, split_of, text_of
-from imagenet_prep.sources.tar import Tar, check_member_name, open_tar
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url, location_in
 from imagenet_prep.storage.streams import STREAM_TAR, open_compressed

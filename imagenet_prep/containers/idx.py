@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
+from imagenet_prep.containers.names import SPLIT_OF, entries_of
+from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources.names import SPLIT_OF, entries_of
-from imagenet_prep.sources.source import Finding, Source, found, in_memory
 from imagenet_prep.storage.byte_range import MAX_UNPACKED_BYTES, Place, unpack
 from imagenet_prep.storage.location import Location, Url, place_of_file
 

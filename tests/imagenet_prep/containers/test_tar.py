@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagenet_prep.containers.tar import LINKED, SPARSE, Member, open_tar
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.sources.tar import LINKED, SPARSE, Member, open_tar
 from tests.kit.sources import refused, tar_bytes
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.sources import imagenet
-from imagenet_prep.sources.names import (
+from imagenet_prep.containers import imagenet
+from imagenet_prep.containers.names import (
     SPLIT_OF,
     entries_of,
     is_folder,
@@ -24,7 +23,8 @@ from imagenet_prep.sources.names import (
     split_of,
     text_of,
 )
-from imagenet_prep.sources.source import Finding, Source, found
+from imagenet_prep.containers.source import Finding, Source, found
+from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url
 from imagenet_prep.storage.streams import STREAM_PARQUET, arrow

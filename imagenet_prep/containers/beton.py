@@ -14,10 +14,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagenet_prep.containers.names import SPLIT_OF, entries_of, text_of
+from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.names import manifest_beside
-from imagenet_prep.sources.names import SPLIT_OF, entries_of, text_of
-from imagenet_prep.sources.source import Finding, Source, found, in_memory
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from imagenet_prep.containers import imagenet
 from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.sources import imagenet
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
 from tests.kit.sources import contents, refused, rows

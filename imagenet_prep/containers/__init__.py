@@ -1,0 +1,1 @@
+"""One raw image (``Source``), and the files that hold many: archives, arrays, tables."""
