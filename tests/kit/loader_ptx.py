@@ -11,7 +11,7 @@ from numba import types
 from numba.cuda import compile_ptx  # type: ignore[attr-defined]
 
 from imagenet_prep.jpeg.cuda import kernel
-from trainer.loader.cuda_colour import own_shifts
+from trainer.views.cuda_colour import own_shifts
 
 
 def array(dtype: Any, dimensions: int = 1) -> Any:

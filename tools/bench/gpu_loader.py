@@ -85,8 +85,8 @@ def small_beton(crops: Path, folder: Path, smoke: bool = False) -> Path:
     files = files[:4] if smoke else files
     names = sorted({path.parent.name for path in files})
     keys = []
-    for path in files:
-        key = f"train/{path.parent.name}/{path.name}"
+    for number, path in enumerate(files):
+        key = f"train/{path.parent.name}/{number:06d}.JPEG"
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         if smoke:
             Image.open(path).convert("RGB").resize((16, 16)).save(folder / key)

@@ -112,6 +112,8 @@ if [ $# -gt 0 ]; then
     exec "$@"
 fi
 status=0
+"$python" tools/bench/gpu_loader.py --crops "$kit/cropped" --json "${OUT:-$kit}/bench-gpu-loader.json" ||
+    status=1
 "$python" tools/bench/gpu.py --images "$kit/cropped" --json "${OUT:-$kit}/bench-gpu.json" || status=1
 "$python" -m pytest -m cuda --continue-on-collection-errors || status=1
 exit $status

@@ -282,7 +282,7 @@ class CudaBackend(DeviceRing):
         batch, views, normals = self._arguments(side, words, count)
         self._decoder.decode(batch, self._on)
         if self._own_colour:
-            from trainer.loader.cuda_colour import THREADS, own_shifts
+            from trainer.views.cuda_colour import THREADS, own_shifts
 
             data = batch.words.view(np.uint8)
             self.jpeg.kernel(own_shifts)[count, THREADS, self._on](

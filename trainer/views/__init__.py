@@ -1,1 +1,1 @@
-"""Views of an image: which windows, what is random about them, and the CPU kernels for both."""
+"""Views of an image: which windows, what is random about them, and the kernels for both."""
