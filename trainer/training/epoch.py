@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imagenet_prep.core.errors import Progress, ToolError
+from imagenet_prep.core.errors import Progress, ToolError, quiet
 from trainer.hashing import words
 from trainer.inference.evaluate import Evaluation, counter, evaluation_of
 from trainer.inference.judge import BatchLike, evaluate
@@ -296,7 +296,7 @@ def best_so_far(session: Session, row: dict[str, Any]) -> bool:
     return key not in row or best is None or key not in best or row[key] <= best[key]
 
 
-def training_batches(session: Session) -> BetonLoader:
+def training_batches(session: Session, progress: Progress = quiet) -> BetonLoader:
     """The training pictures of a run, as its recipe wants them."""
     config = session.config
     return train_loader(
@@ -319,4 +319,5 @@ def training_batches(session: Session) -> BetonLoader:
         ranks=session.world.ranks,
         jobs=session.world.jobs(config.jobs),
         device=session.device.type,
+        progress=progress,
     )

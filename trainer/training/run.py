@@ -97,7 +97,7 @@ def train(
             _restore(session, folder, stored, force=force, notice=notice)
         session.freeze()
         begun_with = session.epochs_done
-        batches = stack.enter_context(training_batches(session))
+        batches = stack.enter_context(training_batches(session, progress))
         sets = [
             stack.enter_context(_batches_of(session, betons))
             for betons in ([data.validation] if data.validation else []) + [*data.others.values()]
