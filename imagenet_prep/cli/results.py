@@ -34,7 +34,7 @@ def crop_value(report: CropReport) -> dict[str, Any]:
         "layout": report.layout,
         "classes": report.classes,
         "splits": dict(sorted(report.splits.items())),
-        "notices": list(report.notices),
+        "notices": [*report.notices, *report.failed_classes],
         "seconds": round(report.seconds, 3),
         "images_per_second": round(report.images_per_second, 1),
         "reasons": report.reasons,
@@ -55,6 +55,7 @@ def crop_lines(report: CropReport, dst: Path) -> list[str]:
     if len(report.reasons) > len(shown):
         lines.append(f"          and {len(report.reasons) - len(shown)} more reasons")
     lines.extend(f"{count:>8}  {remark}" for remark, count in report.remarks.items())
+    lines += [f"note: {notice}" for notice in report.failed_classes]
     if report.failed:
         lines.append(f"          list them with: imagenet-prep failures {dst}")
     return lines

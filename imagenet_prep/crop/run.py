@@ -60,7 +60,8 @@ class CropReport:
     ``ok`` were cropped now, ``skipped`` earlier, ``failed`` now or earlier; ``reasons``
     counts the failures, commonest first, ``failures`` lists the first 1000; ``remarks``
     counts what was tolerated, among all crops; ``classes`` is the number of classes found,
-    ``layout``, ``splits`` and ``notices`` are those of ``sources.scan.Scan``.
+    ``layout``, ``splits`` and ``notices`` are those of ``sources.scan.Scan``;
+    ``failed_classes`` are notices about classes without any crop.
     """
 
     ok: int
@@ -75,6 +76,7 @@ class CropReport:
     layout: str = ""
     splits: Mapping[str, int] = field(default_factory=dict)
     notices: Sequence[str] = ()
+    failed_classes: Sequence[str] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -161,9 +163,7 @@ def run_crop(
 def _report(journal: sqlite3.Connection, plan: Plan, collection: Scan, start: float) -> CropReport:
     reasons, listed = failures(journal)
     failed, skipped = sum(reasons.values()), plan.kept - plan.failed
-    notices = list(collection.notices)
-    if plan.total == plan.of_all:  # in a part there may be other images of a class
-        notices += failed_classes(journal, collection.classes.names)
+    whole = plan.total == plan.of_all  # another part may have other images of a class
     return CropReport(
         ok=plan.total - failed - skipped,
         failed=failed,
@@ -176,7 +176,8 @@ def _report(journal: sqlite3.Connection, plan: Plan, collection: Scan, start: fl
         classes=len(collection.classes),
         layout=collection.layout,
         splits=collection.splits,
-        notices=notices,
+        notices=collection.notices,
+        failed_classes=failed_classes(journal, collection.classes.names) if whole else (),
     )
 
 

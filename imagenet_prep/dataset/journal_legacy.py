@@ -6,6 +6,7 @@ line of a finished run counts the others and has the sum of their checksums.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ def take_over(folder: Path) -> list[Path]:
                 if lines.end is not None and lines.end["complete"] == count:
                     finish(journal, count, lines.end.get("of", count))
                 journal.execute("COMMIT")
-        old.rename(old.with_suffix(".jsonl.old"))
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            old.rename(old.with_suffix(".jsonl.old"))
     return found
 
 

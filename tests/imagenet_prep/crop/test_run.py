@@ -265,11 +265,11 @@ def test_nothing_cropped_names_the_commonest_reason(tmp_path: Path) -> None:
 
 
 def test_a_class_whose_images_all_failed_is_reported(raw: Path, tmp_path: Path) -> None:
-    assert not cropped(raw, tmp_path / "cropped").notices
+    assert not cropped(raw, tmp_path / "cropped").failed_classes
     for path in (raw / "train" / "bee").iterdir():
         path.write_bytes(b"no image")
     report = cropped(raw, tmp_path / "cropped")
-    assert report.notices == ["train: all images of 1 classes failed: bee"]
+    assert report.failed_classes == ["train: all images of 1 classes failed: bee"]
 
 
 def test_crops_outlive_the_disk_of_their_images(
