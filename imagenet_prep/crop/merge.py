@@ -15,7 +15,7 @@ from pathlib import Path
 from imagenet_prep.containers.names import safe_part
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.core.files import publish
-from imagenet_prep.crop.plan import count, failures
+from imagenet_prep.crop.plan import count, summary
 from imagenet_prep.dataset.classes import load_classes
 from imagenet_prep.dataset.journal import Part, journal_of, part_journals, unfinished_name
 from imagenet_prep.dataset.journal_file import (
@@ -69,9 +69,9 @@ def merge_parts(cropped: Path) -> MergeReport:
         path.unlink()
     with opened(whole) as journal:
         total, _ = finished(journal, whole)
-        reasons, _ = failures(journal)
-    failed = sum(reasons.values())
-    return MergeReport(parts, total - failed, failed, reasons, time.perf_counter() - start)
+        done = summary(journal)
+    seconds = time.perf_counter() - start
+    return MergeReport(parts, total - done.failed, done.failed, done.reasons, seconds)
 
 
 def _merged_before(whole: Path, found: Mapping[Part, Path], parts: int) -> bool:

@@ -6,13 +6,14 @@ The scan is written into a temporary table as it arrives, so memory does not gro
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagenet_prep.containers.names import without_collector
 from imagenet_prep.core.errors import ToolError
@@ -27,8 +28,9 @@ RETRIED = ("source.unreadable", "image.unsupported_here", "image.no_memory", EAR
 _FAILURES_LISTED = 1000
 _CLASSES_SHOWN = 3
 _SCAN = """
+PRAGMA page_size = 16384;
+PRAGMA cache_size = -262144;
 PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
 CREATE TABLE scan (
     key TEXT PRIMARY KEY, split TEXT, class_name TEXT, label INTEGER, crop TEXT, file TEXT,
     offset INTEGER, length INTEGER, form TEXT, seen TEXT, bytes INTEGER, version
@@ -155,12 +157,7 @@ def plan_crops(found: Scanned, dst: Path, settings: str) -> Plan:
     if found.missing:
         _check_missing(connection, dst)
     connection.execute("BEGIN")
-    folder = os.open(dst, os.O_RDONLY)  # relative names are found in two thirds of the time
-    try:
-        connection.create_function("crop_bytes", 1, lambda crop: _bytes(crop, folder))
-        connection.execute(_COMPARE, (settings,))
-    finally:
-        os.close(folder)
+    _compare(connection, dst, settings)
     connection.execute(_DEAD)
     _remove_crops(connection, dst)
     if count(connection, "SELECT (SELECT count(*) FROM work) + (SELECT count(*) FROM dead)"):
@@ -188,22 +185,42 @@ def count(journal: sqlite3.Connection, query: str) -> int:
     return int(journal.execute(query).fetchone()[0])
 
 
-def failures(journal: sqlite3.Connection) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Reason -> how many failed, commonest first; (key, reason) of the first 1000."""
-    failed = "FROM source WHERE status = 'failed'"
-    listed = journal.execute(
-        f"SELECT key, remark {failed} ORDER BY key LIMIT ?", (_FAILURES_LISTED,)
+class Summary(NamedTuple):
+    """What became of the sources of a journal.
+
+    ``reasons`` counts the failures and ``remarks`` what was tolerated, commonest first;
+    ``listed`` has (key, reason) of the first 1000 failures; ``classes`` has a notice for each
+    split with classes of which all images failed.
+    """
+
+    failed: int
+    reasons: dict[str, int]
+    remarks: dict[str, int]
+    listed: list[tuple[str, str]]
+    classes: list[str]
+
+
+def summary(journal: sqlite3.Connection, class_names: Sequence[str] = ()) -> Summary:
+    """Counts the rows of a journal; ``class_names`` for the notices about classes."""
+    counted = journal.execute(
+        "SELECT status, remark, count(*) FROM source WHERE status = 'failed' OR remark != '' "
+        "GROUP BY 1, 2 ORDER BY 3 DESC, min(key)"
+    ).fetchall()
+    reasons, remarks = (
+        {remark: times for status, remark, times in counted if status == wanted}
+        for wanted in ("failed", "ok")
     )
-    return _by_remark(journal, "failed"), listed.fetchall()
+    if not reasons:
+        return Summary(0, {}, remarks, [], [])
+    listed = journal.execute(
+        "SELECT key, remark FROM source WHERE status = 'failed' ORDER BY key LIMIT ?",
+        (_FAILURES_LISTED,),
+    ).fetchall()
+    notices = _failed_classes(journal, class_names) if class_names else []
+    return Summary(sum(reasons.values()), reasons, remarks, listed, notices)
 
 
-def remarks(journal: sqlite3.Connection) -> dict[str, int]:
-    """What was tolerated -> in how many crops, commonest first."""
-    return _by_remark(journal, "ok")
-
-
-def failed_classes(journal: sqlite3.Connection, names: Sequence[str]) -> list[str]:
-    """A notice for each split with classes that have sources and no crop."""
+def _failed_classes(journal: sqlite3.Connection, names: Sequence[str]) -> list[str]:
     rows = journal.execute(
         "SELECT split, label FROM source GROUP BY split, label HAVING max(status) = 'failed'"
     ).fetchall()
@@ -213,16 +230,6 @@ def failed_classes(journal: sqlite3.Connection, names: Sequence[str]) -> list[st
         some = ", ".join(failed[:_CLASSES_SHOWN]) + (", ..." if failed[_CLASSES_SHOWN:] else "")
         notices.append(f"{split}: all images of {len(failed)} classes failed: {some}")
     return notices
-
-
-def _by_remark(journal: sqlite3.Connection, status: str) -> dict[str, int]:
-    return dict(
-        journal.execute(
-            "SELECT remark, count(*) FROM source WHERE status = ? AND remark != '' "
-            "GROUP BY remark ORDER BY count(*) DESC, min(key)",
-            (status,),
-        ).fetchall()
-    )
 
 
 def _check_missing(journal: sqlite3.Connection, dst: Path) -> None:
@@ -240,12 +247,22 @@ def _check_missing(journal: sqlite3.Connection, dst: Path) -> None:
         )
 
 
-def _bytes(crop: str, folder: int) -> int:
+def _bytes(folder: int, crop: str) -> int:
     """The size of a crop; -1 where it is missing."""
     try:
         return os.stat(crop, dir_fd=folder).st_size
     except OSError:
         return -1
+
+
+def _compare(connection: sqlite3.Connection, dst: Path, settings: str) -> None:
+    """Fills the table ``work``."""
+    folder = os.open(dst, os.O_RDONLY)  # relative names are found in two thirds of the time
+    try:
+        connection.create_function("crop_bytes", 1, functools.partial(_bytes, folder))
+        connection.execute(_COMPARE, (settings,))
+    finally:
+        os.close(folder)
 
 
 def _remove_crops(journal: sqlite3.Connection, dst: Path) -> None:

@@ -25,15 +25,7 @@ from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.folder import check_places, keep_classes, temporary_mark, unfinished
 from imagenet_prep.crop.image import crop_image
-from imagenet_prep.crop.plan import (
-    Plan,
-    failed_classes,
-    failures,
-    plan_crops,
-    remarks,
-    scanned,
-    todo,
-)
+from imagenet_prep.crop.plan import Plan, plan_crops, scanned, summary, todo
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import Part, journal_name, part_journals
 from imagenet_prep.dataset.journal_file import add_rows, attached, finish
@@ -161,23 +153,23 @@ def run_crop(
 
 
 def _report(journal: sqlite3.Connection, plan: Plan, collection: Scan, start: float) -> CropReport:
-    reasons, listed = failures(journal)
-    failed, skipped = sum(reasons.values()), plan.kept - plan.failed
     whole = plan.total == plan.of_all  # another part may have other images of a class
+    found = summary(journal, collection.classes.names if whole else ())
+    skipped = plan.kept - plan.failed
     return CropReport(
-        ok=plan.total - failed - skipped,
-        failed=failed,
+        ok=plan.total - found.failed - skipped,
+        failed=found.failed,
         skipped=skipped,
         seconds=time.perf_counter() - start,
-        reasons=reasons,
-        failures=listed,
-        remarks=remarks(journal),
+        reasons=found.reasons,
+        failures=found.listed,
+        remarks=found.remarks,
         tried=plan.todo,
         classes=len(collection.classes),
         layout=collection.layout,
         splits=collection.splits,
         notices=collection.notices,
-        failed_classes=failed_classes(journal, collection.classes.names) if whole else (),
+        failed_classes=found.classes,
     )
 
 

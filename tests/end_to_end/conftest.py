@@ -48,8 +48,9 @@ def complete(command: list[str]) -> Ended:
 
 
 def without_progress(text: str) -> str:
-    """Messages without the lines of progress, which a slow machine prints too."""
-    return re.sub(r"^(crop|stats|build): \d+ of \d+\n", "", text, flags=re.MULTILINE)
+    """Messages without the layout and the lines of progress, which a slow machine prints too."""
+    line = r"^((crop|stats|build): \d+ of \d+|layout \w+: .*)\n"
+    return re.sub(line, "", text, flags=re.MULTILINE)
 
 
 def must(*arguments: object) -> None:
