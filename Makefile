@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check fix docs bench bench-env bench-smoke clean
 BIN := .venv/bin
-BENCHES := build crop gpu ladder loader plan scale sources stats step
+BENCHES := build crop gpu speedup loader plan scale sources stats step
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14

@@ -1,12 +1,12 @@
-"""From a tutorial's loop over ImageNet to ours, one change at a time, in seconds per epoch.
+"""Seconds of an ImageNet epoch, from a tutorial's loop to ours, one change at a time.
 
-    python tools/bench/ladder.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
+    python tools/bench/speedup.py [--smoke] [--json FILE] [--images FOLDER] [--rounds N]
                                  [--batch N] [--device auto] [--chart FILE]
 
 AlexNet of the paper (one tower, LRN, 227 px, SGD) trained on real images: a naive loop, then
 crops made once, workers, a beton, our pipeline, our LRN, half precision and channels-last,
-compiled, and at last the trainer itself. Rungs that follow one another run in turns. --chart
-draws the ladder (PNG); with --json it lies beside the record unless named.
+compiled, and at last the trainer itself. Neighbouring variants alternate in one run. --chart draws
+a PNG, by default beside the record of --json.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.bench.contenders_build import build
 from tools.bench.harness import Entrant, Lap, Options, option_parser, options_of, race, work_folder
 from tools.bench.image_sets import Crops, ImageFiles, make_crops, photographs
-from tools.bench.ladder_chart import draw
-from tools.bench.ladder_plan import (
+from tools.bench.recording import Record, Row, machine, speed_row
+from tools.bench.speedup_chart import draw
+from tools.bench.speedup_plan import (
     COMPILED,
     NAIVE,
     TRAINER,
     Measured,
-    Rung,
+    Variant,
     groups,
     lines,
     measure,
-    rungs,
+    variants,
 )
-from tools.bench.recording import Record, Row, machine, speed_row
 
 BATCH = {"cpu": 128, "cuda": 256}
 SMOKE_BATCH, BATCHES_ON_CPU = 2, 2
 CROPS_ON_CUDA = 2048
 COVERED = ("cropped once", "our pipeline", "our LRN")
-# What is asked for from the first rung to the last: on two CPU cores with bfloat16 in hardware,
+# What is asked for from the first variant to the last: on two CPU cores with bfloat16 in hardware,
 # and on an H200.
 AT_LEAST = {"cpu": 6.0, "cuda": 100.0}
 
 
 def parse() -> tuple[Options, argparse.Namespace]:
-    """The command line: what every benchmark has, and the ladder's own."""
+    """The command line: what every benchmark has, and the series's own."""
     parser = option_parser((__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch", type=int, metavar="N", help="images a step")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the ladder there (PNG)")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the series there (PNG)")
     given = parser.parse_args()
     if given.batch is not None and given.batch < 1:
         parser.error("--batch must be at least 1")
@@ -70,8 +70,8 @@ def device_of(choice: str) -> str:
     return choice
 
 
-class Ground:
-    """What the rungs read, made once: photographs, crops of them, betons of those."""
+class Inputs:
+    """What the variants read, made once: photographs, crops of them, betons of those."""
 
     def __init__(self, given: Options, work: Path, batch: int, device: str) -> None:
         self.given, self.batch, self.device = given, batch, device
@@ -84,19 +84,19 @@ class Ground:
         if not self.beton.exists():
             build(self.crops.folder, self.crops.stats, self.beton, "jpeg", None)
 
-    def count(self, rung: Rung) -> int:
+    def count(self, variant: Variant) -> int:
         """The images of a lap."""
         if self.given.smoke:
             return self.batch
-        return self.batch * (rung.batches if self.device == "cuda" else BATCHES_ON_CPU)
+        return self.batch * (variant.batches if self.device == "cuda" else BATCHES_ON_CPU)
 
-    def data(self, rung: Rung) -> dict[str, Any]:
-        """What a rung reads."""
-        count = self.count(rung)
-        if rung.feed == "originals":
+    def data(self, variant: Variant) -> dict[str, Any]:
+        """What a variant reads."""
+        count = self.count(variant)
+        if variant.feed == "originals":
             files = list(itertools.islice(itertools.cycle(self.images.files), count))
             return {"files": [str(path) for path in files], "labels": [0] * count}
-        if rung.feed in ("crops", "workers"):
+        if variant.feed in ("crops", "workers"):
             pairs = itertools.cycle(zip(self.crops.files, self.crops.labels, strict=True))
             some = list(itertools.islice(pairs, count))
             return {"files": [str(path) for path, _ in some], "labels": [n for _, n in some]}
@@ -115,44 +115,46 @@ class Ground:
         return target
 
 
-def skipped(rung: Rung, given: Options) -> str | None:
-    """Why a rung is left out; None if it is not."""
-    if given.smoke and rung.name == COMPILED:
+def skipped(variant: Variant, given: Options) -> str | None:
+    """Why a variant is left out; None if it is not."""
+    if given.smoke and variant.name == COMPILED:
         return "compiling takes longer than a smoke test"
-    if given.smoke and rung.name in COVERED:
-        return "a smoke test runs its code in the rungs above it"
+    if given.smoke and variant.name in COVERED:
+        return "a smoke test runs its code in the variants above it"
     return None
 
 
-def climb(
-    record: Record, ladder: tuple[Rung, ...], ground: Ground, place: dict[str, Any]
+def run_all(
+    record: Record, series: tuple[Variant, ...], inputs: Inputs, place: dict[str, Any]
 ) -> dict[str, list[Lap]]:
-    """Runs the ladder, a few rungs at a time -> the laps of each; adds rows of neighbours."""
+    """Runs the series, a few variants at a time -> the laps of each; adds rows of neighbours."""
     laps: dict[str, list[Lap]] = {}
-    present = [rung for rung in ladder if skipped(rung, record.given) is None]
+    present = [variant for variant in series if skipped(variant, record.given) is None]
     at_once = len(present) if record.given.smoke else 3
     for group in groups(present, at_once):
-        title = f"ladder, {group[0].name} to {group[-1].name}"
+        title = f"speedup, {group[0].name} to {group[-1].name}"
         if not record.wanted(title):
             continue
         entrants = [
-            Entrant(rung.name, "ladder_rungs:rung",
-                    [{"feed": rung.feed, "network": dict(rung.network),
-                      "data": ground.data(rung), "place": place}])
-            for rung in group
+            Entrant(variant.name, "speedup_variants:variant",
+                    [{"feed": variant.feed, "network": dict(variant.network),
+                      "data": inputs.data(variant), "place": place}])
+            for variant in group
         ]  # fmt: skip
         result = race(title, entrants, record.given)
         record.add(result)
         for name, of in result.laps.items():
             laps.setdefault(name, []).extend(of)
-        for below, rung in itertools.pairwise(group):
-            row = speed_row(result, rung.name, below.name, None, f"{rung.name}: {rung.change}")
+        for below, variant in itertools.pairwise(group):
+            row = speed_row(
+                result, variant.name, below.name, None, f"{variant.name}: {variant.change}"
+            )
             record.rows += [] if row is None else [row]
     return laps
 
 
 def whole(found: list[Measured], at_least: float | None) -> list[Row]:
-    """The row from the first rung to the last, where both were measured."""
+    """The row from the first variant to the last, where both were measured."""
     if len(found) < 2 or found[0].name != NAIVE or found[-1].name != TRAINER:
         return []
     first, last = found[0], found[-1]
@@ -165,7 +167,7 @@ def whole(found: list[Measured], at_least: float | None) -> list[Row]:
 
 
 def main() -> int:
-    """Measures, prints and draws the ladder."""
+    """Measures, prints and draws the series."""
     from tools.bench.gpu_record import accelerator
     from trainer.device import choose_precision
 
@@ -174,32 +176,34 @@ def main() -> int:
     import torch
 
     precision = choose_precision("auto", torch.device(device))
-    ladder = rungs(precision)
+    series = variants(precision)
     batch = own.batch or (SMOKE_BATCH if given.smoke else BATCH[device])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     place = {"batch": batch, "threads": cores, "device": device, "small": given.smoke}
     with work_folder(given) as work:
-        record = Record("ladder", given, accelerator=accelerator() if device == "cuda" else {})
-        ground = Ground(given, work, batch, device)
+        record = Record("speedup", given, accelerator=accelerator() if device == "cuda" else {})
+        inputs = Inputs(given, work, batch, device)
         record.details = {
             "device": device, "batch": batch, "threads": cores, "precision": precision,
-            "images": ground.images.kind, "files": len(ground.images.files),
+            "images": inputs.images.kind, "files": len(inputs.images.files),
         }  # fmt: skip
         if precision == "float32":
-            record.skipped["ladder: half precision"] = (
+            record.skipped["speedup: half precision"] = (
                 "this processor has no bfloat16 in hardware, where it would cost time; "
-                "channels-last alone has a rung"
+                "channels-last alone has a variant"
             )
-        for rung in ladder:
-            why = skipped(rung, given)
+        for variant in series:
+            why = skipped(variant, given)
             if why is not None:
-                record.skipped[f"ladder: {rung.name}"] = why
-        found = measure(ladder, climb(record, ladder, ground, place))
-        record.details["ladder"] = [asdict(one) for one in found]
+                record.skipped[f"speedup: {variant.name}"] = why
+        found = measure(series, run_all(record, series, inputs, place))
+        record.details["speedup"] = [asdict(one) for one in found]
         at_least = AT_LEAST[device] if precision != "float32" else None
         record.rows += whole(found, at_least)
         print("\n".join(lines(found)), end="\n\n")
-        chart = own.chart or (given.json.with_suffix(".png") if given.json else work / "ladder.png")
+        chart = own.chart or (
+            given.json.with_suffix(".png") if given.json else work / "speedup.png"
+        )
         if found:
             from imagenet_prep.core.files import publish
 

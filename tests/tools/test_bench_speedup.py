@@ -1,5 +1,5 @@
-"""The speed ladder: which rungs there are, who runs beside whom, the arithmetic, the image,
-and that every rung's network and feed train."""
+"""The speedup: which variants there are, who runs beside whom, the arithmetic, the image,
+and that every variant's network and feed train."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tools.bench import ladder_rungs
+from tools.bench import speedup_variants
 from tools.bench.contenders_step import tutorial_network
 from tools.bench.harness import Lap
-from tools.bench.ladder_plan import (
+from tools.bench.speedup_plan import (
     IMAGENET_SAMPLES,
     NAIVE,
     TRAINER,
     Measured,
     groups,
     measure,
-    rungs,
+    variants,
 )
 
 
@@ -30,30 +30,30 @@ def lap(rate: float, count: int = 100) -> Lap:
 
 
 def figures() -> list[Measured]:
-    """Two rungs, the second twelve times as fast."""
+    """Two variants, the second twelve times as fast."""
     laps = {NAIVE: [lap(1.0), lap(2.0), lap(4.0)], TRAINER: [lap(24.0)]}
-    return measure(rungs("bfloat16"), laps)
+    return measure(variants("bfloat16"), laps)
 
 
-def test_the_ladder_changes_one_thing_at_a_time() -> None:
-    ladder = rungs("bfloat16")
-    assert [rung.name for rung in ladder] == [
+def test_each_variant_changes_one_thing() -> None:
+    series = variants("bfloat16")
+    assert [variant.name for variant in series] == [
         "naive loop", "cropped once", "workers", "beton", "our pipeline", "our LRN",
         "half precision, channels-last", "compiled", "trainer run",
     ]  # fmt: skip
-    for below, rung in itertools.pairwise(ladder[:-1]):
-        fed, built = below.feed != rung.feed, dict(below.network) != dict(rung.network)
-        assert fed != built, rung.name
-        assert dict(below.network).items() <= dict(rung.network).items()
-    assert len({rung.change for rung in ladder}) == len(ladder)
+    for below, variant in itertools.pairwise(series[:-1]):
+        fed, built = below.feed != variant.feed, dict(below.network) != dict(variant.network)
+        assert fed != built, variant.name
+        assert dict(below.network).items() <= dict(variant.network).items()
+    assert len({variant.change for variant in series}) == len(series)
 
 
 @pytest.mark.parametrize("at_once", [2, 3, 4, 9, 20])
-def test_every_two_rungs_that_follow_one_another_run_in_one_race(at_once: int) -> None:
-    ladder = rungs("bfloat16")
-    parts = groups(ladder, at_once)
+def test_neighbouring_variants_run_in_one_race(at_once: int) -> None:
+    series = variants("bfloat16")
+    parts = groups(series, at_once)
     together = [pair for part in parts for pair in itertools.pairwise(part)]
-    assert together == list(itertools.pairwise(ladder))
+    assert together == list(itertools.pairwise(series))
     assert all(2 <= len(part) <= at_once for part in parts)
 
 
@@ -65,20 +65,20 @@ def test_seconds_for_imagenet_are_of_the_median_lap_with_the_spread_beside_them(
     assert last.times == pytest.approx(12.0)
 
 
-PLACE = ladder_rungs.Place(batch=2, threads=1, device="cpu", small=True)
+PLACE = speedup_variants.Place(batch=2, threads=1, device="cpu", small=True)
 
 
-def files(folder: Path, count: int) -> ladder_rungs.Data:
+def files(folder: Path, count: int) -> speedup_variants.Data:
     """That many images of different sizes."""
     paths = []
     for number in range(count):
         paths.append(folder / f"{number}.jpg")
         paths[-1].write_bytes(jpeg_bytes(smooth_pixels(260 + 20 * number, 300, number)))
-    return ladder_rungs.Data([str(path) for path in paths], [n % 2 for n in range(count)])
+    return speedup_variants.Data([str(path) for path in paths], [n % 2 for n in range(count)])
 
 
 def test_the_naive_feed_gives_every_image_at_the_networks_size(tmp_path: Path) -> None:
-    epoch = ladder_rungs.FEEDS["originals"](files(tmp_path, 3), PLACE)
+    epoch = speedup_variants.FEEDS["originals"](files(tmp_path, 3), PLACE)
     for _ in range(2):
         batches = list(epoch())
         assert [tuple(images.shape) for images, _ in batches] == [
@@ -102,7 +102,7 @@ def test_our_lrn_changes_the_time_and_not_the_tutorials_result() -> None:
 
 @pytest.mark.parametrize("later", [False, True])
 def test_a_step_learns_its_batch_with_the_changes_and_without(later: bool) -> None:
-    step = ladder_rungs.Network(our_lrn=later, channels_last=later).steps(PLACE)
+    step = speedup_variants.Network(our_lrn=later, channels_last=later).steps(PLACE)
     images, labels = torch.randn(2, 3, 227, 227), torch.tensor([1, 2])
     losses = [step(images, labels) for _ in range(4)]
     assert losses[-1] < losses[0]

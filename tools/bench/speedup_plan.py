@@ -1,4 +1,4 @@
-"""The speed ladder's plan and arithmetic: its rungs, who runs beside whom, seconds for ImageNet.
+"""The variants of the speedup benchmark, their groups, and the seconds of an ImageNet epoch.
 
 Pure: nothing here trains, reads a file or looks at a clock.
 """
@@ -19,11 +19,11 @@ NAIVE, COMPILED, TRAINER = "naive loop", "compiled", "trainer run"
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One step of the ladder: all of the one before it, and ``change``.
+class Variant:
+    """One step of the series: all of the one before it, and ``change``.
 
-    ``feed`` is where batches come from (``ladder_rungs.FEEDS``), ``network`` what is trained
-    (the fields of ``ladder_rungs.Network``). ``batches`` are those of a lap on a GPU: enough
+    ``feed`` is where batches come from (``speedup_variants.FEEDS``), ``network`` what is trained
+    (the fields of ``speedup_variants.Network``). ``batches`` are those of a lap on a GPU: enough
     for some seconds of work.
     """
 
@@ -34,43 +34,43 @@ class Rung:
     network: Mapping[str, Any] = field(default_factory=dict)
 
 
-def rungs(precision: str) -> tuple[Rung, ...]:
-    """The ladder from the bottom; ``precision`` is the fastest that the machine has in
-    hardware, as ``trainer.device.choose_precision`` says. Where that is float32 there is a rung
+def variants(precision: str) -> tuple[Variant, ...]:
+    """The series from the bottom; ``precision`` is the fastest that the machine has in
+    hardware, as ``trainer.device.choose_precision`` says. Where that is float32 there is a variant
     of channels-last alone."""
     lrn = {"our_lrn": True}
     last: dict[str, Any] = {**lrn, "channels_last": True, "precision": precision}
     half = precision != "float32"
     return (
-        Rung(NAIVE, "PIL from original sizes, no workers, eager float32, library's LRN",
+        Variant(NAIVE, "PIL from original sizes, no workers, eager float32, library's LRN",
              "originals", 4),
-        Rung("cropped once", "crops of 256 px on the disk, made beforehand", "crops", 8),
-        Rung("workers", "a loading process per core, pinned memory on a GPU", "workers", 32),
-        Rung("beton", "one file, FFCV's own pipeline", "ffcv", 128),
-        Rung("our pipeline", "trainer.loader: crop, mirror, colour noise, mean", "ours", 128),
-        Rung("our LRN", "exact and fused", "ours", 128, lrn),
-        Rung("half precision, channels-last" if half else "channels-last",
+        Variant("cropped once", "crops of 256 px on the disk, made beforehand", "crops", 8),
+        Variant("workers", "a loading process per core, pinned memory on a GPU", "workers", 32),
+        Variant("beton", "one file, FFCV's own pipeline", "ffcv", 128),
+        Variant("our pipeline", "trainer.loader: crop, mirror, colour noise, mean", "ours", 128),
+        Variant("our LRN", "exact and fused", "ours", 128, lrn),
+        Variant("half precision, channels-last" if half else "channels-last",
              f"{precision}, channels last" if half else "channels last alone, in float32",
              "ours", 128, last),
-        Rung(COMPILED, "torch.compile", "ours", 128, {**last, "compiled": True}),
-        Rung(TRAINER, "the trainer's own step as it comes", "trainer", 128),
+        Variant(COMPILED, "torch.compile", "ours", 128, {**last, "compiled": True}),
+        Variant(TRAINER, "the trainer's own step as it comes", "trainer", 128),
     )  # fmt: skip
 
 
-def groups(ladder: Sequence[Rung], at_once: int = AT_ONCE) -> list[list[Rung]]:
-    """The ladder in parts that run in turns; neighbours share a rung, so that every two that
+def groups(series: Sequence[Variant], at_once: int = AT_ONCE) -> list[list[Variant]]:
+    """The series in parts that run in turns; neighbours share a variant, so that every two that
     follow one another are measured side by side."""
     if at_once < 2:
-        raise ValueError("two rungs at least are compared")
+        raise ValueError("two variants at least are compared")
     step = at_once - 1
-    return [list(ladder[at : at + at_once]) for at in range(0, max(1, len(ladder) - 1), step)]
+    return [list(series[at : at + at_once]) for at in range(0, max(1, len(series) - 1), step)]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A rung's figure: images per second (the median lap), the seconds of an epoch of
+    """A variant's figure: images per second (the median lap), the seconds of an epoch of
     ImageNet at that rate with the least and the most of any lap, the images and laps that
-    it rests on, and how many times as fast as the first rung it is."""
+    it rests on, and how many times as fast as the first variant it is."""
 
     name: str
     change: str
@@ -83,12 +83,12 @@ class Measured:
     times: float
 
 
-def measure(ladder: Iterable[Rung], laps: Mapping[str, Sequence[Lap]]) -> list[Measured]:
-    """Every rung that ran -> its figure, from the bottom."""
+def measure(series: Iterable[Variant], laps: Mapping[str, Sequence[Lap]]) -> list[Measured]:
+    """Every variant that ran -> its figure, in order."""
     found: list[Measured] = []
     first: float | None = None
-    for rung in ladder:
-        of = laps.get(rung.name)
+    for variant in series:
+        of = laps.get(variant.name)
         if not of:
             continue
         rates = sorted(lap.count / lap.wall_s for lap in of)
@@ -96,8 +96,8 @@ def measure(ladder: Iterable[Rung], laps: Mapping[str, Sequence[Lap]]) -> list[M
         first = rate if first is None else first
         found.append(
             Measured(
-                rung.name,
-                rung.change,
+                variant.name,
+                variant.change,
                 rate,
                 IMAGENET_SAMPLES / rate,
                 IMAGENET_SAMPLES / rates[-1],
@@ -120,8 +120,8 @@ def duration(seconds: float) -> str:
 
 
 def lines(found: Sequence[Measured]) -> list[str]:
-    """The ladder as aligned text."""
-    head = ("rung", "s for ImageNet", "", "images/s", "times", "images measured", "change")
+    """The series as aligned text."""
+    head = ("variant", "s for ImageNet", "", "images/s", "times", "images measured", "change")
     rows = [
         (
             one.name, f"{one.seconds:,.0f}", duration(one.seconds),

@@ -1,4 +1,4 @@
-"""The speed ladder as an image: a bar for each rung, seconds for ImageNet from zero on."""
+"""The speedup as an image: a bar for each variant, seconds for ImageNet from zero on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from tools.bench.ladder_plan import IMAGENET_SAMPLES, Measured, duration
+from tools.bench.speedup_plan import IMAGENET_SAMPLES, Measured, duration
 
 _BAR, _MUTED, _GRID = "#2f6fd0", "#5f6b7a", "#dfe3e8"
 

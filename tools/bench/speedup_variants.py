@@ -1,4 +1,4 @@
-"""Who stands on a rung of the speed ladder: a feed of batches and a network trained on them.
+"""Who stands on a variant of The speedup: a feed of batches and a network trained on them.
 
 A lap is one epoch of a set of fixed size: every image is read, prepared and trained on. The
 loops are as tutorials write them, with the loss asked for after each step.
@@ -21,7 +21,7 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Place:
-    """What all rungs share: images a step, threads, the device, whether it is a smoke test."""
+    """What all variants share: images a step, threads, the device, whether it is a smoke test."""
 
     batch: int
     threads: int
@@ -201,10 +201,10 @@ class Network:
         return step
 
 
-def rung(
+def variant(
     feed: str, network: Mapping[str, Any], data: Mapping[str, Any], place: Mapping[str, Any]
 ) -> Contender:
-    """A rung from plain values, as they come from another process."""
+    """A variant from plain values, as they come from another process."""
     where, given = Place(**place), Data(**data)
     if feed == "trainer":
         return _trainer(given, where)
