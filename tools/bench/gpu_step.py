@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 BEGUN = time.perf_counter()
 
-LIMITS_S = {"check": 100, "blocks": 150, "steps": 150, "profile": 60}
+LIMITS_S = {"check": 180, "blocks": 180, "steps": 150, "profile": 60}
 # (channels, side, alpha) of what is pooled in the paper's network, and of its two ReLUs.
 POOLED = {"layer 1": (96, 55, 1e-4), "layer 2": (256, 27, 1e-4), "layer 5": (256, 13, 0.0)}
 RELUS = {"layer 3": (384, 13), "layer 4": (384, 13)}

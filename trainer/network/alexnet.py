@@ -216,30 +216,37 @@ class _Stage:
         """The next stage's input; ``layers`` begin with the convolution."""
         convolution = layers[0]
         assert isinstance(convolution, nn.Conv2d)
+        bias = convolution.bias
         if self.block is not None and blocks.takes(x, convolution.out_channels):
-            assert convolution.bias is not None
-            return self.block(_sums(convolution, x), convolution.bias)
-        for layer in layers:
+            assert bias is not None
+            return self.block(_convolved(convolution, x, None), bias)
+        x = _convolved(convolution, x, bias)
+        for layer in layers[1:]:
             x = layer(x)
         return x
 
 
-def _sums(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """The convolution without its bias; the first one over squares of 4 x 4 pixels."""
-    if layer.kernel_size != (11, 11):
-        return functional.conv2d(
-            x, layer.weight, None, layer.stride, layer.padding, groups=layer.groups
-        )
-    if x.shape[1] == layer.in_channels:
-        assert isinstance(layer.padding[0], int)
-        x = space_to_depth(x, layer.padding[0])
-    return functional.conv2d(x, stem_weight(layer.weight))
+def _convolved(layer: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
+    """The layer with another bias; the first one over squares of 4 x 4 pixels on CUDA, and where
+    the images come as such."""
+    images = x.shape[1] == layer.in_channels
+    if layer.kernel_size == (11, 11) and (x.is_cuda or not images):
+        if images:
+            assert isinstance(layer.padding[0], int)
+            x = space_to_depth(x, layer.padding[0])
+        return functional.conv2d(x, stem_weight(layer.weight), bias)
+    if bias is layer.bias:
+        convolved: Tensor = layer(x)
+        return convolved
+    return functional.conv2d(
+        x, layer.weight, bias, layer.stride, layer.padding, groups=layer.groups
+    )
 
 
 class AlexNet(nn.Module):
     """(B, 3, S, S) levels minus the mean -> (B, classes) logits.
 
-    On CUDA also (B, 48, n, n), what ``space_to_depth`` makes of them.
+    Also (B, 48, n, n), what ``space_to_depth`` makes of such images of three channels.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:

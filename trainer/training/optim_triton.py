@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 jit: Callable[[Any], Any] = triton.jit
-BLOCK = 4096
+BLOCK = 2048
 # Places of the step's numbers in its tensor of float32.
 RATE, COEFFICIENT, AVERAGE, FIRST, SECOND, SKIP = range(6)
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.network import blocks
-from trainer.network.alexnet import NETWORKS, AlexNet, network_spec
+from trainer.network.alexnet import NETWORKS, AlexNet, build, network_spec
 from trainer.network.space_to_depth import space_to_depth, squares, stem_weight
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -116,6 +117,16 @@ def test_the_first_layer_over_squares_is_the_first_layer(
     assert torch.allclose(found, expected, atol=1e-10)
     mine, theirs = (torch.autograd.grad(y.square().sum(), weight)[0] for y in (found, expected))
     assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["paper", "torchvision", "small"])
+def test_a_network_takes_images_as_squares_too(name: str) -> None:
+    spec = replace(NETWORKS[name], classes=2, hidden=(8, 8))
+    model = build(spec, 0).double().eval()
+    images = torch.randn(1, 3, spec.input_size, spec.input_size).double()
+    with torch.inference_mode():
+        logits = model(space_to_depth(images, spec.stem_padding))
+        assert torch.allclose(logits, model(images), rtol=1e-9, atol=1e-12)
 
 
 def test_a_square_s_channels_are_rows_columns_then_colours() -> None:
