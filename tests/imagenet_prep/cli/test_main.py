@@ -150,14 +150,6 @@ def test_results_for_people_have_counts_reasons_and_speed(
     assert NOTICE.sub("", captured.err) == ""
 
 
-def test_sample_draws_pictures_that_crop_takes(capsys: Capture, tmp_path: Path) -> None:
-    dst = tmp_path / "raw"
-    arguments = ("--dst", dst, "--train", 10, "--val", 10, "--jobs", 1)
-    assert answer(capsys, "sample", *arguments)["images"] == 20
-    report = answer(capsys, "crop", "--src", dst, "--dst", tmp_path / "c", "--jobs", 1)
-    assert report["ok"] == 20
-
-
 def test_info_alone_says_what_is_installed(capsys: Capture) -> None:
     value = answer(capsys, "info")
     assert value["what"] == "installation" and value["cpus"] >= 1

@@ -74,14 +74,6 @@ def test_the_broken_files_are_broken_and_the_others_are_not(tmp_path: Path) -> N
                 assert min(image.size) >= 60
 
 
-def test_training_and_validation_share_no_image(tmp_path: Path) -> None:
-    make_sample(tmp_path, train=10, val=10, jobs=1)
-    found = digests(tmp_path)
-    train = {digest for path, digest in found.items() if path.startswith("train")}
-    val = {digest for path, digest in found.items() if path.startswith("val")}
-    assert not train & val
-
-
 def test_every_hundred_images_hold_every_format_in_an_order_of_its_own() -> None:
     first = [file_format(0, "train", index) for index in range(100)]
     second = [file_format(0, "train", index) for index in range(100, 200)]
@@ -119,35 +111,6 @@ def test_a_turned_image_is_upright_after_its_orientation_is_applied(seed: int) -
     assert np.abs(upright.astype(int) - pixels.astype(int)).mean() < 8
 
 
-def test_sizes_reach_from_tiny_to_large_and_mostly_stay_medium() -> None:
-    from imagenet_prep.sample.scenes import _size
-
-    sizes = [_size(np.random.default_rng(seed)) for seed in range(1500)]
-    shorts = [min(size) for size in sizes]
-    longs = [max(size) for size in sizes]
-    assert min(shorts) >= 60 and max(longs) <= 1200
-    assert min(shorts) < 80 and max(longs) > 1000
-    medium = sum(short >= 140 and long <= 800 for short, long in zip(shorts, longs, strict=True))
-    assert medium / len(sizes) > 0.75
-    assert len({round(width / height, 1) for width, height in sizes}) > 15
-
-
-def test_the_mean_colour_alone_does_not_tell_the_classes_apart() -> None:
-    """Nearest class mean on the image's mean colour stays far below a network's result."""
-
-    def colours(first: int) -> np.ndarray:
-        rows = []
-        for index in range(first, first + 60):
-            pixels = draw_image(np.random.default_rng(index), KINDS[index % 10])
-            rows.append(pixels.reshape(-1, 3).mean(0))
-        return np.array(rows)
-
-    known, asked = colours(0), colours(1200)
-    means = np.array([known[label::10].mean(0) for label in range(10)])
-    nearest = ((asked[:, None] - means) ** 2).sum(-1).argmin(1)
-    assert (nearest == np.arange(60) % 10).mean() < 0.5
-
-
 def test_an_interrupted_sample_is_completed_and_keeps_what_is_there(tmp_path: Path) -> None:
     make_sample(tmp_path / "whole", train=8, val=2, classes=2, jobs=1)
     written = 0
@@ -180,19 +143,6 @@ def test_other_settings_replace_an_earlier_sample_but_nothing_else(tmp_path: Pat
     own.unlink()
     assert digests(tmp_path / "raw") == digests(tmp_path / "fresh")
     assert not (tmp_path / "raw" / "train" / KINDS[2].name).exists()
-
-
-def test_progress_counts_every_file_up_to_the_total(tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    make_sample(
-        tmp_path / "raw", train=4, val=1, classes=2, jobs=1, progress=lambda *a: seen.append(a)
-    )
-    assert seen == [("sample", done, 8) for done in range(9)]
-    seen.clear()
-    make_sample(
-        tmp_path / "raw", train=4, val=1, classes=2, jobs=1, progress=lambda *a: seen.append(a)
-    )
-    assert seen == [("sample", 8, 8)]
 
 
 def refused(dst: Path, **counts: int) -> str:

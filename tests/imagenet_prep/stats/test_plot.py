@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import sys
 
 import numpy as np
 import pytest
@@ -45,13 +44,6 @@ def test_contact_sheet_shows_every_image() -> None:
         assert share(sheet, colour) > 0.15
 
 
-@pytest.mark.parametrize(("count", "columns"), [(1, 8), (8, 8), (9, 8), (3, 1)])
-def test_contact_sheet_grows_with_its_rows_and_columns(count: int, columns: int) -> None:
-    sheet = opened(plot.contact_sheet([plain(9, 0)] * count, ["x"] * count, columns))
-    assert sheet.shape[1] == 175 * min(count, columns)
-    assert sheet.shape[0] == 200 * -(-count // columns)
-
-
 def test_titles_are_drawn_as_they_are() -> None:
     """Formulas, letters that the font lacks and very long names: no warning, no error."""
     titles = ["$a_b$", "漢字", "\t\n", "x" * 500, "é"]
@@ -81,12 +73,6 @@ def test_statistics_image_contains_the_example_unchanged() -> None:
     assert 0.027 < share(image, (201, 0, 0)) < 0.03
 
 
-def test_lighting_of_zero_leaves_every_preview_unchanged() -> None:
-    found, _ = some_stats()
-    image = opened(plot.stats_image(found, plain(201, 0), lighting=0.0))
-    assert 0.19 < share(image, (201, 0, 0)) < 0.21  # seven times as many as above
-
-
 @pytest.mark.parametrize(
     ("level", "shown"), [(0.4, 168), (1, 228), (1.26, 254), (20, 228), (127, 255), (200, 228)]
 )
@@ -105,9 +91,3 @@ def test_statistics_of_one_colour_can_be_drawn() -> None:
     image = plain(80, 1)
     found = stats.finish(stats.moments_of(image[None]), "")
     assert share(opened(plot.stats_image(found, image)), (0, 80, 0)) > 0.3
-
-
-def test_drawing_leaves_no_global_figure_behind() -> None:
-    before = "matplotlib.pyplot" in sys.modules
-    plot.contact_sheet([plain(9, 0)], ["x"])
-    assert ("matplotlib.pyplot" in sys.modules) == before

@@ -81,15 +81,6 @@ def test_two_workers_and_other_groups_write_the_same_bytes(
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
-def test_progress_goes_from_nothing_to_all_crops(cropped: Path, tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    stats_stage.run_stats(
-        cropped, tmp_path / "stats.npz", jobs=1, progress=lambda *step: seen.append(step)
-    )
-    assert seen[0] == ("stats", 0, 10)
-    assert seen[-1] == ("stats", 10, 10)
-
-
 def rewrite(mode: str, width: int, height: int, kind: str) -> Callable[[Path], None]:
     def apply(path: Path) -> None:
         Image.new(mode, (width, height)).save(path, kind)
