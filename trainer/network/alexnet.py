@@ -17,7 +17,7 @@ from torch.nn import functional
 from imagenet_prep.core.errors import UsageError
 from trainer.network import blocks
 from trainer.network.lrn import LocalResponseNorm, SpatialResponseNorm
-from trainer.network.space_to_depth import space_to_depth, stem_weight
+from trainer.network.space_to_depth import SIDE, space_to_depth, squares, stem_weight
 
 
 class NetworkError(UsageError):
@@ -274,6 +274,15 @@ class AlexNet(nn.Module):
         # Channels first before flattening: the weights' order is torchvision's.
         logits: Tensor = self.classifier(self.avgpool(x).flatten(1))
         return logits
+
+
+def takes_squares(spec: NetworkSpec) -> bool:
+    """Whether a network of ``spec`` on CUDA takes images as the loader's space_to_depth layout:
+    three channels without padding, a side that squares of 4 x 4 pixels cover as the first
+    convolution needs it, and a block behind that convolution."""
+    whole = squares(spec.input_size, 0) == -(-spec.input_size // SIDE)
+    fits = spec.channels == 3 and spec.stem_padding == 0 and whole
+    return fits and blocks.TRITON and _stages(spec)[1][0].block is not None
 
 
 def _stages(spec: NetworkSpec) -> tuple[list[nn.Module], list[_Stage]]:

@@ -40,3 +40,12 @@ def stem_weight(weight: Tensor) -> Tensor:
     parts = functional.pad(weight, (0, 1, 0, 1)).reshape(filters, channels, 3, SIDE, 3, SIDE)
     cells = parts.permute(0, 3, 5, 1, 2, 4).reshape(filters, SIDE * SIDE * channels, 3, 3)
     return cells.contiguous(memory_format=torch.channels_last)
+
+
+def depth_to_space(cells: Tensor, side: int) -> Tensor:
+    """(B, 16 C, n, n) -> (B, C, side, side): the images that ``space_to_depth`` was given,
+    without padding."""
+    count, channels, high, wide = cells.shape
+    parts = cells.reshape(count, SIDE, SIDE, channels // SIDE**2, high, wide)
+    images = parts.permute(0, 3, 4, 1, 5, 2).reshape(count, -1, SIDE * high, SIDE * wide)
+    return images[..., :side, :side]

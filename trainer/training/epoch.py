@@ -14,7 +14,7 @@ import torch
 
 from imagenet_prep.core.errors import Progress, ToolError, quiet
 from trainer.hashing import words
-from trainer.inference.evaluate import Evaluation, counter, evaluation_of
+from trainer.inference.evaluate import Evaluation, batch_form, counter, evaluation_of
 from trainer.inference.judge import BatchLike, evaluate
 from trainer.interrupt import TIME_LIMIT, Stop, StoppedError
 from trainer.loader.loader import BetonLoader, train_loader
@@ -320,4 +320,5 @@ def training_batches(session: Session, progress: Progress = quiet) -> BetonLoade
         jobs=session.world.jobs(config.jobs),
         device=session.device.type,
         progress=progress,
+        **batch_form(session.spec, session.precision),
     )

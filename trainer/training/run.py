@@ -30,6 +30,7 @@ from trainer.inference.evaluate import Evaluation, evaluation_batches, evaluatio
 from trainer.inference.judge import evaluate
 from trainer.interrupt import Stop
 from trainer.loader.loader import BetonLoader
+from trainer.network.space_to_depth import depth_to_space
 from trainer.report.charts import published_reference
 from trainer.report.gallery import best_and_worst, examples
 from trainer.report.html import REPORT_NAME, write_report
@@ -298,8 +299,10 @@ class _Record:
         if self.recorder is None or self.session.step or self.session.partial is not None:
             return
         batches.set_epoch(0)
-        first = next(iter(batches))
-        self.recorder.sample(first.images[:SAMPLE_IMAGES].float().cpu().numpy())
+        images = next(iter(batches)).images[:SAMPLE_IMAGES]
+        if images.shape[1] == 48:
+            images = depth_to_space(images, self.session.spec.input_size)
+        self.recorder.sample(images.float().cpu().numpy())
         self.recorder.graph(self.session.layers())
         batches.close()
 

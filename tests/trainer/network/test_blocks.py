@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.network import blocks
-from trainer.network.alexnet import NETWORKS, AlexNet, build, network_spec
-from trainer.network.space_to_depth import space_to_depth, squares, stem_weight
+from trainer.network.alexnet import NETWORKS, AlexNet, build, network_spec, takes_squares
+from trainer.network.space_to_depth import depth_to_space, space_to_depth, squares, stem_weight
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -132,6 +132,21 @@ def test_a_network_takes_images_as_squares_too(name: str) -> None:
 def test_a_square_s_channels_are_rows_columns_then_colours() -> None:
     images = torch.arange(3 * 11 * 11).reshape(1, 3, 11, 11)
     cells = space_to_depth(images)
+    assert torch.equal(depth_to_space(cells, 11), images)
     for row, column, colour in ((0, 0, 2), (2, 1, 0), (3, 3, 1)):
         found = cells[0, (row * 4 + column) * 3 + colour, 1, 1]
         assert found == images[0, colour, 4 + row, 4 + column]
+
+
+def test_networks_that_take_the_loader_s_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.network.blocks.TRITON", True)
+    taking = {name for name, spec in NETWORKS.items() if takes_squares(spec)}
+    assert {"paper", "paper-two-tower"} <= taking
+    for name in taking:
+        spec = NETWORKS[name]
+        assert spec.norm != "batch"
+        assert squares(spec.input_size, spec.stem_padding) == -(-spec.input_size // 4)
+    assert not takes_squares(replace(NETWORKS["paper"], stem_padding=2))
+    assert not takes_squares(replace(NETWORKS["paper"], input_size=225))
+    monkeypatch.setattr("trainer.network.blocks.TRITON", False)
+    assert not takes_squares(NETWORKS["paper"])
