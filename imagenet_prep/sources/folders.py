@@ -29,6 +29,11 @@ from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Entry, Location, Url, listed_ahead, place_at
 
+_CONTAINERS_TEXT = """
+    images image imgs img pictures photos jpegimages annotations annotation masks mask labels label
+    trimaps bboxes boxes attributes metadata meta docs scripts
+"""
+_CONTAINERS = frozenset(_CONTAINERS_TEXT.split())
 _NUMBERED = re.compile(r"(.*?)\d+")
 
 
@@ -41,15 +46,15 @@ class SplitFolder:
     prefix: str
 
 
-def find_folders(src: Location, given: Given) -> Finding:
-    """A folder of class folders -> its images.
+def find_folders(src: Location, given: Given, *, trusted: bool = False) -> Finding:
+    """A folder of class folders -> its images; ``trusted``: the user has named this layout.
 
     Hidden files and files that plainly are no images are left out; every other file, whatever
     its suffix, is found. Raises ToolError for layouts that leave an image without a class, for
     a class that has the name of a split, and for links that lead round in a circle.
     """
     notices: list[str] = []
-    finding = find_in(src, split_folders(src, given, notices), given)
+    finding = find_in(src, split_folders(src, given, notices), given, trusted=trusted)
     finding.notices[:0] = notices
     return finding
 
@@ -59,14 +64,17 @@ def find_in(
     splits: list[SplitFolder],
     given: Given,
     class_of: Callable[[str], str] = imagenet.class_in_name,
+    *,
+    trusted: bool = False,
 ) -> Finding:
     """The images of the folders of splits; ``class_of`` gives the class of an image of a flat
-    split by its name, "" where it is not known."""
+    split by its name, "" where it is not known. ``trusted``: the first folder below a split is
+    a class, also where the images look as if they lay in classes below it."""
     listed = [(at, entries_of(at.folder)) for at in splits]
     images = {at: [e for e in entries if may_be_image(e)] for at, entries in listed
               if not _has_classes(entries)}  # fmt: skip
-    named = {at: [class_of(text_of(e.name)) for e in flat] for at, flat in images.items()}
-    has_classes = len(images) < len(listed) or any(map(any, named.values()))
+    known = {at: [class_of(text_of(e.name)) for e in flat] for at, flat in images.items()}
+    has_classes = len(images) < len(listed) or any(map(any, known.values()))
     classes: dict[str, set[str]] = defaultdict(set)
     finding = Finding((), classes)
     groups: list[Iterator[list[Source]]] = []
@@ -74,25 +82,25 @@ def find_in(
     for at, entries in listed:
         if at not in images:
             names = [text_of(entry.name) for entry in entries if is_folder(entry)]
-            _check_classes(src, at, names, given, classes[at.split])
+            _check_classes(src, at, names, given, classes[at.split], trusted=trusted)
             classes[at.split].update(names)
-            groups.append(_class_groups(at, entries, alone=len(names) == len(splits) == 1))
+            groups.append(_class_groups(at, entries, trusted=trusted))
             continue
-        if has_classes and images[at] and not any(named[at]) and at.split == "test":
+        if has_classes and images[at] and not any(known[at]) and at.split == "test":
             finding.notices.append(f"{at.prefix[:-1]}: left out, its images have no classes")
             continue
         if not has_classes and isinstance(src, Url) and src.full.startswith("archive:"):
             has_classes = True  # the name of an archive is no class
         if not has_classes:
-            named[at] = [text_of(src.resolve().name) or "images"] * len(images[at])
-        without = next((e for e, name in zip(images[at], named[at], strict=True) if not name), None)
+            known[at] = [text_of(src.resolve().name) or "images"] * len(images[at])
+        without = next((e for e, name in zip(images[at], known[at], strict=True) if not name), None)
         if without is not None:
             raise _no_class(without)
         # A flat folder of ImageNet's val has the names of val, whatever it is called.
         is_val = images[at] and imagenet.val_class(text_of(images[at][0].name))
         split = "val" if is_val else at.split
-        classes[split].update(named[at])
-        flat[split] += _in_flat(at, split, images[at], named[at])
+        classes[split].update(known[at])
+        flat[split] += _in_flat(at, split, images[at], known[at])
     finding.groups = (group for found in [*groups, flat.values()] for group in found)
     every = set().union(*classes.values())
     finding.readable = {wnid: name for wnid, name in imagenet.names().items() if wnid in every}
@@ -140,7 +148,7 @@ def _innermost(split: str, folder: Location, prefix: str) -> SplitFolder:
     """``seg_train/seg_train/`` is one split."""
     entries = entries_of(folder)
     only = entries[0] if len(entries) == 1 and is_folder(entries[0]) else None
-    if only is not None and split_of(only.name) == split and _is_deep(folder / only.name):
+    if only is not None and split_of(only.name) == split:
         return _innermost(split, folder / only.name, f"{prefix}{text_of(only.name)}/")
     return SplitFolder(split, folder, prefix)
 
@@ -161,11 +169,24 @@ def _check_twice(src: Location, named: dict[str, str], given: Given) -> None:
 
 
 def _check_classes(
-    src: Location, at: SplitFolder, names: Sequence[str], given: Given, others: set[str]
+    src: Location,
+    at: SplitFolder,
+    names: Sequence[str],
+    given: Given,
+    others: set[str],
+    *,
+    trusted: bool,
 ) -> None:
-    """ToolError for a class that has a split's name, or lies in two folders of one split."""
+    """ToolError for a class that has a split's name, lies in two folders of one split, or has
+    the name of a folder that other sets keep all their images or their annotations in."""
     for name in names:
         path = at.prefix + name
+        if name.lower() in _CONTAINERS and not trusted and given.get(path) != "class":
+            raise ToolError(
+                "source.container_as_class",
+                f"{src}: the folder {path} would be a class; give --src the folder that holds "
+                f"the class folders, or --split {path}=class if it is one",
+            )
         if split_of(name) and given.get(path) != "class":
             raise ToolError(
                 "source.split_as_class",
@@ -186,8 +207,12 @@ def _no_class(image: Entry) -> ToolError:
     )
 
 
-def _class_groups(at: SplitFolder, entries: list[Entry], *, alone: bool) -> Iterator[list[Source]]:
+def _class_groups(
+    at: SplitFolder, entries: list[Entry], *, trusted: bool
+) -> Iterator[list[Source]]:
     """The images of the class folders of a split, class by class."""
+    below: dict[str, set[str]] = {}
+    direct = False
     for entry in listed_ahead(entries):
         if not is_folder(entry):
             if suffix_of(entry.name) in IMAGES and may_be_image(entry):
@@ -196,14 +221,19 @@ def _class_groups(at: SplitFolder, entries: list[Entry], *, alone: bool) -> Iter
         name = text_of(entry.name)
         places = walk(entry.path, f"{name}/", (_identity(at.folder),))
         group = [found(at.prefix + path, at.split, name, path, place) for place, path in places]
-        below = {source.crop.split("/", 2)[1] for source in group if source.crop.count("/") > 1}
-        if alone and len(below) > 1:
-            raise ToolError(
-                "source.one_class",
-                f"{at.folder}: all images would be of one class, {name}, which has the folders "
-                f"{', '.join(sorted(below)[:3])}; give the folder that holds the class folders",
-            )
+        if group:
+            nested = {s.crop.split("/", 2)[1] for s in group if s.crop.count("/") > 1}
+            direct = direct or len(nested) == 0 or any(s.crop.count("/") == 1 for s in group)
+            below[name] = nested
         yield group
+    many = next((name for name, nested in below.items() if len(nested) > 1), None)
+    if many is not None and not trusted and (len(below) == 1 or not direct):
+        raise ToolError(
+            "source.one_class" if len(below) == 1 else "source.nested_classes",
+            f"{at.folder}: the images lie in folders below those that would be the classes, such "
+            f"as {many}/{min(below[many])}; give --src the folder that holds the class folders, "
+            "or confirm with --layout folders",
+        )
 
 
 def _in_flat(at: SplitFolder, split: str, images: list[Entry], classes: list[str]) -> list[Source]:

@@ -66,11 +66,12 @@ def find_ilsvrc(src: Location) -> Finding:
             "source.layout_mismatch",
             f"{src}: has neither {TRAIN_NAME} nor {VAL_NAME}; give the folder of both",
         )
-    unpacked = next((src / name for name in _VAL_FOLDERS if (src / name).is_dir()), None)
-    if not has_val and src.is_dir() and unpacked is not None:
-        more = find_in(src, [SplitFolder("val", unpacked, "val/")], {})
-        classes |= {split: set(names) for split, names in more.classes.items()}
-        groups.append(map(list, more.groups))
+    for split, folders in (("train", _TRAIN_FOLDERS), ("val", _VAL_FOLDERS)):
+        unpacked = next((src / name for name in folders if (src / name).is_dir()), None)
+        if split not in classes and src.is_dir() and unpacked is not None:
+            more = find_in(src, [SplitFolder(split, unpacked, f"{split}/")], {})
+            classes |= {of: set(names) for of, names in more.classes.items()}
+            groups.append(map(list, more.groups))
     finding = Finding((group for groups_ in groups for group in groups_), classes)
     finding.readable = imagenet.names()
     if "train" not in classes:

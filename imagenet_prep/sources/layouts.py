@@ -77,6 +77,8 @@ def find(src: Location, layout: str | None, given: Given) -> tuple[str, Finding]
         return name, finding
     name = name or "folders"
     if name in _OF_FOLDERS:
+        if layout == "folders":
+            return name, find_folders(src, given, trusted=True)
         return name, _OF_FOLDERS[name](src, given)
     if given:
         raise UsageError(

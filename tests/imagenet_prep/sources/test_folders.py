@@ -81,9 +81,14 @@ def test_a_class_with_the_name_of_a_split_is_refused(tmp_path: Path, name: str) 
 
 
 def test_a_folder_around_a_set_is_entered_and_mentioned(tmp_path: Path) -> None:
-    for inner in ("set/train/ant/1.jpg set/val/ant/1.jpg", "a/b/ant/1.jpg a/b/bee/1.jpg",
-                  "a/cat.1.jpg a/dog.2.jpg"):  # fmt: skip
-        outer = made(tmp_path / inner[0] / inner[-7:-4], *inner.split())
+    sets = (
+        "set/images/ant/1.jpg set/images/bee/1.jpg",
+        "set/train/ant/1.jpg set/val/ant/1.jpg",
+        "a/b/ant/1.jpg a/b/bee/1.jpg",
+        "a/cat.1.jpg a/dog.2.jpg",
+    )
+    for number, inner in enumerate(sets):
+        outer = made(tmp_path / str(number), *inner.split())
         found = scan(outer)
         assert not any(s.crop.count("set") for s in found.sources)
         assert "has only the folder" in found.notices[0]
@@ -92,8 +97,29 @@ def test_a_folder_around_a_set_is_entered_and_mentioned(tmp_path: Path) -> None:
 
 def test_one_class_whose_folders_hold_the_images_is_refused(tmp_path: Path) -> None:
     src = made(tmp_path / "raw", "all/sub/ant/1.jpg", "all/sub2/bee/1.jpg", "all/1.jpg")
-    with refused("source.one_class", "sub, sub2"):
+    with refused("source.one_class", "all/sub"):
         _ = scan(src).sources
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        # Superclasses, or clips: only the user knows. Annotations and other stores of images.
+        ("big/ant/1.jpg big/bee/1.jpg small/cat/1.jpg", "source.nested_classes"),
+        ("a/airport/1.jpg a/alley/1.jpg b/bar/1.jpg", "source.nested_classes"),
+        ("images/ant/1.jpg images/bee/1.jpg parts/parts.txt", "source.container_as_class"),
+        ("images/1.jpg annotations/trimaps/1.png", "source.container_as_class"),
+        ("Images/ant/1.jpg Annotation/ant/ant_1", "source.container_as_class"),
+        ("jpg/ant/1.jpg jpg/bee/1.jpg meta2/x.txt", "source.one_class"),
+    ],
+)
+def test_folders_of_class_folders_are_refused_unless_confirmed(
+    tmp_path: Path, files: str, code: str
+) -> None:
+    src = made(tmp_path / "raw", *files.split())
+    with refused(code, "--src"):
+        _ = scan(src).sources
+    assert len(scan(src, layout="folders").sources) > 0
 
 
 def test_deeper_files_belong_to_the_first_folder_below_the_split(tmp_path: Path) -> None:

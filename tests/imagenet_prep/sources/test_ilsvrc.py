@@ -104,6 +104,15 @@ def test_class_tars_taken_out_of_the_archive(folder: Path, below: str, unpacked:
     assert rows(scan(folder)) == expected
 
 
+def test_unpacked_train_beside_the_archive_of_val(folder: Path) -> None:
+    expected = rows(scan(folder))
+    for source in scan(folder / "ILSVRC2012_img_train.tar").sources:
+        path = made(folder, source.key) / source.key
+        path.write_bytes(source.read())
+    (folder / "ILSVRC2012_img_train.tar").unlink()
+    assert rows(scan(folder)) == expected
+
+
 def test_a_folder_without_archives_is_wrong_usage(tmp_path: Path) -> None:
     with refused("source.layout_mismatch", "ILSVRC2012_img_train.tar", usage=True):
         scan(tmp_path, layout="ilsvrc")
