@@ -8,10 +8,10 @@ journals and markers of their own, and may share the folder from different machi
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +58,7 @@ def unfinished(dst: Path, part: Part | None, *, cluster: bool = False) -> Iterat
         others = [] if part else sorted(dst.glob(".crop.*-of-*.unfinished"))
         for each in (*others, marker):  # a whole run takes the place of all parts
             _lock(dst, each, stack)
+        _check_locks(dst)
         if continued or others:
             _remove_temporaries(dst, part)
         try:
@@ -108,14 +109,16 @@ def _lock(dst: Path, marker: Path, stack: contextlib.ExitStack) -> None:
         ) from None
     except OSError:
         pass  # a file system without this kind of lock
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kind that SQLite needs
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise ToolError(
-                "crop.busy", f"{dst}: another imagenet-prep crop is writing there; wait for its end"
-            ) from None
-        raise unlockable(dst, str(error.strerror)) from None
+
+
+def _check_locks(dst: Path) -> None:
+    """ToolError where the disk has no locks of the kind that SQLite needs."""
+    # In a file of its own: on NFS the other kind of lock, on the marker, would be in its way.
+    with tempfile.TemporaryFile(prefix=".", suffix=".tmp", dir=dst) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise unlockable(dst, str(error.strerror)) from None
 
 
 def temporary_mark(part: Part | None) -> str:
