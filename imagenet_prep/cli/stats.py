@@ -187,6 +187,8 @@ def _cropped(preview: Path, size_px: int) -> Any:
     from imagenet_prep.dataset.crop_settings import CropSettings
 
     try:
+        if not preview.is_file():
+            raise ImageError("preview", "it is not a file")
         return crop_pixels(preview.read_bytes(), CropSettings(size_px))
     except ImageError as error:
         message = f"--preview: {preview} does not decode ({error}); choose another image"

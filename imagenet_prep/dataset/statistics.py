@@ -80,8 +80,8 @@ def load_stats(path: Path) -> Stats:
     import numpy as np
 
     remedy = "make it again with imagenet-prep stats"
-    if path.is_dir():
-        raise ToolError("stats.missing", f"{path}: is a folder, not a statistics file; {remedy}")
+    if path.exists() and not path.is_file():  # a folder, or a pipe, which would block
+        raise ToolError("stats.missing", f"{path}: is not a file; {remedy}")
     try:
         # Opened here, because NumPy does not close it when the archive is damaged.
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:

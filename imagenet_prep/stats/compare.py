@@ -41,13 +41,13 @@ def read_references(path: Path) -> list[Reference]:
 
     Raises ToolError: ``stats.reference`` when the file has none of them, or as ``load_stats``.
     """
+    if not path.is_file():
+        raise ToolError("stats.reference", f"{path}: no such file; {_REMEDY}")
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             if "format" in file.files:
                 return [reference_of(load_stats(path), path.name)]
             arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise ToolError("stats.reference", f"{path}: no such file; {_REMEDY}") from None
     except Exception as error:  # noqa: BLE001 - whatever zipfile and NumPy raise for such bytes
         message = f"{path}: cannot be read as statistics ({error}); {_REMEDY}"
         raise ToolError("stats.reference", message) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ def test_errors_have_codes_and_are_json(capsys: Capture, cropped: Path, tmp_path
     file = Path(answer(capsys, "--src", cropped, "--jobs", 1)["out"])
     text = tmp_path / "text.npz"
     text.write_text("text")
+    pipe = tmp_path / "pipe.npz"
+    os.mkfifo(pipe)
     for status, arguments, code in (
         (2, ("cropped",), "stats.subcommand"),
         (2, ("--jobs", 2, "show", file), "stats.option_order"),
@@ -122,6 +125,9 @@ def test_errors_have_codes_and_are_json(capsys: Capture, cropped: Path, tmp_path
         (1, ("show", tmp_path / "none.npz"), "stats.missing"),
         (1, ("show", file, "--compare", text), "stats.reference"),
         (2, ("show", file, "--preview", text), "stats.preview"),
+        (1, ("show", pipe), "stats.missing"),
+        (1, ("show", file, "--compare", pipe), "stats.reference"),
+        (2, ("show", file, "--preview", pipe), "stats.preview"),
     ):
         capsys.readouterr()
         assert cli.run(["stats", *map(str, arguments), "--json"]) == status
