@@ -1,4 +1,4 @@
-"""What a recipe is made of: its settings and the words around them."""
+"""A preset: settings with what they are for and what to expect."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from trainer.config.run_config import RunConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe: its settings, a line that says what it is for, and the whole text.
+    """Settings, a line about their purpose, and details.
 
-    ``prepare`` and ``command`` are what to type; ``result`` says what came of it and where
-    that is known from; ``notes`` what was chosen, and why.
+    ``prepare`` and ``command`` are commands; ``result`` is the expected result with its source,
+    ``notes`` the choices and their reasons.
     """
 
     config: RunConfig
@@ -38,11 +38,11 @@ SGD_2012: dict[str, Any] = {
     "clip_norm": 0.0,
     "checkpoint_every": 2000,
 }
-"""Learning as the paper describes it (Krizhevsky, Sutskever, Hinton 2012, section 5)."""
+"""The optimiser of the paper (Krizhevsky, Sutskever, Hinton 2012, section 5)."""
 
 
 def named(name: str, settings: dict[str, Any], **words: str) -> tuple[str, Preset]:
-    """The recipe ``name`` with its own name in its settings; the usual commands unless given."""
+    """The preset ``name`` with its name in its settings, and default commands."""
     usual = {
         "prepare": "imagenet-prep prepare --src raw",
         "command": f"trainer run --beton train.beton --preset {name}",
