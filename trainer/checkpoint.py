@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.files import file_digest, publish
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.dataset.statistics import STATS_SHAPES, Stats, save_stats
+from imagenet_prep.dataset.statistics import STATS_SHAPES, Stats, write_stats
 
 if TYPE_CHECKING:
     import torch
@@ -192,10 +191,9 @@ def _stats_of(stored: dict[str, Any]) -> Stats:
 
 def _stats_digest(stats: Stats) -> str:
     """The SHA-256 of the file that ``save_stats`` makes of ``stats``, as manifests have it."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "stats.npz"
-        save_stats(target, stats)
-        return file_digest(target)
+    buffer = io.BytesIO()
+    write_stats(buffer, stats)
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
 def _plain(value: Any, where: str) -> Any:

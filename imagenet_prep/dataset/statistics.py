@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,8 +55,8 @@ def save_stats(target: Path, stats: Stats) -> None:
         write_stats(temporary, stats)
 
 
-def write_stats(path: Path, stats: Stats) -> None:
-    """Writes the bytes of ``stats.npz`` to a file that the caller publishes."""
+def write_stats(path: Path | BinaryIO, stats: Stats) -> None:
+    """Writes the bytes of ``stats.npz`` to a file that the caller publishes, or into memory."""
     import numpy as np
 
     arrays: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.files import file_digest
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.statistics import Stats, save_stats
+from tests.kit.refusal import refusal
 from trainer.checkpoint import Checkpoint, check_classes, load_checkpoint, save_checkpoint
 
 CLASSES = Classes(("n01", "n02"), {"n01": "ant", "n02": "bee"})
@@ -263,3 +265,35 @@ def test_classes_must_be_those_of_the_beton(tmp_path: Path) -> None:
         check_classes(found, Classes(("n01", "n02", "n03"), {}))
     with pytest.raises(ToolError, match=r"class 0 = n01, in the beton file it is n02"):
         check_classes(found, Classes(("n02", "n01"), {}))
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_earlier_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "last.pt")
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with refusal("checkpoint.write", str(path), "free some space"):
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_weights_that_are_not_finite_are_found(tmp_path: Path) -> None:
+    broken = {"w": torch.tensor([1.0, torch.inf]), "count": torch.tensor(3)}
+    load_checkpoint(write(tmp_path / "a.pt", model={"w": torch.ones(2)})).check_finite()
+    for changes in ({"model": broken}, {"average": broken}):
+        with refusal("checkpoint.not_finite", "a.pt: w"):
+            load_checkpoint(write(tmp_path / "a.pt", **changes)).check_finite()
+
+
+def test_checkpoints_of_earlier_versions_have_no_digest_and_are_checked(tmp_path: Path) -> None:
+    path = rewrite(write(tmp_path / "a.pt"), lambda payload: None)
+    assert b"sha256:" not in path.read_bytes()
+    assert load_checkpoint(path).progress["step"] == 12
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    assert "damaged" in refused(path)

@@ -136,8 +136,15 @@ class RunRecorder:
                 self._step_writer = None
 
     def _line(self, value: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({key: _json_value(v) for key, v in value.items()}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({key: _json_value(v) for key, v in value.items()}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise ToolError(
+                "metrics.write",
+                f"{self._folder / METRICS_NAME}: cannot be written ({error.strerror}); free some "
+                "space and continue with --resume",
+            ) from error
 
     def _flush(self) -> None:
         for writer in (self._writer, self._step_writer):

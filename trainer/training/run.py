@@ -375,7 +375,7 @@ def _batches_of(session: Session, betons: Betons) -> BetonLoader:
 def _evaluate_others(session: Session, done: EpochResult, sets: Sequence[BetonLoader]) -> None:
     """Adds loss and errors on the further validation sets to the epoch's row."""
     for name, batches in zip(session.data.others, sets, strict=True):
-        judged = evaluate(session.evaluated, batches, session.precision, lambda _: None)
+        judged = evaluate(session.judging(), batches, session.precision, lambda _: None)
         result = evaluation_of(session.world.joined(judged), len(session.data.classes)).result
         done.row[f"{name}_loss"] = result.loss
         done.row[f"{name}_top1_error"] = result.top1_error

@@ -17,7 +17,7 @@ from trainer.config import run_config as configs
 from trainer.data import Data
 from trainer.device import Precision, choose_device, choose_precision
 from trainer.distributed.world import World
-from trainer.network.alexnet import build, network_spec, summarise
+from trainer.network.alexnet import AlexNet, build, network_spec, summarise
 from trainer.network.working import working_copy
 from trainer.report.environment import environment_stamp
 from trainer.training.memory import keep_freed_memory
@@ -56,15 +56,10 @@ class Session:
                 "--batch-size 1: batch normalisation needs at least 2 images; use --batch-size 2 "
                 "or a --network without it",
             )
-        self.model = build(self.spec, config.seed)
-        if weights is not None:
-            self.model.load_state_dict({**self.model.state_dict(), **weights})
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self._network(weights or {})
         self.average: Average | None = None
         if config.average > 0:
-            copy = build(self.spec, config.seed)
-            copy.load_state_dict(self.model.state_dict())
-            copy.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            copy = self._network(self.model.state_dict())
             self.average = Average(self.model, copy, config.average)
         self.optimizer = make_optimizer(
             self.model,
@@ -94,6 +89,12 @@ class Session:
         self.best: dict[str, Any] | None = None
         self.learning = LearningWatch(data.classes, config.lr, self.spec.norm)
         self.environment = environment_stamp() | {"precision": self.precision.name}
+
+    def _network(self, weights: Mapping[str, Tensor]) -> AlexNet:
+        """The network on the device, with its first weights where ``weights`` has none."""
+        model = build(self.spec, self.config.seed)
+        model.load_state_dict({**model.state_dict(), **weights})
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     @staticmethod
     def new_model(config: configs.RunConfig, data: Data) -> torch.nn.Module:

@@ -242,3 +242,13 @@ def test_restarts_need_a_folder_that_they_find_again() -> None:
 
 def test_the_timeout_has_no_effect_with_one_process() -> None:
     assert said("--timeout", "60").startswith("--timeout has no effect with one process; start")
+
+
+def test_ranks_on_one_machine_share_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    several = World()
+    several.ranks = 3
+    assert several.jobs(None) == 2
+    assert several.jobs(5) == 5
+    assert World().jobs(None) is None
