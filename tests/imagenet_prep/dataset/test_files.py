@@ -120,7 +120,7 @@ def claim_encryption(path: Path) -> None:
     [
         (claim_encryption, "not a usable statistics file"),
         (Path.unlink, "missing"),
-        (make_folder, "is a folder"),
+        (make_folder, "is not a file"),
         (cut_in_half, "not a usable statistics file"),
         (lambda path: path.write_text("statistics"), "not a usable statistics file"),
         (change(covariance=None), "'covariance' is missing"),
