@@ -201,7 +201,7 @@ def evaluate(
     if str(views) not in known:
         words = ["trainer", "eval", "--checkpoint", str(folder / "best.pt")]
         words += ["--beton", str(prepared.val), "--views", str(views), *given.machine]
-        words += ["--picture", str(grid), "--json"]
+        words += ["--image", str(grid), "--json"]
         found, _ = run_stage(words)
         known[str(views)] = {key: found[key] for key in ("top1_error", "top5_error", "classes")}
         write_json(_state_path(folder), state)

@@ -20,24 +20,24 @@ _FIGURES = {
 
 @click.command(short_help="Settings, best figures and curves of several runs.")
 @click.argument("runs", type=PATH, nargs=-1, required=True)
-@click.option("--picture", type=FILE, help="PNG file for the curves.")
+@click.option("--image", "image_file", type=FILE, help="PNG file for the curves.")
 @json_option
-def compare(runs: tuple[Path, ...], picture: Path | None, as_json: bool) -> None:
+def compare(runs: tuple[Path, ...], image_file: Path | None, as_json: bool) -> None:
     """The settings in which RUNS (folders) differ, and their best figures side by side.
 
     The best epoch is that of the lowest validation error, without a validation set the last.
 
     \b
-    Example: trainer compare runs/small runs/small-2 --picture curves.png
+    Example: trainer compare runs/small runs/small-2 --image curves.png
     """
     from trainer.report.compare import chart_png
     from trainer.report.compare import compare as compared
 
     found = compared(runs)
-    if picture is not None:
+    if image_file is not None:
         from imagenet_prep.core.files import publish
 
-        with publish(picture) as temporary:
+        with publish(image_file) as temporary:
             temporary.write_bytes(chart_png(found["runs"]))
     if as_json:
         print_json(found)

@@ -70,7 +70,7 @@ def doctor(beton: Path, preset: str, seconds: float, as_json: bool, **options: A
 
 
 def _lines(found: Diagnosis) -> list[str]:
-    """A bar of milliseconds a picture for each stage (the longest one limits), and the verdict."""
+    """A bar of milliseconds an image for each stage (the longest one limits), and the verdict."""
     times = [1000 / max(stage.images_per_second, 1e-9) for stage in found.stages]
     rows = []
     for stage, ms in zip(found.stages, times, strict=True):

@@ -48,7 +48,9 @@ _LARGEST_MATRIX = 20
 @click.option(
     "--table", "as_table", is_flag=True, help="Table of errors by class and confusion matrix."
 )
-@click.option("--picture", type=FILE, help="PNG file for a grid of images with their classes.")
+@click.option(
+    "--image", "image_file", type=FILE, help="PNG file for a grid of images with their classes."
+)
 @config_options("batch_size", default=None, help="Views in a batch.")
 @config_options("device", "precision", "jobs")
 @json_option
@@ -57,7 +59,7 @@ def evaluate(
     beton: Path,
     views: str,
     as_table: bool,
-    picture: Path | None,
+    image_file: Path | None,
     batch_size: int | None,
     device: str,
     precision: str,
@@ -67,7 +69,7 @@ def evaluate(
     """Loss, top-1 and top-5 error (percent) of a checkpoint on a beton file.
 
     The probabilities of several views are averaged, as in the paper. --json always has the
-    classes and the confusion matrix (rows: true classes). --picture shows 24 images from all
+    classes and the confusion matrix (rows: true classes). --image shows 24 images from all
     over the set, and the 12 worst mistakes.
 
     \b
@@ -85,8 +87,8 @@ def evaluate(
     finally:
         bar.close()
     result = found.result
-    if picture is not None:
-        _draw(beton, found, classes, picture)
+    if image_file is not None:
+        _draw(beton, found, classes, image_file)
     if as_json:
         values = {
             "loss": result.loss,
@@ -111,12 +113,12 @@ def evaluate(
         click.echo("\n".join(["", *_class_lines(found, classes), "", *_matrix(found, classes)]))
 
 
-def _draw(beton: Path, found: Evaluation, classes: Classes, picture: Path) -> None:
+def _draw(beton: Path, found: Evaluation, classes: Classes, image_file: Path) -> None:
     """Some of the images with their true and their likeliest class, as a PNG."""
     from imagenet_prep.core.files import publish
     from trainer.report.gallery import grid_png, spread_examples
 
-    with publish(picture) as temporary:
+    with publish(image_file) as temporary:
         temporary.write_bytes(grid_png(spread_examples(beton, found.judged, classes)))
 
 

@@ -32,7 +32,9 @@ _MOST_DRAWN = 100
 @click.option(
     "--top", type=AT_LEAST_ONE, default=5, show_default=True, help="Number of classes an image."
 )
-@click.option("--picture", type=FILE, help="PNG file for a grid of the images with their classes.")
+@click.option(
+    "--image", "image_file", type=FILE, help="PNG file for a grid of the images with their classes."
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Result as CSV on stdout.")
 @click.argument("images", nargs=-1, required=True)
 @config_options("device", "precision")
@@ -40,7 +42,7 @@ _MOST_DRAWN = 100
 def predict(
     checkpoint: Path,
     top: int,
-    picture: Path | None,
+    image_file: Path | None,
     as_csv: bool,
     images: tuple[str, ...],
     device: str,
@@ -53,7 +55,7 @@ def predict(
     folder is named after a class, its images count as right or wrong.
 
     \b
-    Example: trainer predict --checkpoint runs/small/best.pt --picture grid.png cat.jpg holiday/
+    Example: trainer predict --checkpoint runs/small/best.pt --image grid.png cat.jpg holiday/
     """
     from trainer.inference.predict import list_inputs
     from trainer.inference.predict import predict as predictions
@@ -71,7 +73,7 @@ def predict(
     ):
         bar.close()
         drawn += one.reason is None
-        kept = picture is not None and drawn <= _MOST_DRAWN  # not the pixels of all of them
+        kept = image_file is not None and drawn <= _MOST_DRAWN  # not the pixels of all of them
         found.append(one if kept else replace(one, pixels=None))
         if one.reason is not None:
             say(f"trainer: {one.name}: {one.reason}; skipped")
@@ -79,8 +81,8 @@ def predict(
             table.writerows(_csv_rows(one))
         elif not as_json and one.reason is None:
             _show_prediction(one)
-    if picture is not None:
-        _draw(found, picture)
+    if image_file is not None:
+        _draw(found, image_file)
     if as_json:
         print_json({"predictions": [_json_row(one) for one in found]})
     elif table is None:
@@ -122,8 +124,8 @@ def _show_share(found: list[Prediction]) -> None:
         click.echo(f"{sum(known)} of {len(known)} correct ({sum(known) / len(known):.1%})")
 
 
-def _draw(found: list[Prediction], picture: Path) -> None:
-    """The first images with their three likeliest classes, as a PNG at ``picture``."""
+def _draw(found: list[Prediction], image_file: Path) -> None:
+    """The first images with their three likeliest classes, as a PNG at ``image_file``."""
     from imagenet_prep.core.files import publish
     from trainer.report.gallery import Tile, grid_png
 
@@ -138,7 +140,7 @@ def _draw(found: list[Prediction], picture: Path) -> None:
         tiles.append(Tile(one.pixels, (head, *lines), one.right))
     good = sum(one.reason is None for one in found)
     if good > len(tiles):
-        say(f"trainer: {picture}: shows the first {len(tiles)} of {good} images")
+        say(f"trainer: {image_file}: shows the first {len(tiles)} of {good} images")
     if tiles:
-        with publish(picture) as temporary:
+        with publish(image_file) as temporary:
             temporary.write_bytes(grid_png(tiles))

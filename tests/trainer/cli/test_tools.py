@@ -103,7 +103,7 @@ def test_eval_takes_ten_views_and_shows_classes_and_confusion(
     assert "true class \\ predicted" in text
     assert "2: cat" in text
     grid = place / "eval.png"
-    assert run(*words, "--picture", grid) == 0
+    assert run(*words, "--image", grid) == 0
     with Image.open(grid) as image:
         assert image.size == (3 * 236 + 12, 3 * 268 + 12)
     assert run(*words, "--views", "7") == 2
@@ -113,7 +113,7 @@ def test_predict_draws_the_pictures(folder: Path, place: Path, capsys: Capture) 
     grid = place / "grid.png"
     (place / "raw" / "broken.jpg").write_text("no picture")
     pictures: list[str | Path] = [place / "raw" / "val" / "ant", place / "raw" / "broken.jpg"]
-    assert run("predict", "--checkpoint", folder / "best.pt", "--picture", grid, *pictures) == 0
+    assert run("predict", "--checkpoint", folder / "best.pt", "--image", grid, *pictures) == 0
     said = capsys.readouterr()
     assert "broken.jpg" in said.err
     assert "of 3 correct (" in said.out
@@ -139,7 +139,7 @@ def test_compare_shows_settings_that_differ_and_curves(
     assert run(*options(place, other), "--lr", "0.002", "--seed", "5") == 0
     picture = place / "curves.png"
     capsys.readouterr()
-    assert run("compare", folder, other, "--picture", picture) == 0
+    assert run("compare", folder, other, "--image", picture) == 0
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines["lr"].split()[1:] == ["0.0004", "0.002"]
     assert lines["seed"].split()[1:] == ["0", "5"]

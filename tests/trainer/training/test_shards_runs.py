@@ -71,7 +71,7 @@ def test_a_run_on_shards_ends_with_the_weights_of_one_on_one_file(
     assert found[0]["images"] == 25
     picture = tmp_path / "grid.png"
     words = ("eval", "--checkpoint", best, "--beton", many / "val-*.beton", "--jobs", 1)
-    assert run(*words, "--picture", picture) == 0
+    assert run(*words, "--image", picture) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert run("run", "--beton", pattern, "--out", tmp_path / "many", *RUN, "--resume") == 0
 
