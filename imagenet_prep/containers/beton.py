@@ -145,7 +145,7 @@ def _read(path: Path) -> tuple[NDArray[np.void], NDArray[np.int64], NDArray[np.u
 
 
 def _open_at_once(file: str, flags: int) -> int:
-    """Opens without waiting, which a pipe would do for ever."""
+    """Opens without waiting for the other end of a pipe."""
     return os.open(file, flags | os.O_NONBLOCK)
 
 

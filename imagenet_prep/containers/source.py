@@ -15,7 +15,7 @@ class Source(NamedTuple):
     ``key`` names it, relative to the source; ``split`` is train, val or test; ``label`` is the
     position of ``class_name`` in the class list; ``crop`` is the path of its crop, relative to
     the destination. Its bytes are ``length`` (WHOLE: all) of ``file``, a path or URL, from
-    ``offset``; ``form`` says what they are and ``seen`` what a server told of the file
+    ``offset``; ``form`` tells what they are and ``seen`` what a server reported of the file
     (``byte_range.Place``).
 
     A layout yields it without a label (-1) and with ``crop`` as the path below the split that

@@ -35,7 +35,7 @@ Read = Callable[[int, int], bytes]
 class Member(NamedTuple):
     """A file in a tar: its bytes are ``length`` from ``offset`` of the outermost file.
 
-    ``fault`` is empty, or says why they are of no use.
+    ``fault`` is empty, or the reason why they cannot be used.
     """
 
     name: str

@@ -34,7 +34,7 @@ class Scan:
 
     Iterate once. ``layout`` is the name of the recognised layout, ``classes`` the class list.
     After the iteration ``splits`` has the number of images of each split and ``notices`` what
-    was assumed or left out, one sentence each. Iterating raises ToolError for faults of the
+    was assumed or left out. Iterating raises ToolError for faults of the
     collection and where it has no image at all.
     """
 
@@ -107,7 +107,7 @@ def scan(
     ``layout`` is one of LAYOUTS; None: it is recognised. ``classes`` is a file with the classes
     to take in the order of their labels (``class_list``); otherwise the layout defines the
     order, or it is the order of the names, of numbers as numbers (``class_order``: "name" or
-    "number"). ``splits`` says of folders which split they are. Raises UsageError or ToolError
+    "number"). ``splits`` maps folders to the splits that they are. Raises UsageError or ToolError
     for what is missing, damaged, or leaves it open which class an image has.
     """
     src = src.anew() if isinstance(src, Url) else src
@@ -129,7 +129,7 @@ def scan(
 
 
 def _labels(src: Location, found: Finding, choice: Choice | None, how: str) -> dict[str, int]:
-    """Class name -> label: as chosen, as the layout says, or by the names of the classes of
+    """Class name -> label: as chosen, as the layout defines, or by the names of the classes of
     train; where there is no train, of all splits."""
     train = found.classes.get("train")
     if choice is not None:

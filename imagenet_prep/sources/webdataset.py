@@ -151,7 +151,12 @@ def _shards(
 ) -> Iterator[tuple[str, Location]]:
     """(name below ``src``, where it is) of the tars in it and in its folders; ``few``: only in
     the first folders, to find out whether there are any."""
-    entries = entries_of(src)
+    try:
+        entries = entries_of(src)
+    except ToolError:
+        if not few:
+            raise
+        return  # whoever needs it will tell
     folders = [entry for entry in entries if is_folder(entry)]
     looked_at = {entry.name for entry in folders[: _LOOKED_AT_FOLDERS if few else None]}
     for entry in entries:

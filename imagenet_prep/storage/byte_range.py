@@ -99,16 +99,16 @@ class Place(NamedTuple):
         return not self.seen and is_url(self.file)
 
     def asked(self) -> tuple[Place, str]:
-        """The same with what the server says of it, and why it says nothing, if so.
+        """The same with what the server reports of it, and the reason where it reports nothing.
 
         Raises ToolError where the URL cannot be asked about at all.
         """
         try:
-            said = remote.status(self.file)
+            status = remote.status(self.file)
         except RemoteError as error:
             reason = "" if error.errno == errno.ENOENT else str(error.strerror)
             return self._replace(seen=seen(None)), reason
-        return self._replace(seen=seen(said)), ""
+        return self._replace(seen=seen(status)), ""
 
 
 def _as_file(kind: str, about: str, data: bytes) -> bytes:
@@ -137,13 +137,13 @@ def _as_file(kind: str, about: str, data: bytes) -> bytes:
     return plain
 
 
-def seen(said: remote.Status | None) -> str:
-    """What a server says of a file -> ``Place.seen``; None: it fails when it is read."""
-    return "-1 -1" if said is None else f"{said.bytes} {said.version}"
+def seen(status: remote.Status | None) -> str:
+    """What a server reports of a file -> ``Place.seen``; None: it fails when it is read."""
+    return "-1 -1" if status is None else f"{status.bytes} {status.version}"
 
 
 def _open_at_once(file: str, flags: int) -> int:
-    """Opens without waiting, which a pipe that nobody writes to would do for ever."""
+    """Opens without waiting for the other end of a pipe."""
     return os.open(file, flags | os.O_NONBLOCK)
 
 

@@ -61,16 +61,16 @@ def tar_bytes(
 
 
 def train_tar(folder: Path, members: Mapping[str, Mapping[str, bytes]]) -> Path:
-    """wnid -> name -> bytes of each picture -> the archive of train."""
-    inner = {f"{wnid}.tar": tar_bytes(pictures) for wnid, pictures in members.items()}
+    """wnid -> name -> bytes of each image -> the archive of train."""
+    inner = {f"{wnid}.tar": tar_bytes(images) for wnid, images in members.items()}
     path = folder / "ILSVRC2012_img_train.tar"
     path.write_bytes(tar_bytes(inner))
     return path
 
 
-def val_tar(folder: Path, pictures: Sequence[bytes]) -> Path:
-    """The picture of each number from 1 -> the archive of val."""
-    names = {f"ILSVRC2012_val_{n:08d}.JPEG": data for n, data in enumerate(pictures, 1)}
+def val_tar(folder: Path, images: Sequence[bytes]) -> Path:
+    """The image of each number from 1 -> the archive of val."""
+    names = {f"ILSVRC2012_val_{n:08d}.JPEG": data for n, data in enumerate(images, 1)}
     path = folder / "ILSVRC2012_img_val.tar"
     path.write_bytes(tar_bytes(names))
     return path
@@ -81,12 +81,12 @@ def idx_bytes(shape: Sequence[int], values: bytes) -> bytes:
 
 
 def idx_pair(folder: Path, which: str, labels: Sequence[int], packed: bool = False) -> None:
-    """Pictures of 3 columns and 2 rows, each full of its own number, with their labels."""
+    """Images of 3 columns and 2 rows, each full of its own number, with their labels."""
     count = len(labels)
-    pictures = idx_bytes((count, 2, 3), b"".join(bytes([n]) * 6 for n in range(count)))
+    images = idx_bytes((count, 2, 3), b"".join(bytes([n]) * 6 for n in range(count)))
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in (
-        (f"{which}-images-idx3-ubyte", pictures),
+        (f"{which}-images-idx3-ubyte", images),
         (f"{which}-labels-idx1-ubyte", idx_bytes((count,), bytes(labels))),
     ):
         path = folder / f"{name}.gz" if packed else folder / name

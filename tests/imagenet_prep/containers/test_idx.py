@@ -18,7 +18,7 @@ from tests.kit.sources import contents, idx_bytes, idx_pair, refused, rows
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_idx_files_are_recognised_and_read_as_grey_pictures(tmp_path: Path, packed: bool) -> None:
+def test_idx_files_are_recognised_and_read_as_grey_images(tmp_path: Path, packed: bool) -> None:
     idx_pair(tmp_path / "mnist", "train", [5, 0, 2], packed)
     idx_pair(tmp_path / "mnist", "t10k", [2], packed)
     found = scan(tmp_path / "mnist")
@@ -35,7 +35,7 @@ def test_idx_files_are_recognised_and_read_as_grey_pictures(tmp_path: Path, pack
     assert found.classes.names == ("0", "1", "2", "3", "4", "5")
 
 
-def test_idx_pictures_are_cropped(tmp_path: Path) -> None:
+def test_idx_images_are_cropped(tmp_path: Path) -> None:
     idx_pair(tmp_path / "mnist", "train", [0, 1, 1], packed=True)
     report = run_crop(tmp_path / "mnist", tmp_path / "cropped", CropSettings(size=16), jobs=1)
     assert (report.ok, report.failed) == (3, 0)
@@ -51,7 +51,7 @@ def test_a_changed_array_is_read_again_from_its_compressed_file(tmp_path: Path) 
     assert source.read()[-1] == 7
 
 
-def test_labels_may_be_compressed_where_pictures_are_not(tmp_path: Path) -> None:
+def test_labels_may_be_compressed_where_images_are_not(tmp_path: Path) -> None:
     idx_pair(tmp_path, "train", [0, 1])
     labels = tmp_path / "train-labels-idx1-ubyte"
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels.read_bytes()))

@@ -30,7 +30,7 @@ def written(path: Path, data: bytes) -> Path:
 
 
 def one_header(info: tarfile.TarInfo, data: bytes = b"") -> bytes:
-    """A tar with this member and a picture after it."""
+    """A tar with this member and a image after it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.addfile(info, io.BytesIO(data))

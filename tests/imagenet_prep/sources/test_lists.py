@@ -110,7 +110,7 @@ def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path)
         ("path,label\n", "source.empty"),
         ("a.jpg,ant\nb.jpg\n", "list.row"),
         ("n,id,breed,size\n1,a.jpg,ant,2\n", "list.header"),
-        ("picture,label,size\na,ant,1\n", "list.header"),
+        ("photo,label,size\na,ant,1\n", "list.header"),
         ("a.jpg,ant\nb.jpg,\n", "list.row"),
         ("a.jpg,ant\n,bee\n", "list.row"),
         ("a.jpg,ant\nb.jpg,bee\n./a.jpg,bee\n", "list.duplicate"),
@@ -135,8 +135,8 @@ def test_a_list_in_another_encoding_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_listed_paths_never_lead_out_of_the_destination(tmp_path: Path) -> None:
-    picture = jpeg_bytes(smooth_pixels(40, 50, 1))
-    (tmp_path / "outside.jpg").write_bytes(picture)
+    image = jpeg_bytes(smooth_pixels(40, 50, 1))
+    (tmp_path / "outside.jpg").write_bytes(image)
     text = f"../outside.jpg,a\n{tmp_path}/outside.jpg,../b\nmissing.jpg,a\n"
     path = listed(tmp_path / "raw", text)
     assert all(is_inside(source.crop) for source in scan(path).sources)

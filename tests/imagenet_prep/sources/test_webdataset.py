@@ -30,7 +30,7 @@ def shard(path: Path, members: dict[str, bytes]) -> Path:
 
 def test_shards_are_recognised_and_split_by_their_names(tmp_path: Path) -> None:
     src = shard(tmp_path / "raw/set-train-0.tar", {"a/1.jpg": b"x", "a/1.cls": b"2\n"})
-    shard(src / "set-train-1.tar", {"a/1.cls": b"0", "a/1.jpg": b"y", "a/2.txt": b"no picture"})
+    shard(src / "set-train-1.tar", {"a/1.cls": b"0", "a/1.jpg": b"y", "a/2.txt": b"no image"})
     shard(src / "val/00.tar", {"7.JPG": b"z", "7.json": b'{"label": 1, "url": "?"}'})
     made(src, "README.md")
     collection = scan(src)
@@ -64,7 +64,7 @@ def test_numbers_are_labels_also_where_some_are_missing(tmp_path: Path) -> None:
 def test_the_class_is_in_the_first_of_cls_json_and_txt(
     tmp_path: Path, label: dict[str, bytes]
 ) -> None:
-    src = shard(tmp_path / "raw/0.tar", {"1.jpg": b"x", **label, "1.seg.png": b"no picture"})
+    src = shard(tmp_path / "raw/0.tar", {"1.jpg": b"x", **label, "1.seg.png": b"no image"})
     assert scan(src).classes.names == ("cat",)
     assert scan(src / "0.tar").sources[0].key == "0.tar/1.jpg"
 
@@ -154,7 +154,7 @@ def test_keys_with_dots_and_several_suffixes(
 def test_captions_are_not_taken_for_classes(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for n in range(60):
-        members |= {f"{n}.jpg": b"x", f"{n}.txt": f"picture {n} of a cat".encode()}
+        members |= {f"{n}.jpg": b"x", f"{n}.txt": f"image {n} of a cat".encode()}
     with refused("webdataset.captions"):
         scan(shard(tmp_path / "raw/0.tar", members))
 
@@ -175,10 +175,10 @@ def test_a_tar_beside_class_folders_is_no_shard(tmp_path: Path) -> None:
 
 
 def test_class_names_never_lead_out_of_the_destination(tmp_path: Path) -> None:
-    picture = jpeg_bytes(smooth_pixels(40, 50, 1))
+    image = jpeg_bytes(smooth_pixels(40, 50, 1))
     members: dict[str, bytes] = {}
     for n, name in enumerate(("../../x", "/etc", "..", "a/b", ".hidden", "é" * 200)):
-        members |= {f"{n}.jpg": picture, f"{n}.cls": name.encode()}
+        members |= {f"{n}.jpg": image, f"{n}.cls": name.encode()}
     src = shard(tmp_path / "raw/0.tar", members)
     crops = [source.crop for source in scan(src).sources]
     assert all(is_inside(crop) and crop.count("/") == 3 for crop in crops)

@@ -258,7 +258,7 @@ def test_windows_give_what_reading_gives(
         assert windows.read(length, offset) == data[offset : offset + length]
 
 
-def test_what_is_fetched_ahead_is_read_once_and_faults_belong_to_their_picture(
+def test_what_is_fetched_ahead_is_read_once_and_faults_belong_to_their_image(
     memory: Any,
 ) -> None:
     memory.pipe("/raw/a.jpg", b"a")

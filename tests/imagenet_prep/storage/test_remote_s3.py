@@ -1,4 +1,4 @@
-"""Raw pictures in a bucket: the same crops and journal as from a disk, whatever the net does."""
+"""Raw images in a bucket: the same crops and journal as from a disk, whatever the net does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_bucket_gives_the_crops_and_journal_of_a_folder(
 ) -> None:
     raw = make_raw()
     (raw / "train/ant/odd name #1?.x+y=z.jpg").write_bytes(jpeg_bytes(smooth_pixels(60, 50, 9)))
-    (raw / "train/bee/no picture.jpg").write_bytes(b"nothing of it")
+    (raw / "train/bee/no image.jpg").write_bytes(b"nothing of it")
     url = store.put(raw)
     store.plain.put_object(Bucket=BUCKET, Key="raw/train/", Body=b"")  # what consoles leave
     assert crop(raw, tmp_path / "local") is not None
@@ -42,15 +42,15 @@ def test_a_second_run_does_only_what_has_changed(
 ) -> None:
     raw = make_raw()
     before = raw / "train/ant/ant0.jpg"
-    picture = before.read_bytes()
-    before.write_bytes(picture + b"one")
+    image = before.read_bytes()
+    before.write_bytes(image + b"one")
     url = store.put(raw)
     crop(url, tmp_path / "cropped")
     store.spoiler.reset()
     assert crop(url, tmp_path / "cropped").tried == 0
     assert store.spoiler.gets() == []
     # As long as before: only what the store calls it, its ETag, tells.
-    before.write_bytes(picture + b"two")
+    before.write_bytes(image + b"two")
     (raw / "train/bee/new.jpg").write_bytes(jpeg_bytes(smooth_pixels(60, 50, 9)))
     store.put(raw)  # all again, the others with the same bytes at another time
     store.remove("raw/val/ant/ant0.jpg")

@@ -91,7 +91,7 @@ def test_a_shard_that_is_cut_off_is_one_sentence(store: Store, tmp_path: Path) -
         scan(store.put(tmp_path / "raw"))
 
 
-def test_lists_name_pictures_beside_them_and_anywhere(
+def test_lists_name_images_beside_them_and_anywhere(
     store: Store, make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
     raw = make_raw(train=2, val=1)
@@ -102,7 +102,7 @@ def test_lists_name_pictures_beside_them_and_anywhere(
     crop(raw / "list.csv", tmp_path / "local")
     crop(location_of(f"s3://{BUCKET}/raw/list.csv"), tmp_path / "there")
     assert made(tmp_path / "there") == made(tmp_path / "local")
-    # A list on the disk of pictures in the bucket, one of which is not there.
+    # A list on the disk of images in the bucket, one of which is not there.
     here = tmp_path / "list.tsv"
     urls = [(f"s3://{BUCKET}/raw/{path}", label) for path, label in [*rows, ("gone.jpg", "ant")]]
     here.write_text("".join(f"{path}\t{label}\n" for path, label in urls))

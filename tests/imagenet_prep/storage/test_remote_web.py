@@ -1,4 +1,4 @@
-"""Raw pictures behind http(s): lists, shards and index pages, addresses that are secrets."""
+"""Raw images behind http(s): lists, shards and index pages, addresses that are secrets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("fsspec")
 
 SMALL = CropSettings(size=16)
-PICTURE = jpeg_bytes(smooth_pixels(60, 50, 1))
+IMAGE = jpeg_bytes(smooth_pixels(60, 50, 1))
 
 
 @dataclass
@@ -97,13 +97,13 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize("etags", [True, False])
-def test_a_list_at_a_url_names_pictures_beside_it(
+def test_a_list_at_a_url_names_images_beside_it(
     spoiler: Spoiler, tmp_path: Path, etags: bool
 ) -> None:
     rows = b"path,label\nant/1 a#?%20.jpg,ant\nbee/2.jpg,bee\nbee/gone.jpg,bee\n"
     site = write(
         tmp_path / "site",
-        {"ant/1 a#?%20.jpg": PICTURE, "bee/2.jpg": PICTURE, "list.csv": rows},
+        {"ant/1 a#?%20.jpg": IMAGE, "bee/2.jpg": IMAGE, "list.csv": rows},
     )
     spoiler.serve = Site(site, etags=etags).serve
     spoiler.reset(Fault("503", ".jpg", 2), Fault("cut", ".csv", 1))
@@ -115,14 +115,14 @@ def test_a_list_at_a_url_names_pictures_beside_it(
     )
     assert (dst / "train/ant/ant/1 a#?%20.JPEG").is_file()
     assert crop(src, dst).tried == 1
-    (site / "bee/2.jpg").write_bytes(PICTURE + b"longer")
+    (site / "bee/2.jpg").write_bytes(IMAGE + b"longer")
     spoiler.reset()
     assert (crop(src, dst).ok, len(spoiler.gets("2.jpg"))) == (1, 1)
 
 
 def test_shards_at_a_url_are_read_in_place(spoiler: Spoiler, tmp_path: Path) -> None:
     members = {f"{n}.{kind}": data for n in range(9) for kind, data in
-               (("jpg", PICTURE + bytes(n * 9000)), ("cls", b"%d" % (n % 2)))}  # fmt: skip
+               (("jpg", IMAGE + bytes(n * 9000)), ("cls", b"%d" % (n % 2)))}  # fmt: skip
     site = write(tmp_path / "site", {"val-0.tar": tar_bytes(members)})
     src = location_of(f"{spoiler.url}/val-0.tar")
     here = scan(site / "val-0.tar")
@@ -155,9 +155,9 @@ def test_pages_of_links_are_folders(
     spoiler: Spoiler, make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
     raw = make_raw(train=2, val=1)
-    (raw / "train/ant/ä b&c.jpg").write_bytes(PICTURE)
-    (raw / "train/ant/http_1.jpg").write_bytes(PICTURE)
-    write(raw, {"train/https/1.jpg": PICTURE})
+    (raw / "train/ant/ä b&c.jpg").write_bytes(IMAGE)
+    (raw / "train/ant/http_1.jpg").write_bytes(IMAGE)
+    write(raw, {"train/https/1.jpg": IMAGE})
     spoiler.serve = Site(raw, pages=True).serve
     crop(raw, tmp_path / "local")
     src = location_of(f"{spoiler.url}/")
@@ -174,7 +174,7 @@ def test_links_may_be_written_in_any_way(
         names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
         return "".join(f"<A HREF='./{name}'>{name}</A><a>no</a>" for name in names).encode()
 
-    write(tmp_path / "site", {"train/ant/1.jpg": PICTURE, "train/bee/2.jpg": PICTURE})
+    write(tmp_path / "site", {"train/ant/1.jpg": IMAGE, "train/bee/2.jpg": IMAGE})
     monkeypatch.setattr(Site, "_page", page)
     spoiler.serve = Site(tmp_path / "site", pages=True).serve
     found = scan(location_of(f"{spoiler.url}/"))
@@ -192,7 +192,7 @@ def test_what_is_neither_a_list_nor_a_folder_is_wrong_usage(
 
 
 def addressed(spoiler: Spoiler, path: str, token: str) -> str:
-    """An address with a user's password, a picture's number and a token."""
+    """An address with a user's password, a image's number and a token."""
     host = spoiler.url.removeprefix("http://")
     return f"http://me:{SECRETS[2]}@{host}/{path}?id={path[0]}&token={token}"
 
@@ -200,7 +200,7 @@ def addressed(spoiler: Spoiler, path: str, token: str) -> str:
 def test_addresses_that_are_secrets_are_nowhere_and_may_change(
     spoiler: Spoiler, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site = write(tmp_path / "site", {"1.jpg": PICTURE, "2.jpg": PICTURE, "3.jpg": b"none"})
+    site = write(tmp_path / "site", {"1.jpg": IMAGE, "2.jpg": IMAGE, "3.jpg": b"none"})
     spoiler.serve = Site(site, token=SECRETS[1]).serve
     dst, listed = tmp_path / "cropped", tmp_path / "list.csv"
 
@@ -213,12 +213,12 @@ def test_addresses_that_are_secrets_are_nowhere_and_may_change(
     assert cli.run(["failures", str(dst)]) == 0
     said = capsys.readouterr()
     assert "4.jpg" in said.out
-    # Signed anew: the same pictures.
+    # Signed anew: the same images.
     spoiler.serve = Site(site, token=SECRETS[1] + "new").serve
     assert cli.run([*listing(SECRETS[1] + "new"), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["skipped"], again["failed"]) == (2, 2)
-    # No longer valid: that says nothing of the pictures, so their crops stay.
+    # No longer valid: that says nothing of the images, so their crops stay.
     assert cli.run(listing(SECRETS[1])) == 1
     denied = capsys.readouterr()
     assert "no response from the image server (access denied (403 Forbidden))" in denied.err
@@ -242,7 +242,7 @@ def test_a_source_with_a_password_is_named_without_it(
     assert secrets_in(said) == []
 
 
-def test_a_dead_server_of_listed_pictures_is_one_sentence(
+def test_a_dead_server_of_listed_images_is_one_sentence(
     spoiler: Spoiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGENET_PREP_REMOTE_TRIES", "2")
