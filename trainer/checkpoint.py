@@ -320,7 +320,7 @@ def _check_kind(path: Path, payload: object) -> None:
 
 
 def _checkpoint_of(path: Path, payload: dict[str, Any]) -> Checkpoint:
-    """The fields, each checked; KeyError, TypeError or ValueError says what is wrong."""
+    """The fields, each checked; KeyError, TypeError or ValueError for what is wrong."""
     names = payload["classes"]["names"]
     average, optimizer, partial = (payload[k] for k in ("average", "optimizer", "partial"))
     return Checkpoint(

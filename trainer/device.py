@@ -35,7 +35,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     """``auto`` -> the fastest number format that the device has in hardware; others stay.
 
     bfloat16 on CUDA from compute capability 8, float16 on older CUDA devices; bfloat16 on
-    CPUs with AMX or AVX512-BF16 where a short measurement says that it is faster; float32
+    CPUs with AMX or AVX512-BF16 where a short measurement shows that it is faster; float32
     elsewhere. UsageError for float16 on a CPU.
     """
     if name == "float16" and device.type == "cpu":

@@ -28,7 +28,7 @@ class ConfigError(UsageError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field of RunConfig says besides its type and default.
+    """The declaration of a field of RunConfig.
 
     ``low``/``above`` and ``high``/``below`` are inclusive/exclusive bounds. ``needs`` names
     another setting and the values with which this one has an effect (none: any true value).

@@ -129,7 +129,7 @@ def describe(
     return {
         "network": checkpoint.config["run"]["network"],
         "input": {
-            "name": "pictures",
+            "name": "images",
             "shape": ["N", 3, size, size],
             "type": "float32",
         },
@@ -180,7 +180,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
             model,
             (example,),
             str(path),
-            input_names=["pictures"],
+            input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("N")},),
             dynamo=True,
@@ -194,7 +194,7 @@ def run_onnx(path: Path, images: Tensor) -> Tensor:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {"pictures": images.numpy()})
+    (found,) = session.run(["logits"], {"images": images.numpy()})
     return torch.from_numpy(np.asarray(found))
 
 

@@ -1,4 +1,4 @@
-"""One epoch of a run: steps, checkpoints inside it, wishes to stop, evaluation, its row."""
+"""One epoch of a run: steps, checkpoints inside it, stop requests, evaluation, its row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHECKPOINT_DUE = 1  # below every exit status
 
 @dataclass(frozen=True)
 class Tools:
-    """What an epoch uses besides the session: loaders, folder, and whom to tell."""
+    """What an epoch uses besides the session: loaders, folder, progress, stop requests."""
 
     batches: BetonLoader
     validation: BetonLoader | None
@@ -218,7 +218,7 @@ class EpochRun:
         if validation is None:
             return None
         shown = self._counter("validation", validation.samples)
-        # Each rank has running statistics of its own pictures since the last step.
+        # Each rank has running statistics of its own images since the last step.
         session.world.agree(session.evaluated)
 
         def advance(count: int) -> None:
@@ -234,13 +234,13 @@ class EpochRun:
         return found
 
     def _counter(self, what: str, total: int, done: int = 0) -> Callable[[int], None]:
-        """A count of this rank's pictures -> progress in those of all ranks, who do as many."""
+        """A count of this rank's images -> progress in those of all ranks."""
         ranks = self.session.world.ranks
         shown = counter(self.tools.progress, what, total, min(total, ranks * done))
         return lambda count: shown(ranks * count)
 
     def _shares(self, seconds: float, talked_s: float) -> dict[str, list[float]]:
-        """Where this sitting's time went, by rank, in shares of it: waiting for data, exposed
+        """The time of this process since it began the epoch, by rank, in shares: waiting, exposed
         communication (see ``exchange``), steps; what is left was writing checkpoints."""
         waited_s = self.tools.batches.wait_s if self.rest else 0.0
         in_steps_s = seconds - waited_s - talked_s - self.saving_s
@@ -252,7 +252,7 @@ class EpochRun:
     def _row(
         self, seconds: float, shares: dict[str, list[float]], found: Evaluation | None
     ) -> dict[str, Any]:
-        """The epoch's figures of all ranks; shares and speed are those of this sitting."""
+        """The epoch's figures of all ranks; shares and speed are those since the last start."""
         session = self.session
         here = torch.tensor([self.sums.images - self.images_before])
         *counts, trained = session.world.summed(torch.cat((self.sums.counts(), here))).unbind()
@@ -297,7 +297,7 @@ def best_so_far(session: Session, row: dict[str, Any]) -> bool:
 
 
 def training_batches(session: Session, progress: Progress = quiet) -> BetonLoader:
-    """The training pictures of a run, as its recipe wants them."""
+    """The training images of a run, with its settings."""
     config = session.config
     return train_loader(
         session.data.train,

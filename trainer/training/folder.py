@@ -22,7 +22,7 @@ class RunFolder:
     """``path`` as the folder of this process, until it ends or ``close`` is called.
 
     The lock is the system's (flock), so that it ends with the process, however that dies; the
-    file beside it says which host and process it is.
+    file names host and process.
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:

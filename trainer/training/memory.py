@@ -16,7 +16,7 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Makes this process keep freed memory; whether the C library has been told so.
+    """Makes this process keep freed memory; whether the C library took the settings.
 
     On Linux with glibc and on CPUs alone; elsewhere, and where MALLOC_ settings of the user
     are in the environment, nothing changes.

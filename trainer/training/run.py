@@ -192,7 +192,7 @@ def _restore(
     force: bool,
     notice: Callable[[str], None],
 ) -> None:
-    """Continues from ``stored``, and says where, with which changes, or why there is no more."""
+    """Continues from ``stored``; notices of the position, the changes, or why nothing is left."""
     differ = session.restore(stored, force=force)
     if differ and not _is_over(session):
         text = f"{folder}: continues with other settings: {', '.join(differ)}"
@@ -204,7 +204,10 @@ def _restore(
     if session.partial is not None:
         where = f"continues in epoch {done + 1} of {config.epochs}, after step {session.step}"
     elif done >= config.epochs:
-        where = f"all {config.epochs} epochs are done, nothing is trained; use a larger --epochs"
+        where = (
+            f"all {config.epochs} epochs are done, nothing is trained; use a larger --epochs with "
+            "--force"
+        )
     elif _is_over(session):
         where = (
             f"nothing is trained: the validation error has not fallen for {config.patience} "
@@ -335,9 +338,9 @@ def _write_report(
 ) -> None:
     """report.html from the epochs' rows and the last evaluation."""
     classes, validation = session.data.classes, session.data.validation
-    pictures: list[Any] = [[], []]
+    examples_of: list[Any] = [[], []]
     if found is not None and validation is not None:
-        pictures = [
+        examples_of = [
             examples(validation, found.judged, rows_of, classes)
             for rows_of in best_and_worst(found.judged, EXAMPLES)
         ]
@@ -349,8 +352,8 @@ def _write_report(
         kernels=_kernels(session),
         environment=session.environment,
         confusion=None if found is None else found.confusion,
-        best=pictures[0],
-        worst=pictures[1],
+        best=examples_of[0],
+        worst=examples_of[1],
         reference=published_reference() if len(classes) == 1000 else None,
     )
 

@@ -185,7 +185,7 @@ class Session:
     def save(self, path: Path, *, whole: bool, partial: dict[str, Any] | None = None) -> None:
         """A checkpoint: everything to continue (``whole``), or the evaluated weights.
 
-        ``partial`` says where the run stands inside an epoch. Only rank 0 writes. ToolError,
+        ``partial`` is the position inside an epoch. Only rank 0 writes. ToolError,
         on every rank, for weights that are not finite.
         """
         self.check_finite()
@@ -298,6 +298,6 @@ class Session:
         if checkpoint.config["run"]["optimizer"] == self.config.optimizer:
             groups = [dict(group) for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(checkpoint.optimizer)
-            # The settings are the configuration's, whatever the file says.
+            # The settings are those of the configuration, not of the file.
             for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
                 group.update({k: v for k, v in ours.items() if k != "params"})
