@@ -1,7 +1,8 @@
-"""What limits a run: the disk, the loader, the step, measured alone and together.
+"""What limits a run: disk, decoding, copying, step and evaluation, measured alone and together.
 
-A stage's figure is pictures a second over a few seconds, after a warm-up; the step is the
-one of ``loop``, with the recipe's own batch, precision and optimiser.
+A stage's figure is images a second over a few seconds, after a warm-up; the step is the run's
+own, with its batch, precision and optimiser. On CUDA the time between steps is read from events
+in the device's stream: the host is ahead of the device and waits at other moments.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from trainer.config import run_config as configs
 from trainer.data import Data, find_data
 from trainer.device import choose_precision
 from trainer.distributed.world import World
+from trainer.inference.judge import evaluate
 from trainer.loader.loader import Batch, BetonLoader
 from trainer.training.epoch import training_batches
 from trainer.training.state import Session
@@ -36,7 +39,7 @@ _SAMPLES_READ = 2000
 
 @dataclass(frozen=True)
 class Stage:
-    """A measured stage: pictures a second, and what it was measured on."""
+    """A measured stage: images a second, and what it was measured on."""
 
     name: str
     images_per_second: float
@@ -47,8 +50,8 @@ class Stage:
 class Diagnosis:
     """Stages in order (the last one is the run as it is), what else was tried, and the verdict.
 
-    ``limit`` is ``disk``, ``loader`` or ``step``; ``gain`` how many times as fast the run
-    would be if that stage cost nothing; ``tried`` are other settings, measured.
+    ``limit`` is the name of a stage; ``gain`` how many times as fast the run would be if that
+    stage cost nothing; ``tried`` are other settings, measured.
     """
 
     stages: tuple[Stage, ...]
@@ -60,7 +63,7 @@ class Diagnosis:
 
     @property
     def together(self) -> float:
-        """Pictures a second of loader and step at once."""
+        """Images a second of loader and step at once."""
         return self.stages[-1].images_per_second
 
 
@@ -72,21 +75,25 @@ def examine(
     session = Session(config, data, World())
     measured: list[Stage] = []
 
-    def done(stage: Stage) -> Stage:
-        measured.append(stage)
-        progress("stages", min(len(measured), 3), 3)
-        return stage
+    def done(name: str, rate: float, note: str) -> Stage:
+        measured.append(Stage(name, rate, note))
+        progress("stages", min(len(measured), 5), 5)
+        return measured[-1]
 
     with training_batches(session) as batches:
-        disk = done(_disk(batches, seconds))
-        loader = done(Stage("loader", _loader_rate(batches, seconds), _what_is_read(data)))
+        disk = _disk(batches, seconds)
+        done(disk.name, disk.images_per_second, disk.note)
+        done("decode", _loader_rate(batches, seconds), _what_is_read(data, batches.decode))
         fixed = _fixed_batch(batches)
-        step = done(Stage("step", _step_rate(session, fixed, seconds), _what_steps(session)))
+        if session.device.type == "cuda":
+            done("copy", *_copy(batches, fixed))
+        step = done("step", _step_rate(session, fixed, seconds), _what_steps(session))
+        done("evaluation", _evaluation_rate(session, fixed, seconds), "the same network, no steps")
         rate, wait = _together(session, batches, seconds)
-    together = Stage("together", rate, f"{100 * wait:.0f} % of the time waiting for data")
+    done("together", rate, f"{100 * wait:.0f} % of the time waiting for data")
     tried = tuple(_alternatives(session, fixed, step, seconds / 2))
     formats = data.manifest.formats
-    return diagnose((disk, loader, step, together), tried, wait, config, formats, usable_cpus())
+    return diagnose(tuple(measured), tried, wait, config, formats, usable_cpus())
 
 
 def usable_cpus() -> int:
@@ -95,24 +102,33 @@ def usable_cpus() -> int:
 
 
 def diagnose(
-    stages: tuple[Stage, Stage, Stage, Stage],
+    stages: tuple[Stage, ...],
     tried: tuple[Stage, ...],
     wait_share: float,
     config: configs.RunConfig,
     formats: Mapping[str, int],
     cpus: int,
 ) -> Diagnosis:
-    """Disk, loader, step and both together, measured -> what limits, by how much, what helps."""
-    disk, loader, step, together = stages
-    limit = "step" if wait_share < _ENOUGH_WAIT else "loader"
-    if limit == "loader" and disk.images_per_second < loader.images_per_second * 1.1:
-        limit = "disk"
-    other = loader if limit == "step" else step
-    gain = max(1.0, other.images_per_second / together.images_per_second)
+    """The measured stages, ``together`` last -> what limits, by how much, what helps."""
+    rates = {stage.name: stage.images_per_second for stage in stages}
+    together = stages[-1]
+    data = [name for name in ("disk", "decode", "copy") if name in rates]
+    limit = "step"
+    if wait_share >= _ENOUGH_WAIT:
+        # Decoding reads the disk too: only a clearly slower disk is the cause.
+        limit = min(data, key=lambda name: rates[name] * (1.0 if name == "decode" else 0.91))
+    other = min(rates[name] for name in data) if limit == "step" else rates["step"]
+    gain = max(1.0, other / together.images_per_second)
     if limit == "step":
+        step = next(stage for stage in stages if stage.name == "step")
         advice = tuple(_step_advice(config, tried, step, together))
     else:
         advice = tuple(_data_advice(limit, config, formats, cpus, together))
+    if rates["evaluation"] < 1.5 * together.images_per_second:
+        advice += (
+            f"evaluation runs at {rates['evaluation']:,.0f} images/s, little faster than training: "
+            "a smaller validation set shortens each epoch",
+        )
     return Diagnosis(stages, tried, wait_share, limit, gain, advice)
 
 
@@ -138,7 +154,7 @@ def _endless(batches: BetonLoader) -> Iterator[Batch]:
 
 
 class _Meter:
-    """Pictures and seconds after the warm-up, on a device that may lag behind."""
+    """Images and seconds after the warm-up, on a device that may lag behind."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.images, self.started = device, 0, 0.0
@@ -176,35 +192,69 @@ def _fixed_batch(batches: BetonLoader) -> Batch:
 
 
 def _step_rate(session: Session, batch: Batch, seconds: float) -> float:
-    return _train(session, itertools.repeat(batch), seconds).rate
+    return _train(session, itertools.repeat(batch), seconds)
+
+
+def _copy(batches: BetonLoader, batch: Batch) -> tuple[float, str]:
+    """Images a second that fit through the connection to the device, and what travels."""
+    if batches.decode == "gpu":
+        each = batches.manifest.bytes / max(1, batches.info.samples)
+    else:
+        each = batch.images.nbytes / len(batch.labels)
+    host = torch.empty(2**26, dtype=torch.uint8, pin_memory=True)
+    device = torch.empty_like(host, device=batches.device)
+    clock, moments = _Clock(batches.device), []
+    for _ in range(6):
+        moments.append(clock.now())
+        device.copy_(host, non_blocking=True)
+    per_second = 4 * host.nbytes / clock.between(moments[1], moments[5])
+    return per_second / each, f"{per_second / 1e9:.1f} GB/s, {each / 1e3:,.0f} kB an image"
+
+
+def _evaluation_rate(session: Session, batch: Batch, seconds: float) -> float:
+    meter = _Meter(session.device)
+    fed = _until(itertools.repeat(batch), seconds, meter.start)
+    evaluate(session.judging(), fed, session.precision, meter.count)
+    return meter.images / meter.seconds
+
+
+class _Clock:
+    """Moments in the order of the device's work: events on CUDA, the time of day elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+
+    def now(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def between(self, first: Any, last: Any) -> float:
+        """Seconds; waits for the device."""
+        if not self.cuda:
+            return float(last - first)
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1000
 
 
 def _together(session: Session, batches: BetonLoader, seconds: float) -> tuple[float, float]:
-    """(pictures a second, share of the time that was spent waiting for data)."""
-    waited = 0.0
+    """(images a second, share of the time in which no step ran, for want of data)."""
+    clock = _Clock(session.device)
+    steps: list[tuple[Any, Any]] = []
 
-    def waiting() -> Iterator[Batch]:
-        nonlocal waited
-        source = _endless(batches)
-        while True:
-            asked = time.perf_counter()
-            batch = next(source)
-            waited += time.perf_counter() - asked
+    def timed() -> Iterator[Batch]:
+        for batch in _endless(batches):
+            begun = clock.now()
             yield batch
+            steps.append((begun, clock.now()))
 
-    def forget() -> None:
-        nonlocal waited
-        waited = 0.0
-
-    measured = _train(session, waiting(), seconds, forget)
+    rate = _train(session, timed(), seconds, steps.clear)
     batches.close()
-    return measured.rate, min(1.0, waited / measured.seconds)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    rate: float
-    seconds: float
+    busy = sum(clock.between(*moments) for moments in steps)
+    whole = clock.between(steps[0][0], steps[-1][1]) if steps else 0.0
+    return rate, max(0.0, 1.0 - busy / whole) if whole else 0.0
 
 
 def _train(
@@ -212,7 +262,7 @@ def _train(
     batches: Iterable[Batch],
     seconds: float,
     begun: Callable[[], None] = lambda: None,
-) -> _Measured:
+) -> float:
     """Real steps over ``batches`` for that long, with a learning rate that moves nothing far."""
     meter = _Meter(session.device)
 
@@ -224,8 +274,7 @@ def _train(
         session.stepping, _until(batches, seconds, start), lambda _: 1e-9, 0,
         Sums(session.device), meter.count,
     )  # fmt: skip
-    spent = meter.seconds
-    return _Measured(meter.images / spent, spent)
+    return meter.images / meter.seconds
 
 
 def _disk(batches: BetonLoader, seconds: float) -> Stage:
@@ -259,11 +308,11 @@ def _disk(batches: BetonLoader, seconds: float) -> Stage:
     return Stage("disk", len(sizes) / spent, note)
 
 
-def _what_is_read(data: Data) -> str:
+def _what_is_read(data: Data, where: str) -> str:
     formats = ", ".join(
         f"{count:,} {name}" for name, count in data.manifest.formats.items() if count
     )
-    return f"read, decode, crop, subtract: {formats}"
+    return f"read, decode on the {where.upper()}, crop, subtract: {formats}"
 
 
 def _what_steps(session: Session) -> str:
@@ -325,6 +374,9 @@ def _data_advice(
     """What brings the data sooner, the surest first."""
     if limit == "disk":
         yield "a faster or local disk, or --order pages, which reads the file from end to end"
+        return
+    if limit == "copy":
+        yield "decode on the device (numba-cuda, a JPEG beton): only compressed images travel then"
         return
     if config.jobs is not None and config.jobs < cpus:
         yield f"--jobs {cpus}: this process may use {cpus} CPUs and decodes on {config.jobs}"

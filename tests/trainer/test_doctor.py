@@ -22,26 +22,34 @@ CONFIG = dataclasses.replace(
 
 def said(
     disk: float = 1e6, loader: float = 1e6, step: float = 1e6, together: float = 1e6,
-    wait: float = 0.0, tried: tuple[Stage, ...] = (), cpus: int = 1, jpeg: int = 10,
+    copy: float = 1e7, evaluation: float = 1e7, wait: float = 0.0,
+    tried: tuple[Stage, ...] = (), cpus: int = 1, jpeg: int = 10,
 ) -> Diagnosis:  # fmt: skip
-    rates = (("disk", disk), ("loader", loader), ("step", step), ("together", together))
-    first, second, third, last = (Stage(name, rate) for name, rate in rates)
+    rates = {"disk": disk, "decode": loader, "copy": copy, "step": step}
+    rates |= {"evaluation": evaluation, "together": together}
+    stages = tuple(Stage(name, rate) for name, rate in rates.items())
     formats = {"jpeg": jpeg, "raw": 10 - jpeg}
-    return diagnose((first, second, third, last), tried, wait, CONFIG, formats, cpus)
+    return diagnose(stages, tried, wait, CONFIG, formats, cpus)
 
 
 def test_each_stage_of_a_small_run_is_measured(small_beton: Sample, tiny_network: str) -> None:
     found = examine(CONFIG, small_beton.path, seconds=0.05, progress=quiet)
-    assert [stage.name for stage in found.stages] == ["disk", "loader", "step", "together"]
+    assert [stage.name for stage in found.stages] == [
+        "disk",
+        "decode",
+        "step",
+        "evaluation",
+        "together",
+    ]
     assert all(stage.images_per_second > 0 for stage in found.stages)
     assert 0 <= found.wait_share <= 1
-    assert found.limit in ("disk", "loader", "step")
+    assert found.limit in ("disk", "decode", "step")
     assert found.advice
 
 
 def test_a_loader_that_lets_the_step_wait_is_the_limit_and_says_what_helps() -> None:
     found = said(disk=9e4, loader=500, step=2000, together=480, wait=0.7, cpus=8)
-    assert found.limit == "loader"
+    assert found.limit == "decode"
     assert found.gain == pytest.approx(2000 / 480)
     assert found.advice[0].startswith("--jobs 8")
     assert any("--format raw" in advice for advice in found.advice)
@@ -68,3 +76,15 @@ def test_a_step_slowed_by_other_programs_is_to_be_measured_again() -> None:
     assert found.advice[0].startswith("measure again on a quiet machine")
     assert "18%" in found.advice[0]
     assert not any("measure again" in advice for advice in said(step=25, together=20).advice)
+
+
+def test_a_copy_slower_than_decoding_is_the_limit() -> None:
+    found = said(loader=900, copy=500, step=2000, together=480, wait=0.7)
+    assert found.limit == "copy"
+    assert "decode" in found.advice[0]
+
+
+def test_a_slow_evaluation_is_named() -> None:
+    assert (
+        "evaluation runs at 120 images/s" in said(step=100, together=98, evaluation=120).advice[-1]
+    )

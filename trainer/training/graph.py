@@ -42,6 +42,10 @@ class Graph:
         self._graph.replay()
         return self._result
 
+    def forget(self) -> None:
+        """Captures anew at the next call: what ``run`` does has changed."""
+        self._graph = None
+
     def _capture(self, images: Tensor, labels: Tensor) -> None:
         self._images, self._labels = torch.empty_like(images), labels.clone()
         graph = torch.cuda.CUDAGraph()

@@ -146,8 +146,7 @@ class Session:
                     f"--freeze {name}: the network has no such layer; see trainer summary",
                 )
             frozen = self.epochs_done >= config.freeze_epoch
-            for network in (self.model, self.stepping.network):
-                network.get_submodule(name).requires_grad_(not frozen)
+            self.stepping.freeze(name, frozen)
         taken = {p for name in config.freeze for p in self.model.get_submodule(name).parameters()}
         if taken.issuperset(self.model.parameters()):
             raise UsageError(

@@ -136,7 +136,7 @@ class Step:
         graph: bool = True,
     ) -> None:
         half = precision.dtype if precision.name == "bfloat16" else None
-        self.network = working_copy(model, half)
+        self.model, self.network = model, working_copy(model, half)
         self.learner = self.network  # or what averages its gradients over processes
         self.optimizer, self.precision, self.settings = optimizer, precision, settings
         self.average = average
@@ -164,6 +164,15 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
         self.optimizer.prepare(rate, 0.0 if self.average is None else self.average.share(step))
+
+    def freeze(self, name: str, frozen: bool) -> None:
+        """Stops the layer ``name`` from learning, or lets it learn."""
+        for network in (self.model, self.network):
+            for weight in network.get_submodule(name).parameters():
+                if weight.requires_grad == frozen:
+                    weight.requires_grad_(not frozen)
+                    if self.graph is not None:
+                        self.graph.forget()
 
     def move(self) -> None:
         """Moves the weights along the gradients that have been collected, and clears them."""
