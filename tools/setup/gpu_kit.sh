@@ -95,7 +95,7 @@ cat >"$kit/run.sh" <<'RUN'
 #!/usr/bin/env bash
 # Installs the wheels of this folder into site/ (nothing else changes), then runs the tests and
 # the benchmark of the GPU, or the given command. Environment: PYTHON, the interpreter;
-# KIT_PROJECT, another checkout to use.
+# KIT_PROJECT, another checkout to use; OUT, a folder for the results.
 set -euo pipefail
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$(command -v "${PYTHON:-python3}")
