@@ -34,8 +34,12 @@ from imagenet_prep.dataset.names import manifest_beside, stats_beside
 from imagenet_prep.dataset.shards import check_way, require_files, shard_paths, together
 from imagenet_prep.dataset.statistics import Stats, write_stats
 from imagenet_prep.jpeg.header import jpeg_frame
+from imagenet_prep.jpeg.index import Index, rows_beside, save_index
 from imagenet_prep.jpeg.turbo import decoder_name
 from imagenet_prep.workers import processes as parallel
+
+Filling = tuple[str, list[str], Index]
+"""What ``pages.fill`` gives back of a file."""
 
 
 def build_beton(
@@ -62,8 +66,9 @@ def build_beton(
     The same crops give the same files for any number of jobs. ``format`` to ``shard_size`` are
     as in ``packing.Packing``: JPEG bytes are copied as they are, raw pixels decoded as for the
     statistics; shards are called after ``out``, which is not written itself then, and the
-    manifest that comes back is of all together. ``stats_digest`` is the SHA-256 of the file
-    that ``stats`` came from, ``crop_settings`` the digest of the crop's settings if known.
+    manifest that comes back is of all together; a row index lies beside each. ``stats_digest`` is
+    the SHA-256 of the file that ``stats`` came from, ``crop_settings`` the digest of the crop's
+    settings if known.
     Raises UsageError for options that mean nothing or other betons of the split in the way, and
     ToolError, with all files as they were, when a crop is missing, changed meanwhile, no JPEG or
     not of the statistics' size, when the disk is too small, or when the statistics are of other
@@ -88,8 +93,13 @@ def build_beton(
             _require_source(out, cropped / split, filled, stats)
         for temporary in temporaries:
             read_index(temporary)
+        rows = []
+        for path, (_, pages, index) in zip(paths, filled, strict=True):
+            temporary = publishing.enter_context(publish(rows_beside(path)))
+            save_index(temporary, index, bytes.fromhex(pages_digest(pages)))
+            rows.append(file_digest(temporary))
         manifests = _manifests(
-            parts, filled, packing, split=split, size_px=stats.size_px, classes=classes,
+            parts, filled, rows, packing, split=split, size_px=stats.size_px, classes=classes,
             stats_digest=stats_digest, crop_settings=crop_settings,
         )  # fmt: skip
         # From here until the new manifests are there, none says "complete".
@@ -109,10 +119,8 @@ def _paths(out: Path, parts: Sequence[Part], sharded: bool) -> tuple[Path, ...]:
     return shard_paths(out, count) if sharded else (out,)
 
 
-def _require_source(
-    out: Path, folder: Path, filled: Sequence[tuple[str, list[str]]], stats: Stats
-) -> None:
-    if add_digests(*(source for source, _ in filled)) != stats.source:
+def _require_source(out: Path, folder: Path, filled: Sequence[Filling], stats: Stats) -> None:
+    if add_digests(*(source for source, _, _ in filled)) != stats.source:
         raise ToolError(
             f"{out}: the statistics were made from other pictures than {folder}; "
             "make them again with imagenet-prep stats"
@@ -121,7 +129,8 @@ def _require_source(
 
 def _manifests(
     parts: Sequence[Part],
-    filled: Sequence[tuple[str, list[str]]],
+    filled: Sequence[Filling],
+    rows: Sequence[str],
     packing: Packing,
     *,
     split: str,
@@ -131,7 +140,7 @@ def _manifests(
     crop_settings: str | None,
 ) -> list[Manifest]:
     """What is known of each file -> its manifest, with its place in the set."""
-    digests = [pages_digest(pages) for _, pages in filled]
+    digests = [pages_digest(pages) for _, pages, _ in filled]
     return [
         Manifest(
             samples=len(part.crops),
@@ -146,6 +155,7 @@ def _manifests(
             pages=tuple(pages),
             stats_digest=stats_digest,
             source=source,
+            rows=rows[number],
             settings={"crop": crop_settings, **_settings(packing)},
             versions=_versions(part.modes),
             keys=tuple(path for path, _ in part.crops),
@@ -153,7 +163,7 @@ def _manifests(
             shards=len(parts),
             set=pages_digest(digests) if packing.sharded else "",
         )
-        for number, (part, (source, pages)) in enumerate(zip(parts, filled, strict=True))
+        for number, (part, (source, pages, _)) in enumerate(zip(parts, filled, strict=True))
     ]
 
 

@@ -23,6 +23,7 @@ from imagenet_prep.core.errors import Progress, ToolError
 from imagenet_prep.dataset.manifest import add_digests, source_digest
 from imagenet_prep.jpeg import turbo
 from imagenet_prep.jpeg.header import jpeg_frame
+from imagenet_prep.jpeg.index import Index, index_images, join
 from imagenet_prep.workers import processes as parallel
 from imagenet_prep.workers.threads import map_in_threads
 
@@ -62,13 +63,13 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A page as written: its SHA-256, the source digest of its crops, and their number."""
+    """A page as written: its SHA-256, the source digest of its crops, and their row index."""
 
     file: int
     index: int
     digest: str
     source: str
-    samples: int
+    rows: Index
 
 
 def fill(
@@ -78,13 +79,15 @@ def fill(
     size_px: int,
     jobs: parallel.Jobs,
     progress: Progress,
-) -> list[tuple[str, list[str]]]:
-    """Writes whole files -> for each (source digest of its crops, SHA-256 of each of its pages).
+) -> list[tuple[str, list[str], Index]]:
+    """Writes whole files -> for each (source digest of its crops, SHA-256 of each of its pages,
+    row index).
 
     Raises ToolError for the first crop that is not what was planned.
     """
     pages = [_write_ends(path, part, size_px) for path, part in files]
     sources = [source_digest([])] * len(files)
+    rows: list[dict[int, Index]] = [{} for _ in files]
     work = (
         page
         for number, (path, part) in enumerate(files)
@@ -98,9 +101,11 @@ def fill(
                 raise bad_crop(cropped / page.key, page.reason)
             pages[page.file][page.index] = page.digest
             sources[page.file] = add_digests(sources[page.file], page.source)
-            done += page.samples
+            rows[page.file][page.index] = page.rows
+            done += len(page.rows.images)
             progress("build", done, total)
-    return list(zip(sources, pages, strict=True))
+    joined = [join([parts[number] for number in sorted(parts)]) for parts in rows]
+    return list(zip(sources, pages, joined, strict=True))
 
 
 def _filled(
@@ -185,7 +190,16 @@ def fill_page(page: Page) -> Filled | parallel.Failed:
     view[at:] = bytes(len(view) - at)
     write_and_check(page.beton, buffer, page.start)
     digest = hashlib.sha256(buffer).hexdigest()
-    return Filled(page.file, page.index, digest, source_digest(pairs), len(pairs))
+    return Filled(page.file, page.index, digest, source_digest(pairs), _rows(page, buffer))
+
+
+def _rows(page: Page, buffer: bytearray) -> Index:
+    """The row index of a page's samples."""
+    sizes = np.array(page.sizes, np.int64)
+    raw = np.where(np.array(page.modes) == MODE_JPEG, 0, page.size_px)
+    return index_images(
+        np.frombuffer(buffer, np.uint8), np.cumsum(sizes) - sizes, sizes, np.stack([raw, raw], 1)
+    )
 
 
 # A page's memory, used again: getting it afresh from the system costs as much as filling it.

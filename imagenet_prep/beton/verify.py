@@ -34,6 +34,7 @@ from imagenet_prep.dataset.manifest import Manifest, load_manifest, pages_digest
 from imagenet_prep.dataset.names import stats_beside
 from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import load_stats
+from imagenet_prep.jpeg.index import rows_beside
 from imagenet_prep.workers import processes as parallel
 from imagenet_prep.workers.threads import map_in_threads
 
@@ -109,6 +110,7 @@ def check_beton(
     """
     manifest = load_manifest(path)
     faults = [*_manifest_faults(manifest), *_stats_faults(path, manifest)]
+    faults += _rows_faults(path, manifest)
     if not _has_shape(manifest):
         faults.append("its manifest describes no beton")
         return Report(manifest.samples, len(manifest.pages), 0, tuple(faults), ())
@@ -177,6 +179,21 @@ def _stats_faults(path: Path, manifest: Manifest) -> Iterator[str]:
     else:
         if size_px != manifest.size_px:
             yield f"its pictures have {manifest.size_px} px a side, its statistics {size_px}"
+
+
+def _rows_faults(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Faults of the row index; a beton without one gets one when it is needed."""
+    beside = rows_beside(path)
+    try:
+        if manifest.rows and file_digest(beside) != manifest.rows:
+            yield (
+                f"the row index beside it, {beside.name}, is not what was written; make it again "
+                "with imagenet-prep index"
+            )
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield f"the row index beside it, {beside.name}, cannot be read ({error.strerror})"
 
 
 def _read_rows(

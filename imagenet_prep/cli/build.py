@@ -258,6 +258,32 @@ def require_way(
             check_way(dst / f"{split}.beton", shards)
 
 
+@click.command(short_help="Index a beton file for decoding on a GPU.")
+@click.argument("files", metavar="FILE...", type=FOLDER, nargs=-1, required=True)
+@jobs_option
+@json_option
+def index(files: tuple[Path, ...], jobs: int | None, as_json: bool) -> None:
+    """Make FILE.rows, the index that lets a GPU decode the JPEGs of a beton file, also of one
+    that another program wrote. build makes it by itself; train.beton gets train.beton.rows.
+
+    \b
+    Example: imagenet-prep index train.beton
+    """
+    from imagenet_prep.dataset.rows import make_rows, publish_rows, source_of
+    from imagenet_prep.jpeg.index import rows_beside
+    from imagenet_prep.workers.processes import resolve_jobs
+
+    values = []
+    with Bar() as bar:
+        for path in files:
+            start = time.perf_counter()
+            found, source = make_rows(path, resolve_jobs(jobs), bar), source_of(path)
+            publish_rows(path, found, source)
+            seconds = time.perf_counter() - start
+            values.append(results.index_value(rows_beside(path), found, seconds))
+    print_result(as_json, {"indexes": values}, results.index_lines(values))
+
+
 @click.command(short_help="Check every byte of a beton file.")
 @click.argument("files", metavar="FILE...", type=FOLDER, nargs=-1, required=True)
 @click.option("--decode", is_flag=True, help="Also decode every image.")

@@ -18,7 +18,15 @@ import click
 
 from imagenet_prep import INTERRUPTED_MESSAGE, __version__
 from imagenet_prep.cli import results
-from imagenet_prep.cli.build import build, info, make_betons, packing_options, require_way, verify
+from imagenet_prep.cli.build import (
+    build,
+    index,
+    info,
+    make_betons,
+    packing_options,
+    require_way,
+    verify,
+)
 from imagenet_prep.cli.crop import crop, crop_options, failures, make_crops, merge, source_options
 from imagenet_prep.cli.options import (
     FOLDER,
@@ -156,6 +164,7 @@ cli.add_command(merge)
 cli.add_command(failures)
 cli.add_command(stats)
 cli.add_command(build)
+cli.add_command(index)
 cli.add_command(verify)
 cli.add_command(info)
 

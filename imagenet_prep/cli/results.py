@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from imagenet_prep.dataset.manifest import Manifest
     from imagenet_prep.dataset.shards import Betons
     from imagenet_prep.dataset.statistics import Stats
+    from imagenet_prep.jpeg.index import Index
 
 _REASONS_SHOWN = 12
 _CLASSES_SHOWN = 20
@@ -186,6 +188,33 @@ def build_lines(value: dict[str, Any]) -> list[str]:
         for beton in value["betons"]
     ]
     return [*rows, f"built: {value['seconds']:.1f} s, {value['images_per_second']} images/s"]
+
+
+def index_value(path: Path, index: Index, seconds: float) -> dict[str, Any]:
+    """The entry of ``index --json`` for one file; refused: counts of images, by reason, that only
+    a CPU decodes."""
+    from imagenet_prep.jpeg.core import REASONS
+
+    counts = Counter(index.images["status"].tolist())
+    return {
+        "path": str(path),
+        "images": len(index.images),
+        "rows": len(index.positions),
+        "refused": {REASONS[s]: counts[s] for s in sorted(counts) if s},
+        "seconds": round(seconds, 3),
+        "images_per_second": rate(len(index.images), seconds),
+    }
+
+
+def index_lines(values: list[dict[str, Any]]) -> list[str]:
+    """One line per index, and one for each reason why images are not for a GPU."""
+    lines = []
+    for value in values:
+        lines.append(
+            f"{value['images']:>9} images  {value['path']}  ({value['images_per_second']} images/s)"
+        )
+        lines += [f"{count:>9} images: {reason}" for reason, count in value["refused"].items()]
+    return lines
 
 
 def verify_value(report: Report, betons: Betons, seconds: float) -> dict[str, Any]:

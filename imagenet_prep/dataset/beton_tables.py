@@ -5,10 +5,11 @@ Those of several files become one, as if the samples of all lay in one after the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,50 @@ def inspect_beton(path: Path) -> BetonInfo:
     ToolError when the file is missing, is something else, is cut short, points outside itself,
     or has images that are not squares of one size. FFCV checks none of that.
     """
+    with _beton_errors(path):
+        with path.open("rb") as file:
+            stamp = stamp_of(path)
+            metadata, names, kinds, table, page = _read_tables(file, stamp[0])
+        types = dict(zip(names, kinds, strict=True))
+        if types.get("image") != _RGB or types.get("label") != _INT:
+            raise ValueError("it lacks the fields image (RGB images) and label (integers)")
+        return _checked(metadata, names, table, stamp, page)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Where the images of any beton lie: ``places`` int64 (n, 2), offset and bytes; ``raw`` int64
+    (n, 2), height and width of those that are stored raw, zeros of the JPEGs."""
+
+    places: NDArray[np.int64]
+    raw: NDArray[np.int64]
+
+
+def read_images(path: Path) -> Images:
+    """The images of a beton with any fields and sizes, of which one is FFCV's RGBImageField.
+
+    Raises ToolError where the file is missing, is something else or points outside itself.
+    """
+    with _beton_errors(path), path.open("rb") as file:
+        total = stamp_of(path)[0]
+        metadata, names, kinds, table, _ = _read_tables(file, total)
+        if kinds.count(_RGB) != 1:
+            raise ValueError(f"it has {kinds.count(_RGB)} fields of RGB images ({names})")
+        images = metadata[f"f{kinds.index(_RGB)}"]
+        sizes = _sizes(images, table, total)
+    raw = np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
+    raw[images["mode"] != 1] = 0
+    places = np.stack([images["data_ptr"], sizes], axis=1).astype(np.int64)
+    return Images(places, raw)
+
+
+@contextlib.contextmanager
+def _beton_errors(path: Path) -> Iterator[None]:
+    """What goes wrong while the tables of a beton are read, as a ToolError."""
     if path.is_dir():
         raise UsageError("beton.is_folder", f"{path}: is a folder; name the .beton file in it")
     try:
-        with path.open("rb") as file:
-            stamp = stamp_of(path)
-            metadata, names, table, page = _read_tables(file, stamp[0])
-        return _checked(metadata, names, table, stamp, page)
+        yield
     except FileNotFoundError:
         raise UsageError(
             "beton.missing", f"{path}: no such file; {REBUILD}, or name the right one"
@@ -156,8 +194,11 @@ def _read(file: Any, dtype: np.dtype[Any], count: int, total: int, what: str) ->
     return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
 
 
-def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], list[str], NDArray[Any], int]:
-    """-> (metadata of the samples, names of the fields, allocation table, bytes of a page)."""
+def _read_tables(
+    file: Any, total: int
+) -> tuple[NDArray[Any], list[str], list[int], NDArray[Any], int]:
+    """-> (metadata of the samples, names and types of the fields, allocation table, bytes of a
+    page)."""
     header = _read(file, _HEADER, 1, total, "header")[0]
     fields, samples, page = (
         int(header[name]) for name in ("num_fields", "num_samples", "page_size")
@@ -173,9 +214,6 @@ def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], list[str], NDArra
         rows = np.dtype([("", _METADATA[kind]) for kind in kinds], align=True)
     except (KeyError, UnicodeDecodeError):
         raise ValueError("it has fields of an unknown type") from None
-    types = dict(zip(names, kinds, strict=True))
-    if types.get("image") != _RGB or types.get("label") != _INT:
-        raise ValueError("it lacks the fields image (RGB images) and label (integers)")
     metadata = _read(file, rows, samples, total, "table of samples")
     start = int(header["alloc_table_ptr"])
     length, rest = divmod(total - start, _TABLE.itemsize)
@@ -183,7 +221,23 @@ def _read_tables(file: Any, total: int) -> tuple[NDArray[Any], list[str], NDArra
         raise ValueError("it was cut short: the table at its end is not whole")
     file.seek(start)
     table = _read(file, _TABLE, length, total, "last table")
-    return metadata, names, table, page
+    return metadata, names, kinds, table, page
+
+
+def _sizes(images: NDArray[Any], table: NDArray[Any], total: int) -> NDArray[np.uint64]:
+    """The bytes of each image; ValueError where one is not within the file."""
+    table = table[np.argsort(table["ptr"], kind="stable")]
+    offsets = images["data_ptr"]
+    place = np.minimum(np.searchsorted(table["ptr"], offsets), len(table) - 1)
+    sizes, end = table["size"][place], np.uint64(total)
+    pixels = images["height"].astype(np.uint64) * images["width"].astype(np.uint64)
+    # Compared so that no sum of two large numbers can wrap around.
+    lost = (table["ptr"][place] != offsets) | (sizes > end) | (offsets > end - sizes)
+    lost |= (images["mode"] == 1) & (sizes != 3 * pixels)
+    lost |= (images["mode"] > 1) | (sizes < 1)
+    if lost.any():
+        raise ValueError(f"the place of sample {int(lost.argmax())} is not within the file")
+    return np.asarray(sizes)
 
 
 def _checked(
@@ -200,17 +254,8 @@ def _checked(
         raise ValueError("its images are not squares of one size")
     if int(labels.min()) < 0:
         raise ValueError(f"sample {int(labels.argmin())} has a negative label")
-    table = table[np.argsort(table["ptr"], kind="stable")]
-    offsets = images["data_ptr"]
-    place = np.minimum(np.searchsorted(table["ptr"], offsets), len(table) - 1)
-    sizes, total = table["size"][place], np.uint64(stamp[0])
-    # Compared so that no sum of two large numbers can wrap around.
-    lost = (table["ptr"][place] != offsets) | (sizes > total) | (offsets > total - sizes)
-    lost |= (images["mode"] == 1) & (sizes != 3 * side * side)
-    lost |= (images["mode"] > 1) | (sizes < 1)
-    if lost.any():
-        raise ValueError(f"the place of sample {int(lost.argmax())} is not within the file")
-    columns = (offsets, sizes, images["mode"], np.zeros(len(images)))
+    sizes = _sizes(images, table, stamp[0])
+    columns = (images["data_ptr"], sizes, images["mode"], np.zeros(len(images)))
     extents = np.stack([column.astype(np.int64) for column in columns], axis=1)
     return BetonInfo(
         samples=len(images),

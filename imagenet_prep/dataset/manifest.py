@@ -22,6 +22,7 @@ class Manifest:
 
     ``pages`` are the SHA-256 of the beton's pages in file order, ``digest`` that of them all
     (``pages_digest``), ``keys`` the crop path (relative, posix) of each sample in file order.
+    ``rows`` is the SHA-256 of the row index beside the beton, "" where an older version built it.
     ``shard`` (0, 1, ...) of ``shards`` files of one set; ``set``, common to them all, is what
     ``pages_digest`` makes of their digests, and "" where the beton is no part of a set.
     """
@@ -44,6 +45,7 @@ class Manifest:
     shard: int = 0
     shards: int = 1
     set: str = ""
+    rows: str = ""
     format: int = MANIFEST_FORMAT
 
 

@@ -257,5 +257,6 @@ def together(manifests: Sequence[Manifest]) -> Manifest:
         pages=tuple(chained(manifest.pages for manifest in manifests)),
         source=add_digests(*(manifest.source for manifest in manifests)),
         keys=tuple(chained(manifest.keys for manifest in manifests)),
+        rows="",
         versions={name: text for one in manifests for name, text in one.versions.items()},
     )

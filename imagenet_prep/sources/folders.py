@@ -20,7 +20,6 @@ from imagenet_prep.containers.names import (
     entries_of,
     is_folder,
     may_be_image,
-    safe_part,
     split_of,
     suffix_of,
     text_of,
@@ -243,8 +242,7 @@ def _in_flat(at: SplitFolder, split: str, images: list[Entry], classes: list[str
     for image, class_name in zip(images, classes, strict=True):
         name = text_of(image.name)
         place = place_at(image.path)
-        inside = f"{safe_part(class_name)}/{name}"
-        group.append(found(at.prefix + name, split, class_name, inside, place))
+        group.append(found(at.prefix + name, split, class_name, f"{class_name}/{name}", place))
     return group
 
 

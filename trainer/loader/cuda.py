@@ -127,7 +127,7 @@ class CudaBackend(DeviceRing):
         batch_size: int, slots: int, jobs: int, layout: str, device: torch.device,
     ) -> None:  # fmt: skip
         require_numba_cuda(device)
-        index = open_rows(betons, info, jobs, reading.progress)
+        index = open_rows(betons, jobs, reading.progress)
         self.jobs = jobs_of(betons, index, reading)
         super().__init__(views, batch_size=batch_size, slots=slots, layout=layout, device=device)
         self.info, self.draws = info, Draws(views, stats, info.side_px, batch_size)

@@ -78,9 +78,9 @@ def test_statistics_travel_beside_the_beton(made_beton: Made) -> None:
     assert np.array_equal(load_stats(copied).mean, made_beton.stats.mean)
 
 
-def test_nothing_but_the_three_files_is_left(made_beton: Made) -> None:
+def test_nothing_but_the_four_files_is_left(made_beton: Made) -> None:
     found = sorted(path.name for path in made_beton.out.parent.iterdir())
-    assert found == ["train.beton", "train.beton.json", "train.stats.npz"]
+    assert found == ["train.beton", "train.beton.json", "train.beton.rows", "train.stats.npz"]
 
 
 def test_two_workers_and_another_order_of_crops_write_the_same_bytes(
@@ -136,7 +136,7 @@ def test_samples_can_be_looked_at(made_beton: Made) -> None:
 
 def assert_old_files(made_beton: Made) -> None:
     assert check_beton(made_beton.out, jobs=1).good
-    assert len(list(made_beton.out.parent.iterdir())) == 3
+    assert len(list(made_beton.out.parent.iterdir())) == 4
 
 
 def overwrite(mode: str, width: int, kind: str) -> Callable[[Path], None]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagenet_prep.dataset.beton_tables import inspect_betons
 from imagenet_prep.dataset.manifest import save_manifest
 from imagenet_prep.dataset.shards import find_betons
 from imagenet_prep.jpeg.index import Index, rows_beside
@@ -25,10 +24,8 @@ def copy(small_beton: Sample, tmp_path: Path) -> Path:
 
 
 def rows(path: Path, told: list[tuple[str, int, int]] | None = None) -> Index:
-    betons = find_betons(path)
-    info = inspect_betons(betons.paths)
     told = [] if told is None else told
-    return open_rows(betons, info, 2, lambda *what: told.append(what))
+    return open_rows(find_betons(path), 2, lambda *what: told.append(what))
 
 
 def test_a_missing_index_is_made_with_progress_and_kept(copy: Path) -> None:
@@ -63,6 +60,6 @@ def test_an_index_that_cannot_be_kept_is_used_all_the_same(
     def refused(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("trainer.loader.rows.publish", refused)
+    monkeypatch.setattr("imagenet_prep.dataset.rows.publish", refused)
     assert len(rows(copy).images) == 25
     assert not rows_beside(copy).exists()
