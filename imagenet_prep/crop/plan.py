@@ -106,12 +106,7 @@ def scanned(sources: Iterable[Source], part: Part | None = None) -> Iterator[Sca
             connection.execute("BEGIN")
             width = ", ".join("?" * (len(Source._fields) + 2))
             rows = _rows(found, sources, part)
-            try:
-                connection.executemany(f"INSERT INTO scan VALUES ({width})", rows)
-            except UnicodeEncodeError as error:
-                name = error.object.encode("utf-8", "backslashreplace").decode()
-                message = f"{name}: the name of this file is not UTF-8; rename it, then run again"
-                raise ToolError("source.name_encoding", message) from None
+            connection.executemany(f"INSERT INTO scan VALUES ({width})", rows)
             connection.execute("COMMIT")
         yield found
 
@@ -134,8 +129,19 @@ def _rows(found: Scanned, sources: Iterable[Source], part: Part | None) -> Itera
             size, version = _stamp(place)
             file, size = place, size if length == WHOLE or size == -1 else length
             found.missing += size == -1
+        if not place.isascii():
+            source = source._replace(file=_storable(place))
         yield *source, size, version
     found.total, found.of_all = total, of_all
+
+
+def _storable(file: str) -> Any:
+    """A path as text; as bytes where it is not UTF-8."""
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(file)
+    return file
 
 
 def _stamp(file: str) -> tuple[int, int]:
@@ -177,7 +183,10 @@ def todo(connection: sqlite3.Connection) -> Iterator[Source]:
     """The sources to be cropped, sorted by key; then those that are streamed, as they lie."""
     for order in ("NOT", "scan.key"), ("", "file, offset"):
         for row in connection.execute(_TODO.format(order[0]) + order[1]):
-            yield Source(*row)
+            source = Source(*row)
+            if isinstance(source.file, bytes):
+                source = source._replace(file=os.fsdecode(source.file))
+            yield source
 
 
 def count(journal: sqlite3.Connection, query: str) -> int:
