@@ -21,7 +21,7 @@ from trainer.loader.iterator import Backend, DamagedError
 from trainer.numba_ext import numba
 from trainer.views import kernels
 from trainer.views.draws import Draws
-from trainer.views.views import Views, gain_of, mean_of
+from trainer.views.views import LAYOUTS, Views, gain_of, mean_of
 
 # Numba starts that many threads at most: the cores of the process when it was imported.
 MOST_THREADS = int(numba.config.NUMBA_NUM_THREADS)
@@ -37,14 +37,15 @@ def address(array: NDArray[Any]) -> int:
 class Decoder:
     """Samples of a data set -> their views, in memory of the caller's.
 
-    ``run(indices, out)`` makes (n, V, out, out, 3) of ``views.dtype``, (n, V, 3, out, out) with
-    ``planes``, at the address ``out``. ``files`` int64 are the descriptors of the open files;
-    ``draws`` says what is random. ``jobs`` threads, on at most ``batch_size`` samples at once.
+    ``run(indices, out)`` makes (n, *``shape_of(views, layout)``) of ``views.dtype`` at the address
+    ``out``; of squares that reach over the edge it writes only what is inside. ``files`` int64
+    are the descriptors of the open files; ``draws`` says what is random. ``jobs`` threads work on
+    at most ``batch_size`` samples at once.
     """
 
     def __init__(
         self, info: BetonInfo, stats: Stats, views: Views, *, batch_size: int, jobs: int,
-        planes: bool = False,
+        layout: str = "channels_last",
     ) -> None:  # fmt: skip
         self.info, self.jobs = info, jobs
         self.draws = Draws(views, stats, info.side_px, batch_size)
@@ -85,7 +86,7 @@ class Decoder:
             "views": views.count,
             "most_packed": most_packed,
             "form": kernels.FORMS[views.dtype],
-            "planes": planes,
+            "layout": LAYOUTS.index(layout),
             "own_colour": views.lighting_mode == "image" and views.drawn,
             "centre": views.mean == "centre" and views.dtype != "uint8",
             "resample": views.resamples,
@@ -161,18 +162,22 @@ def _handles(owner: Decoder, library: Any, threads: int) -> NDArray[np.int64]:
     return np.array(made, np.int64)
 
 
-def space_to_depth(images: Tensor) -> Tensor:
-    """(..., 3, S, S) -> (..., 48, S', S'), S' = S / 4 rounded up, channels last in memory.
+def shape_of(views: Views, layout: str) -> tuple[int, ...]:
+    """(V, rows, columns, channels) of a sample in memory, channels first for that layout.
 
-    Channel 12 dy + 3 dx + c of (y, x) is channel c of pixel (4 y + dy, 4 x + dx), 0 outside.
+    "space_to_depth": (V, n, n, 48), n = S / 4 rounded up; channel 12 dy + 3 dx + c of (y, x) is
+    channel c of pixel (4 y + dy, 4 x + dx), 0 outside.
     """
-    rows = images.movedim(-3, -1)
-    *outer, size, _, _ = rows.shape
-    cells = -(-size // 4)
-    padded = rows.new_zeros((*outer, 4 * cells, 4 * cells, 3))
-    padded[..., :size, :size, :] = rows
-    blocks = padded.reshape(*outer, cells, 4, cells, 4, 3).transpose(-4, -3)
-    return blocks.reshape(*outer, cells, cells, 48).movedim(-1, -3)
+    out, squares = views.out_px, -(-views.out_px // 4)
+    shape = {"channels_first": (3, out, out), "space_to_depth": (squares, squares, 48)}
+    return views.count, *shape.get(layout, (out, out, 3))
+
+
+def images_of(memory: Tensor, layout: str) -> Tensor:
+    """(B, ...) as in ``shape_of`` -> (B, V, channels, rows, columns), or without V where it is 1,
+    a view."""
+    images = memory if layout == "channels_first" else memory.movedim(-1, -3)
+    return images[:, 0] if images.shape[1] == 1 else images
 
 
 class CpuBackend(Backend):
@@ -182,18 +187,15 @@ class CpuBackend(Backend):
         self, info: BetonInfo, stats: Stats, views: Views, *, batch_size: int, slots: int,
         jobs: int, layout: str,
     ) -> None:  # fmt: skip
-        planes = layout == "channels_first"
-        self.slots, self.layout, self.planes = slots, layout, planes
+        self.slots, self.layout = slots, layout
         self.decoder = Decoder(
-            info, stats, views, batch_size=batch_size, jobs=jobs, planes=planes
+            info, stats, views, batch_size=batch_size, jobs=jobs, layout=layout
         )  # fmt: skip
         self.draws, self.files = self.decoder.draws, self.decoder.files
         self.labels = torch.from_numpy(info.labels)
-        out = views.out_px
-        shape = (3, out, out) if planes else (out, out, 3)
-        counted = shape if views.count == 1 else (views.count, *shape)
         # The ring is the loader's: a new one each epoch would cost more than its filling.
-        self._ring = torch.zeros((slots, batch_size, *counted), dtype=getattr(torch, views.dtype))
+        shape = (slots, batch_size, *shape_of(views, layout))
+        self._ring = torch.zeros(shape, dtype=getattr(torch, views.dtype))
         self._made: list[tuple[Tensor, Tensor] | None] = [None] * slots
         self.decoder.run(np.empty(0, np.uint64), self._ring.data_ptr())  # compiles, or loads
 
@@ -201,9 +203,7 @@ class CpuBackend(Backend):
         """Makes a batch, in the loader's thread."""
         ring = self._ring[slot]
         self.decoder.run(indices, ring.data_ptr())
-        images = ring[: len(indices)] if self.planes else ring[: len(indices)].movedim(-1, -3)
-        if self.layout == "space_to_depth":
-            images = space_to_depth(images)
+        images = images_of(ring[: len(indices)], self.layout)
         self._made[slot] = images, self.labels[torch.from_numpy(indices.astype(np.int64))]
 
     def take(self, slot: int) -> tuple[Tensor, Tensor]:

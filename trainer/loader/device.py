@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.dataset.statistics import Stats
-from trainer.loader.cpu import Decoder, space_to_depth
+from trainer.loader.cpu import Decoder, images_of, shape_of
 from trainer.loader.iterator import Backend
 from trainer.views.views import Views
 
@@ -27,13 +27,8 @@ class DeviceRing(Backend):
         self, views: Views, *, batch_size: int, slots: int, layout: str, device: torch.device
     ) -> None:
         self.slots, self.layout, self.device, self.views = slots, layout, device, views
-        out = views.out_px
-        cells = -(-out // 4)
-        shape = {"channels_first": (3, out, out), "space_to_depth": (cells, cells, 48)}.get(
-            layout, (out, out, 3)
-        )
         kind = getattr(torch, views.dtype)
-        whole = (slots, batch_size, views.count, *shape)
+        whole = (slots, batch_size, *shape_of(views, layout))
         self.ring = torch.zeros(whole, dtype=kind, device=device)
         self.labels = torch.zeros((slots, batch_size), dtype=torch.int64, device=device)
         self.counts = [0] * slots
@@ -54,11 +49,6 @@ class DeviceRing(Backend):
         """Work is put on ``stream``."""
         return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
 
-    def output(self, slot: int, count: int) -> Tensor:
-        """(count, V, channels, rows, columns) of a slot, a view into the ring."""
-        part = self.ring[slot, :count]
-        return part if self.layout == "channels_first" else part.movedim(-1, -3)
-
     def wait_until_free(self, slot: int, stream: Any) -> None:
         """``stream`` waits for the consumer's use of what the slot held."""
         if stream is not None:
@@ -75,8 +65,7 @@ class DeviceRing(Backend):
         count = self.counts[slot]
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_event(self.done[slot])
-        images = self.output(slot, count)
-        return images[:, 0] if self.views.count == 1 else images, self.labels[slot, :count]
+        return images_of(self.ring[slot, :count], self.layout), self.labels[slot, :count]
 
     def release(self, slot: int) -> None:
         """What the consumer has put on its stream is all that it does with the slot."""
@@ -102,15 +91,10 @@ class HostBackend(DeviceRing):
         jobs: int, layout: str, device: torch.device,
     ) -> None:  # fmt: skip
         super().__init__(views, batch_size=batch_size, slots=slots, layout=layout, device=device)
-        planes = layout == "channels_first"
-        self.decoder = Decoder(info, stats, views, batch_size=batch_size, jobs=jobs, planes=planes)
+        self.decoder = Decoder(info, stats, views, batch_size=batch_size, jobs=jobs, layout=layout)
         self.draws, self.files = self.decoder.draws, self.decoder.files
-        out = views.out_px
-        shape = (3, out, out) if planes else (out, out, 3)
         pinned = self.stream is not None
-        self.host = torch.zeros(
-            (2, batch_size, views.count, *shape), dtype=self.ring.dtype, pin_memory=pinned
-        )
+        self.host = torch.zeros((2, *self.ring.shape[1:]), dtype=self.ring.dtype, pin_memory=pinned)
         self.host_labels = torch.zeros((2, batch_size), dtype=torch.int64, pin_memory=pinned)
         self.copied, self._number, self._all_labels = self.events(2), 0, info.labels
         self.decoder.run(np.empty(0, np.uint64), self.host.data_ptr())  # compiles, or loads
@@ -125,12 +109,7 @@ class HostBackend(DeviceRing):
         self.host_labels[side].numpy()[:count] = self._all_labels[indices]
         with self.on_stream(self.stream):
             self.wait_until_free(slot, self.stream)
-            images = self.host[side, :count].to(self.device, non_blocking=True)
-            if self.layout != "channels_first":
-                images = images.movedim(-1, -3)
-            if self.layout == "space_to_depth":
-                images = space_to_depth(images)
-            self.output(slot, count).copy_(images)
+            self.ring[slot, :count].copy_(self.host[side, :count], non_blocking=True)
             self.labels[slot, :count].copy_(self.host_labels[side, :count], non_blocking=True)
             if self.stream is not None:
                 self.copied[side].record(self.stream)

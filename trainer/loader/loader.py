@@ -76,7 +76,7 @@ def train_loader(
     shards, a pattern (``train-*.beton``); ``stats`` None takes those beside it. ``view`` to
     ``dtype`` are described in ``views.Views``, the others in ``checks.Reading``. ``layout``:
     images (B, 3, S, S) in either memory format, or "space_to_depth": (B, 48, S/4, S/4), see
-    ``cpu.space_to_depth``. Raises ToolError or UsageError; see ``BetonLoader``.
+    ``cpu.shape_of``. Raises ToolError or UsageError; see ``BetonLoader``.
     """
     views = Views(
         crop_size, crop_size if out_size is None else out_size, view, scale, ratio, mirror,

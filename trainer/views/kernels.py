@@ -48,12 +48,12 @@ LEAST_DEVIATION = 1e-4
 JOB = (
     "extents", "files", "means", "gain", "handles", "image", "packed", "work", "spans", "status",
     "windows", "normals", "shifts", "decompress", "pread", "given", "side", "out", "taps",
-    "samples", "views", "most_packed", "form", "planes", "own_colour", "centre", "resample",
+    "samples", "views", "most_packed", "form", "layout", "own_colour", "centre", "resample",
 )  # fmt: skip
 _JOB_LENGTH = len(JOB)
 (_EXTENTS, _FILES, _MEANS, _GAIN, _HANDLES, _IMAGE, _PACKED, _WORK, _SPANS, _STATUS, _WINDOWS,
  _NORMALS, _SHIFTS, _DECOMPRESS, _PREAD, _GIVEN, _SIDE, _OUT, _TAPS, _SAMPLES, _VIEWS,
- _MOST_PACKED, _FORM, _PLANES, _OWN_COLOUR, _CENTRE, _RESAMPLE) = range(_JOB_LENGTH)  # fmt: skip
+ _MOST_PACKED, _FORM, _LAYOUT, _OWN_COLOUR, _CENTRE, _RESAMPLE) = range(_JOB_LENGTH)  # fmt: skip
 _RGB, _ACCURATE_DCT = 0, 4096  # of turbojpeg.h; the pixels of Pillow
 
 
@@ -63,8 +63,15 @@ def taps(side_px: int, out_px: int) -> int:
 
 
 def work_length(side_px: int, out_px: int) -> int:
-    """Floats of work space per thread: a shift row, an output row, sums, two sets of weights."""
-    return 6 * out_px + 3 * side_px + 2 * out_px * taps(side_px, out_px)
+    """Floats of work space per thread: a shift row, an output row, the same in its dtype, sums,
+    two sets of weights."""
+    return 9 * out_px + 3 * side_px + 2 * out_px * taps(side_px, out_px)
+
+
+@kernel
+def _work(job: Any, thread: Any) -> Any:
+    size = job[_OUT]
+    return job[_WORK] + 4 * thread * (9 * size + 3 * job[_SIDE] + 2 * size * job[_TAPS])
 
 
 @kernel
@@ -170,12 +177,14 @@ def _write_bytes(job: Any, place: Any, pixels: Any, out: Any, thread: Any) -> No
     turned = job[_IMAGE] + 3 * side * (thread * (side + 1) + side)
     for r in range(height):
         source = pixels + 3 * ((y + r) * side + x)
-        target = turned if job[_PLANES] != 0 else out + 3 * r * width
+        target = turned if job[_LAYOUT] != 0 else out + 3 * r * width
         if mirror:
             _mirror_row(source, target, width)
         else:
             _copy_row(as_bytes(source, 3 * width), as_bytes(target, 3 * width))
-        if job[_PLANES] != 0:
+        if job[_LAYOUT] == 2:
+            _scatter(turned, out, r, width, 1)
+        elif job[_LAYOUT] == 1:
             row, planes = as_bytes(turned, 3 * width), as_bytes(out, 3 * height * width)
             for channel in range(3):
                 for i in range(width):
@@ -199,8 +208,40 @@ def _stored(form: Any, line: Any, bits: Any, values: Any, halves: Any, small: An
 
 
 @kernel
-def _emit(job: Any, line_address: Any, out: Any, r: Any) -> None:
+def _scatter(row: Any, out: Any, r: Any, size: Any, item: Any) -> None:
+    """A row of ``size`` pixels with items of so many bytes -> its places in the squares of 4 x 4
+    pixels at ``out``: square by square, a square's rows one after the other."""
+    squares, whole = (size + 3) // 4, 12 * item
+    target = out + 4 * whole * squares * (r >> 2) + whole * (r & 3)
+    left = 3 * size * item
+    for square in range(squares):
+        source, there = row + whole * square, target + 4 * whole * square
+        count = min(whole, left - whole * square)
+        for q in range(count >> 2):
+            move_four_bytes(there + 4 * q, source + 4 * q)
+        rest = count & 3
+        if rest != 0:
+            a, b = as_bytes(source + count - rest, rest), as_bytes(there + count - rest, rest)
+            for q in range(rest):
+                b[0, q] = a[0, q]
+
+
+@kernel
+def _emit(job: Any, line_address: Any, out: Any, r: Any, thread: Any) -> None:
     """A finished row of float32 (3 out,) -> row ``r`` of the view at ``out``, as asked for."""
+    size, form = job[_OUT], job[_FORM]
+    if job[_LAYOUT] == 2:
+        item = 1 if form == 0 else (4 if form == 1 else 2)
+        row = _work(job, thread) + 24 * size
+        _store_row(job, line_address, row, 0)
+        _scatter(row, out, r, size, item)
+    else:
+        _store_row(job, line_address, out, r)
+
+
+@kernel
+def _store_row(job: Any, line_address: Any, out: Any, r: Any) -> None:
+    """A row of float32 -> the same in its dtype, as row ``r`` of rows or planes at ``out``."""
     size, form = job[_OUT], job[_FORM]
     line = numba.carray(pointer_to(line_address), (3 * size,), np.float32)
     bits = numba.carray(pointer_to(line_address), (3 * size,), np.uint32)
@@ -208,7 +249,7 @@ def _emit(job: Any, line_address: Any, out: Any, r: Any) -> None:
     values = numba.carray(pointer_to(out), (total,), np.float32)
     halves = numba.carray(pointer_to(out), (total,), np.uint16)
     small = as_bytes(out, total)
-    if job[_PLANES] == 0:
+    if job[_LAYOUT] != 1:
         _stored(form, line, bits, values, halves, small, (3 * size * r, 1, 0, 1, 3 * size))
         return
     for channel in range(3):
@@ -219,7 +260,7 @@ def _emit(job: Any, line_address: Any, out: Any, r: Any) -> None:
 @kernel
 def _direct(job: Any) -> Any:
     """Whether finished rows are what is asked for: written at once where they belong."""
-    return job[_FORM] == 1 and job[_PLANES] == 0
+    return job[_FORM] == 1 and job[_LAYOUT] == 0
 
 
 @kernel
@@ -234,7 +275,7 @@ def _write_floats(job: Any, place: Any, shifts: Any, pixels: Any, out: Any, thre
     side, size = job[_SIDE], job[_OUT]
     length = 3 * size
     y, x, height, width, mirror = place
-    work = job[_WORK] + 4 * thread * (6 * size + 3 * side + 2 * size * job[_TAPS])
+    work = _work(job, thread)
     shift = numba.carray(pointer_to(work), (length,), np.float32)
     gain = numba.carray(pointer_to(job[_GAIN]), (length,), np.float32)
     for i in range(width):
@@ -256,7 +297,7 @@ def _write_floats(job: Any, place: Any, shifts: Any, pixels: Any, out: Any, thre
         mean = means[which, mean_y + r, 3 * mean_x : 3 * mean_x + length]
         _subtract_row(as_bytes(source, length), mean, shift, gain, line)
         if not direct:
-            _emit(job, target, out, r)
+            _emit(job, target, out, r, thread)
 
 
 @kernel
@@ -292,9 +333,9 @@ def _write_resampled(job: Any, place: Any, shift: Any, pixels: Any, out: Any, th
     side, size, most = job[_SIDE], job[_OUT], job[_TAPS]
     y, x, height, width, mirror = place
     red, green, blue = shift
-    work = job[_WORK] + 4 * thread * (6 * size + 3 * side + 2 * size * most)
-    sums = numba.carray(pointer_to(work + 24 * size), (3 * side,), np.float32)[: 3 * width]
-    taps_address = work + 24 * size + 12 * side
+    work = _work(job, thread)
+    sums = numba.carray(pointer_to(work + 36 * size), (3 * side,), np.float32)[: 3 * width]
+    taps_address = work + 36 * size + 12 * side
     weights = numba.carray(pointer_to(taps_address), (2, size, most), np.float32)
     spans = numba.carray(pointer_to(job[_SPANS] + 32 * thread * size), (2, size, 2), np.int64)
     gain = numba.carray(pointer_to(job[_GAIN]), (3,), np.float32)
@@ -326,7 +367,7 @@ def _write_resampled(job: Any, place: Any, shift: Any, pixels: Any, out: Any, th
             p = 3 * (size - 1 - o) if mirror else 3 * o
             line[p], line[p + 1], line[p + 2] = a * gain[0], b * gain[1], c * gain[2]
         if not direct:
-            _emit(job, target, out, i)
+            _emit(job, target, out, i, thread)
 
 
 @kernel
@@ -349,11 +390,14 @@ def _sample(job_address: Any, position: Any, index: Any, out_address: Any, threa
         shifts[0], shifts[1], shifts[2] = _own_shift(n[0], n[1], n[2], pixels, side * side)
     shift = shifts[0], shifts[1], shifts[2]
     item = 1 if job[_FORM] == 0 else (4 if job[_FORM] == 1 else 2)
+    elements = 3 * size * size
+    if job[_LAYOUT] == 2:
+        elements = 48 * ((size + 3) // 4) ** 2
     for view in range(views):
         y, x = np.int64(windows[view, 0]), np.int64(windows[view, 1])
         height, width = np.int64(windows[view, 2]), np.int64(windows[view, 3])
         place = y, x, height, width, windows[view, 4] != 0
-        out = out_address + (position * views + view) * 3 * size * size * item
+        out = out_address + (position * views + view) * item * elements
         if job[_RESAMPLE] != 0:
             _write_resampled(job, place, shift, pixels, out, thread)
         elif job[_FORM] == 0:

@@ -97,7 +97,7 @@ def made(
     extents = [[i * 3 * side * side, 3 * side * side, 1, 0] for i in range(count)]
     decoder = Decoder(
         made_info(side, extents), made_stats(side), views, batch_size=count, jobs=jobs,
-        planes=planes,
+        layout="channels_first" if planes else "channels_last",
     )  # fmt: skip
     decoder.draws.epoch = epoch
     return run(decoder, views, images.reshape(-1), indices, planes)
