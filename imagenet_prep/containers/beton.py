@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagenet_prep.containers.names import SPLIT_OF, entries_of, text_of
+from imagenet_prep.containers.names import SPLIT_OF, entries_of, safe_part, text_of
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.names import manifest_beside
@@ -105,7 +105,7 @@ def _samples(path: Path, classes: list[str] | None) -> list[Source]:
             raise _damaged(path, f"sample {index} has {size} bytes for {width}x{height} pixels")
         place = Place(str(path), ptr, size, f"ppm:{width}x{height}" if raw else "")
         key = f"{text_of(path.name)}/{index:0{digits}}"
-        inside = f"{class_name}/{stem}/{index:0{digits}}"
+        inside = f"{safe_part(class_name)}/{stem}/{index:0{digits}}"
         sources.append(found(key, split, class_name, inside, place))
     return sources
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imagenet_prep.containers.names import read_text
+from imagenet_prep.containers.names import read_text, safe_part
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.storage.byte_range import Place
@@ -106,7 +106,7 @@ def _images(path: Path, split: str, names: list[str], kind: _Kind) -> Iterator[S
     for index, label in enumerate(labels):
         name, class_name = f"{path.name}/{index:0{digits}}", names[label]
         place = Place(str(path), start + index * step, _IMAGE_BYTES, _FORM)
-        inside = f"{class_name}/{path.name.replace('.', '-')}-{index:0{digits}}"
+        inside = f"{safe_part(class_name)}/{path.name.replace('.', '-')}-{index:0{digits}}"
         yield found(name, split, class_name, inside, place)
 
 

@@ -32,6 +32,7 @@ _UNSUPPORTED = {
     rb"....ftyp(?:hei[cxms]|hevc|mif1|msf1)": "HEIC",
 }
 _BAND_PIXELS = 1 << 21  # converted at a time, which bounds the memory that it takes
+_WHITE_IS_65535 = ("PNG", "PPM")
 _WHITE = (255, 255, 255)
 
 # Pillow logs remarks about odd files; without any handler Python prints them.
@@ -98,6 +99,8 @@ def _levels(image: Image.Image) -> tuple[float, float]:
     where all of them fit. Other ranges (negative, beyond 16 bits) are stretched: their
     smallest value becomes 0, their largest 255.
     """
+    if image.mode.startswith("I;16") and image.format in _WHITE_IS_65535:
+        return 0.0, 65535.0
     ends = []
     for band in _bands((0, 0, *image.size)):
         values = _values(image.crop(band))
@@ -116,7 +119,7 @@ def _white(largest: float, format_name: str | None) -> int:
     PNG and PNM define it as 65535. Others (TIFF from cameras and microscopes) store 10,
     12 or 14 bits in 16 without a field for it: the fewest such bits that hold all values.
     """
-    if format_name in ("PNG", "PPM"):
+    if format_name in _WHITE_IS_65535:
         return 65535
     return next(white for white in (255, 1023, 4095, 16383, 65535) if largest <= white)
 

@@ -41,7 +41,7 @@ _FILTERS = {
 class Cropped:
     """A crop as JPEG, with the size and the mode of the image it came from, as stored.
 
-    ``remark`` says what was tolerated; it is empty for a sound image.
+    ``remark`` is what was tolerated; it is empty for a sound image.
     """
 
     jpeg: bytes

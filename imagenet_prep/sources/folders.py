@@ -20,6 +20,7 @@ from imagenet_prep.containers.names import (
     entries_of,
     is_folder,
     may_be_image,
+    safe_part,
     split_of,
     suffix_of,
     text_of,
@@ -242,7 +243,8 @@ def _in_flat(at: SplitFolder, split: str, images: list[Entry], classes: list[str
     for image, class_name in zip(images, classes, strict=True):
         name = text_of(image.name)
         place = place_at(image.path)
-        group.append(found(at.prefix + name, split, class_name, f"{class_name}/{name}", place))
+        inside = f"{safe_part(class_name)}/{name}"
+        group.append(found(at.prefix + name, split, class_name, inside, place))
     return group
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
+from imagenet_prep.dataset.journal import is_inside
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
 from tests.kit.sources import made, refused
@@ -71,6 +72,9 @@ def test_a_folder_of_betons_has_the_names_of_their_manifests(tmp_path: Path) -> 
         ("train", "n02"), ("train", "n01"), ("val", "n02"), ("val", "n01"),
     ]  # fmt: skip
     assert found.classes.title(0) == "tench"
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.beton.json").write_text(json.dumps({"classes": ["../../x", "/etc"]}))
+    assert all(is_inside(source.crop) for source in scan(tmp_path).sources)
     (tmp_path / "val.beton.json").unlink()
     with refused("source.class_conflict", "val.beton"):
         scan(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imagenet_prep.dataset.journal import is_inside
 from imagenet_prep.sources.scan import scan
 from tests.kit.sources import refused
 
@@ -118,6 +119,11 @@ def test_damaged_batches_are_refused(ten: Path, damage: object) -> None:
     path.write_bytes(damage(path.read_bytes()))
     with refused("cifar.damaged", "data_batch_1"):
         scan(ten)
+
+
+def test_class_names_never_lead_out_of_the_destination(ten: Path) -> None:
+    (ten / "batches.meta").write_bytes(pickled(label_names=["../../x", "/etc", "."]))
+    assert all(is_inside(source.crop) for source in scan(ten).sources)
 
 
 def test_a_folder_of_something_else_is_wrong_usage(tmp_path: Path) -> None:
