@@ -343,18 +343,18 @@ def steps(part: Part) -> None:
            same)  # fmt: skip
     a, b = (torch.randn(8192, 8192, device=part.device, dtype=torch.bfloat16) for _ in range(2))
     peak = 2 * 8192**3 / part.ms(lambda: a @ b) / 1e9
-    flop = _flop()
+    flop = flop_of_step("paper")
     for name in ("ours 256 True", "ours 1024 True"):
         share = rates[name] * flop / 1e12 / peak
         part.say(f"steps share of the matrix peak ({peak:.0f} TFLOP/s), {name}: {share:.3f}")
 
 
-def _flop() -> float:
-    """Floating point operations of the paper's step, an image: thrice the forward pass, without
-    the gradient of the images."""
+def flop_of_step(network: str) -> float:
+    """Floating point operations of a step, an image: thrice the forward pass, without the
+    gradient of the images."""
     from trainer.network.alexnet import NETWORKS, summarise
 
-    table = summarise(NETWORKS["paper"])
+    table = summarise(NETWORKS[network])
     operations: float = 6.0 * table.multiply_adds - 2.0 * table.rows[0].multiply_adds
     return operations
 

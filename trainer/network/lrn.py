@@ -86,9 +86,7 @@ def _one_pass(x: Tensor) -> Any:
         from trainer.network import lrn_triton
 
         return lrn_triton if lrn_triton.fits(x) else None
-    # A compiler of graphs cannot see into the kernels for CPUs.
-    fits = not torch.compiler.is_compiling() and lrn_kernels.fits(x)
-    return lrn_kernels if fits else None
+    return lrn_kernels if lrn_kernels.fits(x) else None
 
 
 class _NormaliseOnce(torch.autograd.Function):

@@ -2,8 +2,7 @@
 
 A tile of places × channels reads its neighbours' channels at shifted addresses, which the
 first cache holds: memory is read and written once, in half precision where the batch is,
-while everything is computed in float32. Both directions are PyTorch operators
-(``alexnet::``), so that compiled networks and CUDA graphs take them as they are.
+while everything is computed in float32.
 """
 
 from __future__ import annotations
@@ -141,11 +140,6 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], size: int, *numbers: float
     )  # fmt: skip
 
 
-@torch.library.custom_op(
-    "alexnet::lrn_forward",
-    mutates_args=(),
-    schema="(Tensor x, int size, float alpha, float beta, float k) -> Tensor",
-)
 def forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """(B, C, H, W) that ``fits`` -> the same normalised; float32 arithmetic throughout."""
     y = torch.empty_like(x)
@@ -153,11 +147,6 @@ def forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor
     return y
 
 
-@torch.library.custom_op(
-    "alexnet::lrn_backward",
-    mutates_args=(),
-    schema="(Tensor x, Tensor gradient, int size, float alpha, float beta, float k) -> Tensor",
-)
 def backward(x: Tensor, gradient: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """The gradient of ``forward``'s input from that of its output."""
     result = torch.empty_like(x)
@@ -165,8 +154,3 @@ def backward(x: Tensor, gradient: Tensor, size: int, alpha: float, beta: float, 
         gradient = torch.empty_like(x).copy_(gradient)
     _launch(_backward, (x, gradient, result), size, alpha, beta, k)
     return result
-
-
-# What compilers of graphs have to know: the result lies in memory as x does.
-forward.register_fake(lambda x, *_: torch.empty_like(x))
-backward.register_fake(lambda x, *_: torch.empty_like(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -184,8 +185,10 @@ def test_an_unknown_word_in_the_order_is_refused() -> None:
         AlexNet(NetworkSpec(orders=("relu softmax pool", "relu norm pool")))
 
 
-@pytest.mark.parametrize("name", FAITHFUL)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+LAYOUTS = itertools.cycle((torch.channels_last, torch.contiguous_format))
+
+
+@pytest.mark.parametrize(("name", "layout"), zip(FAITHFUL, LAYOUTS, strict=False))
 def test_logits_and_gradients_are_those_of_the_plain_definition(
     name: str, layout: torch.memory_format
 ) -> None:

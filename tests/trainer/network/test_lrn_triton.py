@@ -62,11 +62,6 @@ def test_what_is_not_a_number_spreads_over_its_window_only(values: dict[str, Any
 
 
 @needs_triton
-def test_a_compiled_layer_has_the_kernels_in_its_graph(values: dict[str, Any]) -> None:
-    assert max(values["compiled"]) < 1e-6
-
-
-@needs_triton
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton assembles on Linux only")
 def test_the_kernels_compile_for_a_gpu_and_read_each_neighbour_once(tmp_path: Path) -> None:
     made = run("machine", tmp_path)
