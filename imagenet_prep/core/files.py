@@ -68,7 +68,7 @@ def _remove_abandoned(target: Path) -> None:
         try:
             handle = os.open(temporary, os.O_RDWR)
         except OSError:
-            continue  # somebody else's, or just renamed
+            continue  # of another user, or just renamed
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             temporary.unlink(missing_ok=True)

@@ -139,7 +139,7 @@ def take_raw(data: bytes, pixels: NDArray[np.uint8]) -> None:
     side = len(pixels)
     if len(data) != 3 * side**2:
         raise BadImageError(f"has {len(data)} bytes, and not those of {side}x{side} pixels")
-    # Four bytes from every third on: the fourth, which nobody looks at, is the next red.
+    # Four bytes from every third on: the fourth, which is ignored, is the next red.
     words = np.ndarray((side**2,), np.uint32, data + b"\0", strides=(3,))
     pixels.reshape(-1).view(np.uint32)[:] = words
 

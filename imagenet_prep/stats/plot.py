@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DPI = 100
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _TITLE_LETTERS = 24
-# The image of statistics: as wide as print on a phone is still read.
+# The plot of statistics: upright, with text that is readable on a phone.
 _WIDTH_IN, _HEIGHT_IN, _MARGIN_IN = 6.0, 10.15, 0.2
 _STATS_DPI = 200
 _STEPS = range(-3, 4)
@@ -59,8 +59,7 @@ def stats_image(stats: Stats, example: NDArray[np.uint8], lighting: float = 0.1)
     The mean image; its deviation from its channel means, amplified, with the scale; the three
     directions of colour with their standard deviations, largest first; and ``example`` with
     the shifts that training adds (Krizhevsky et al., 2012), -3 to +3 standard deviations of
-    the noise, which is ``lighting`` times the data's along each direction. Upright, so that
-    a phone shows it as wide as it is.
+    the noise, which is ``lighting`` times the data's along each direction.
     """
     figure = _figure(_WIDTH_IN, _HEIGHT_IN, _STATS_DPI)
     count = f"{stats.count:,} image{'s' if stats.count != 1 else ''}"
@@ -199,7 +198,7 @@ def _figure(width_in: float, height_in: float, dpi: int = _DPI) -> Figure:
 
 
 def _write(axis: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """Somebody's own words: cut, never taken for mathematics, missing letters as boxes."""
+    """A class name: cut, never parsed as mathematics, missing letters as boxes."""
     from matplotlib.font_manager import findfont, get_font
 
     if len(text) > _TITLE_LETTERS:
