@@ -14,7 +14,6 @@ from pathlib import Path
 
 from imagenet_prep.containers.names import safe_part
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.core.files import publish
 from imagenet_prep.crop.plan import count, summary
 from imagenet_prep.dataset.classes import load_classes
 from imagenet_prep.dataset.journal import Part, journal_of, part_journals, unfinished_name
@@ -25,6 +24,7 @@ from imagenet_prep.dataset.journal_file import (
     finish,
     finished,
     opened,
+    replacing,
 )
 from imagenet_prep.dataset.names import JOURNAL_NAME
 
@@ -60,8 +60,7 @@ def merge_parts(cropped: Path) -> MergeReport:
         _check_all_there(cropped, found, parts)
         of_all = _of_all(cropped, found)
         # A journal of a whole run that is there already is not of these parts: it is replaced.
-        with publish(whole) as temporary, opened(temporary, create=True) as journal:
-            journal.execute("PRAGMA journal_mode = OFF")  # publish makes it whole or nothing
+        with replacing(whole) as journal:
             add_rows(journal, found.values())
             _check_rows(cropped, journal, of_all)
             finish(journal, of_all, of_all)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.core.files import publish
 
 REMEDY = "run the same imagenet-prep crop again, it does what is missing"
 _FORMAT = 1
@@ -175,6 +176,20 @@ def attached(
         connection.execute(f"ATTACH ? AS {name}", (_uri(path, "rw"),))
         yield name
         connection.execute(f"DETACH {name}")  # after an exception the connection is closed
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[sqlite3.Connection]:
+    """A new journal that takes the place of ``path`` after the block, as a whole or not at all."""
+    with publish(path) as temporary:
+        with opened(temporary, create=True) as journal:
+            journal.execute("PRAGMA journal_mode = OFF")
+            yield journal
+        # What a killed run left beside the old file would be rolled back into the new one.
+        if path.exists():
+            with contextlib.suppress(ToolError), opened(path):
+                pass
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
 
 
 def add_rows(journal: sqlite3.Connection, others: Iterable[Path]) -> None:

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imagenet_prep.core.files import publish
-from imagenet_prep.dataset.journal_file import PUT, Entry, finish, opened
+from imagenet_prep.dataset.journal_file import PUT, Entry, finish, replacing
 
 EARLIER_VERSION = "crop.earlier_version"
 """The code of failures of an earlier version: the next run tries those sources again."""
@@ -31,8 +30,7 @@ def take_over(folder: Path) -> list[Path]:
     for old in found:
         new = old.with_suffix(".sqlite")
         if not new.exists():
-            with publish(new) as temporary, opened(temporary, create=True) as journal:
-                journal.execute("PRAGMA journal_mode = OFF")  # publish makes it whole or nothing
+            with replacing(new) as journal:
                 journal.execute("BEGIN")
                 lines = _Lines(old)
                 journal.executemany(PUT, lines)

@@ -56,8 +56,10 @@ class Stage:
             self.command = prep(*build(folder / "cropped", self.target, name))
 
     def has_begun(self, process: int) -> bool:
-        """Whether its workers have started, or it writes."""
-        return bool(workers(process) or next(self.target.glob(".*.tmp"), None))
+        """Whether its workers have started; a build has none, so whether it writes."""
+        if self.name in ("crop", "stats"):
+            return bool(workers(process))
+        return next(self.target.glob(".*.tmp"), None) is not None
 
     def check_at_any_moment(self) -> None:
         """Files with a final name are complete; a manifest is only beside its own beton."""

@@ -167,6 +167,24 @@ def test_a_merge_that_was_killed_before_its_end_is_done_again(
         assert tree(dst) == whole
 
 
+def test_what_a_killed_whole_run_left_is_not_rolled_back_into_the_merged_journal(
+    raw: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    dst, killed = tmp_path / "cropped", tmp_path / "killed"
+    in_parts(raw, dst)
+    run_crop(raw, killed, replace(SMALL, quality=30), jobs=1)
+    with contextlib.closing(sqlite3.connect(killed / "crop.sqlite", isolation_level=None)) as run:
+        run.execute("PRAGMA cache_size = 1")
+        run.execute("BEGIN")
+        run.execute("UPDATE source SET remark = hex(randomblob(900))")
+        for name in ("crop.sqlite", "crop.sqlite-journal"):
+            shutil.copy(killed / name, dst / name)
+        run.execute("ROLLBACK")
+    assert (dst / "crop.sqlite-journal").stat().st_size > 4096
+    merge_parts(dst)
+    assert tree(dst) == whole
+
+
 def test_one_part_beside_an_older_whole_run_is_not_taken_for_merged(
     raw: Path, tmp_path: Path
 ) -> None:
