@@ -36,6 +36,11 @@ stderr. With `--json`, stdout is one JSON object, also for an error:
 """
 
 
+_CODES = """\
+Codes of commands, and of images that failed (`image.…`; `imagenet-prep failures` lists those).
+What a message fills in is in angle brackets."""
+
+
 def commands(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
     """A click command and its subcommands -> (name as typed, help text)."""
     yield context.command_path, command.get_help(context)
@@ -52,13 +57,13 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
 
 
 def error_codes() -> dict[str, str]:
-    """Code -> template of its message, for every ToolError and UsageError in the source."""
+    """Code -> template of its message, for every error in the source that has a code."""
     trees = {
         path: ast.parse(path.read_text(encoding="utf-8"))
         for package in PACKAGES
         for path in sorted((REPOSITORY / package).rglob("*.py"))
     }
-    kinds = {"ToolError", "UsageError"}
+    kinds = {"ToolError", "UsageError", "ImageError"}
     classes = [n for tree in trees.values() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
     for _ in range(3):  # subclasses of subclasses
         kinds |= {c.name for c in classes if any(ast.unparse(base) in kinds for base in c.bases)}
@@ -76,6 +81,9 @@ def _codes_of(call: ast.Call) -> Iterator[tuple[str, str]]:
     if not call.args:
         return
     message = _template(call.args[1]) if len(call.args) > 1 else ""
+    if isinstance(call.args[0], ast.JoinedStr):
+        yield _template(call.args[0]), message
+        return
     for node in ast.walk(call.args[0]):
         if isinstance(node, ast.Constant) and _CODE.fullmatch(str(node.value)):
             yield str(node.value), message
@@ -107,13 +115,14 @@ def cli_page() -> str:
             level = "##" if path == name else "###"
             plain = "\n".join(line.rstrip() for line in text.splitlines())
             parts.append(f"{level} {path}\n\n```text\n{plain}\n```\n")
-    lines = [f"| `{code}` | {_cell(message)} |" for code, message in error_codes().items()]
-    parts.append("## Error codes\n\n| code | message |\n|---|---|\n" + "\n".join(lines) + "\n")
+    lines = [f"| `{_cell(code)}` | `{_cell(message)}` |" for code, message in error_codes().items()]
+    head = ["## Error codes\n", _CODES, "", "| code | message |", "|---|---|"]
+    parts.append("\n".join([*head, *lines, ""]))
     return "\n".join(parts)
 
 
 def _cell(message: str) -> str:
-    return message.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return message.replace("|", "\\|").replace("\n", " ")
 
 
 def recipes_page(text: str) -> str:
