@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 PACKAGES = ("imagenet_prep", "trainer")
 _WIDTH = 100
-_CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
+_CODE = re.compile(r"[a-z0-9_<>]+(\.[a-z0-9_<>]+)+")
 _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _INTRODUCTION = """\
 # Commands, options and error codes
@@ -81,8 +81,10 @@ def _codes_of(call: ast.Call) -> Iterator[tuple[str, str]]:
     if not call.args:
         return
     message = _template(call.args[1]) if len(call.args) > 1 else ""
-    if isinstance(call.args[0], ast.JoinedStr):
-        yield _template(call.args[0]), message
+    if isinstance(call.args[0], ast.JoinedStr):  # a part of the code is filled in
+        code = _template(call.args[0])
+        if _CODE.fullmatch(code):
+            yield code, message
         return
     for node in ast.walk(call.args[0]):
         if isinstance(node, ast.Constant) and _CODE.fullmatch(str(node.value)):
