@@ -94,7 +94,7 @@ def run_command(
             raise
         code, message, status = found
         if isinstance(error, click.ClickException):
-            error.message = message  # type: ignore[misc]  # click calls it final
+            error.message = shown(error.message)  # type: ignore[misc]  # click calls it final
             error.show()
         else:
             say(f"{program}: {message}")
@@ -116,7 +116,7 @@ def _failure(error: BaseException, interrupted: str) -> tuple[str, str, int] | N
     """An exception -> (code, message, exit status); None for a mistake of the program."""
     if isinstance(error, click.ClickException):
         # It may quote any argument, with whatever secret is in it.
-        return "usage", shown(error.message), error.exit_code
+        return "usage", shown(error.format_message()), error.exit_code
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted", interrupted, INTERRUPTED
     if isinstance(error, ToolError):
