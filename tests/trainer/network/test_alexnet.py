@@ -188,7 +188,7 @@ def test_an_unknown_word_in_the_order_is_refused() -> None:
 LAYOUTS = itertools.cycle((torch.channels_last, torch.contiguous_format))
 
 
-@pytest.mark.parametrize(("name", "layout"), zip(FAITHFUL, LAYOUTS, strict=False))
+@pytest.mark.parametrize(("name", "layout"), list(zip(FAITHFUL, LAYOUTS, strict=False)))
 def test_logits_and_gradients_are_those_of_the_plain_definition(
     name: str, layout: torch.memory_format
 ) -> None:
