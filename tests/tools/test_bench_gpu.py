@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tests.imagenet_prep.jpeg.test_kernels import run_module
+from tests.kit.jpegs import content, encoded
 from tests.trainer.conftest import Sample, make_beton
 from tools.bench import gpu_feed, gpu_loader
 from tools.bench.gpu_record import NO_CUDA, Bench
@@ -89,3 +92,15 @@ def test_the_loader_s_bench_runs_without_a_device(
     rows = json.loads(out.read_text())
     assert [row["value"] for row in rows] == [0.0] * (len(gpu_loader.SETTINGS) + 1)
     assert {row["images"] for row in rows} == {4}
+
+
+def test_the_decoders_benchmark_runs_in_the_simulator(tmp_path: Path) -> None:
+    for number in range(2):
+        pixels = content(np.random.default_rng(number), 64, 64, 4)
+        (tmp_path / f"{number}.jpg").write_bytes(encoded(pixels, quality=90))
+    record = tmp_path / "record.json"
+    options = ("--crops", str(tmp_path), "--smoke", "--json", str(record))
+    run_module("tools.bench.gpu_decode", *options, NUMBA_ENABLE_CUDASIM="1")
+    rows = {row["what"]: row["value"] for row in json.loads(record.read_text())}
+    assert rows["2 images, elements that differ from Pillow's"] == 0
+    assert rows["float32 19, less a mean image"] == 0
