@@ -162,7 +162,7 @@ def test_kill_9_leaves_no_incomplete_file(
                 assert ended.status == -signal.SIGKILL
             else:
                 assert ended.status == 1
-                assert ended.err.strip().count("\n") == 0
+                assert ended.err.strip().count("\n") <= 1  # the layout, then the error
                 assert "a worker process ended by itself" in ended.err
         stage.check_at_any_moment()
         if ended.status == 0 and name == "crop":
