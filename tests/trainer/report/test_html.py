@@ -136,10 +136,6 @@ def test_five_classes_have_no_top_5_error(tmp_path: Path) -> None:
     assert "top-5" not in found.text
 
 
-def test_without_validation_the_training_error_is_named(tmp_path: Path) -> None:
-    assert "error on the training set" in page(tmp_path, rows=rows(3, validation=False)).text
-
-
 def test_a_run_without_an_epoch_has_a_report(tmp_path: Path) -> None:
     found = page(tmp_path, rows=[{"kind": "step", "epoch": 1, "train_loss": 3.0}])
     assert "No epoch has finished yet." in found.text

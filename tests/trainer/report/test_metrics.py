@@ -140,11 +140,6 @@ def test_a_torn_last_line_is_left_out_and_cut_on_append(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path)) == 2
 
 
-def test_appending_to_nothing_starts_a_run(tmp_path: Path) -> None:
-    record(tmp_path / "new", 1, 1, append=True, keep_until_epoch=0)
-    assert len(read_metrics(tmp_path / "new")) == 3
-
-
 def test_a_fresh_run_forgets_the_earlier_one_and_nothing_else(tmp_path: Path) -> None:
     record(tmp_path, 1, 3, append=False)
     (tmp_path / "notes.txt").write_text("mine")
@@ -165,13 +160,6 @@ def test_missing_and_damaged_metrics_are_named(tmp_path: Path) -> None:
     assert [missing.value.code, damaged.value.code] == ["metrics.missing", "metrics.damaged"]
 
 
-def test_closing_twice_is_harmless(tmp_path: Path) -> None:
-    recorder = RunRecorder(tmp_path, append=False)
-    recorder.close()
-    recorder.close()
-    assert read_metrics(tmp_path) == []
-
-
 def test_each_kernel_fills_the_range_around_grey() -> None:
     weights = np.zeros((3, 3, 11, 11), np.float32)
     weights[0, :, 0, 0] = (1e-3, -1e-3, 0)
@@ -186,13 +174,6 @@ def test_each_kernel_fills_the_range_around_grey() -> None:
     assert (image[side + 2 :, side + 1 :] == 255).all()
     for border in (image[0], image[:, 0], image[side + 1], image[:, side + 1]):
         assert (border == 255).all()
-
-
-def test_grey_kernels_and_few_kernels_are_shown() -> None:
-    weights = np.linspace(-1, 1, 50, dtype=np.float32).reshape(2, 1, 5, 5)
-    image = kernel_grid(weights, columns=16)
-    assert image.shape == (42, 83, 3)
-    assert (image[..., 0] == image[..., 2]).all()
 
 
 def test_weights_that_are_not_finite_are_grey() -> None:
