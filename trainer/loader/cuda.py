@@ -223,7 +223,12 @@ class CudaBackend(DeviceRing):
         self._mean, self._gain = self._upload(mean), self._upload(gain)
         self._rows = self._upload(index.positions), self._upload(index.predictors)
         tables = jpeg.tables(index, self._upload)
-        self._decoder = jpeg.Decoder(index, tables, batch_size, self._allocate)
+        try:
+            self._decoder = jpeg.Decoder(index, tables, batch_size, self._allocate)
+        except ValueError as error:
+            raise UnusableError(
+                "loader.batch_size", f"batch_size is {batch_size}: {error}; use a smaller one"
+            ) from None
         self._out = [self._array(self.ring[slot].reshape(-1)) for slot in range(self.slots)]
         self._launched: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
         self._on = 0 if self.stream is None else jpeg.as_stream(self.stream)
