@@ -16,7 +16,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_published_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_publish_replaces_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "new" / "file.txt"
     for text in ("one", "two"):
         with publish(target) as temporary:

@@ -367,7 +367,7 @@ def test_an_exif_orientation_is_ignored_where_that_is_wanted(form: str, orientat
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_of_a_truncated_file_what_is_there_is_kept_where_that_is_wanted(kind: str) -> None:
+def test_truncated_files_are_kept_on_request(kind: str) -> None:
     image = Image.fromarray(smooth(200, 200))
     data = encoded(image, kind)
     part = data[: len(data) * 3 // 4]

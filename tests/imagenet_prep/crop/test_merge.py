@@ -49,7 +49,7 @@ def whole(raw: Path, tmp_path: Path) -> dict[str, bytes]:
     return tree(tmp_path / "whole")
 
 
-def test_a_source_is_in_one_part_and_the_parts_are_of_nearly_one_size() -> None:
+def test_parts_are_disjoint_and_of_similar_size() -> None:
     for parts in (1, 2, 3, 8, 64):
         counts = [0] * parts
         for index in range(6400):
@@ -79,9 +79,7 @@ def test_parts_on_one_disk_merge_to_the_bytes_of_one_run(
     assert tree(dst) == whole
 
 
-def test_parts_on_disks_of_their_own_merge_when_they_are_copied_together(
-    raw: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_parts_copied_together_merge(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     dst = tmp_path / "together"
     for number in (2, 3, 1):
         own = tmp_path / f"disk{number}"
@@ -104,7 +102,7 @@ def test_a_whole_run_takes_over_what_the_parts_have_made(
     assert cropped(raw, dst).tried == 0
 
 
-def test_a_part_that_was_stopped_goes_on_and_leaves_the_others_alone(
+def test_a_stopped_part_continues_and_leaves_the_others_alone(
     raw: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dst = tmp_path / "cropped"
@@ -136,9 +134,7 @@ def test_a_part_that_was_stopped_goes_on_and_leaves_the_others_alone(
     assert tree(dst) == whole
 
 
-def test_what_changed_between_the_parts_is_told_and_mended_by_running_them_again(
-    raw: Path, tmp_path: Path
-) -> None:
+def test_parts_of_changed_sources_are_refused_until_run_again(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     in_parts(raw, dst)
     shutil.copy(raw / "train/ant/ant0.jpg", raw / "train/ant/more.jpg")
@@ -167,7 +163,7 @@ def test_a_merge_that_was_killed_before_its_end_is_done_again(
         assert tree(dst) == whole
 
 
-def test_what_a_killed_whole_run_left_is_not_rolled_back_into_the_merged_journal(
+def test_merge_does_not_roll_back_into_the_new_journal(
     raw: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     dst, killed = tmp_path / "cropped", tmp_path / "killed"
@@ -185,9 +181,7 @@ def test_what_a_killed_whole_run_left_is_not_rolled_back_into_the_merged_journal
     assert tree(dst) == whole
 
 
-def test_one_part_beside_an_older_whole_run_is_not_taken_for_merged(
-    raw: Path, tmp_path: Path
-) -> None:
+def test_one_part_beside_an_older_whole_run_is_not_merged(raw: Path, tmp_path: Path) -> None:
     dst, other = tmp_path / "cropped", tmp_path / "other"
     cropped(raw, dst)
     run_crop(raw, other, replace(SMALL, quality=30), jobs=1, part=Part(1, PARTS))
@@ -244,9 +238,7 @@ def test_parts_and_whole_runs_are_not_mixed_up(raw: Path, tmp_path: Path) -> Non
         merge_parts(tmp_path / "other")
 
 
-def test_two_parts_may_run_at_a_time_but_not_a_whole_run_beside_one(
-    raw: Path, tmp_path: Path
-) -> None:
+def test_two_parts_may_run_at_once_but_no_whole_run_beside_them(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     asked: list[int] = []
 

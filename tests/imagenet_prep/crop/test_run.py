@@ -190,9 +190,7 @@ def test_a_killed_run_is_continued_to_the_same_result(
     assert tree(dst) == tree(tmp_path / "whole")
 
 
-def test_a_damaged_journal_is_an_error_and_its_deletion_the_remedy(
-    raw: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_journal_is_an_error_until_it_is_deleted(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     cropped(raw, dst)
     before = tree(dst)

@@ -132,7 +132,7 @@ def claim_encryption(path: Path) -> None:
         (change(sum=np.array([{}], object)), "not a usable statistics file"),
     ],
 )
-def test_unusable_statistics_are_refused_in_one_sentence(
+def test_unusable_statistics_are_refused_with_one_error(
     tmp_path: Path, damage: Callable[[Path], None], reason: str
 ) -> None:
     path = tmp_path / "stats.npz"
@@ -201,7 +201,7 @@ def test_damaged_manifest_is_refused(tmp_path: Path, damage: str) -> None:
         load_manifest(beton)
 
 
-def test_source_digest_does_not_depend_on_the_order_but_on_every_path_and_content() -> None:
+def test_source_digest_depends_on_paths_and_contents_not_on_order() -> None:
     pairs = [("train/a/1.JPEG", "aa"), ("train/b/2.JPEG", "bb")]
     digest = source_digest(pairs)
     assert digest == source_digest(reversed(pairs))

@@ -80,9 +80,7 @@ def test_crops_are_not_listed_while_a_run_is_unfinished(path: Path) -> None:
 
 
 @pytest.mark.parametrize("sources", [0, 3, 5])
-def test_a_journal_with_other_rows_than_its_run_wrote_is_incomplete(
-    tmp_path: Path, sources: int
-) -> None:
+def test_a_journal_with_another_number_of_rows_is_incomplete(tmp_path: Path, sources: int) -> None:
     write(tmp_path / JOURNAL_NAME, sources=sources)
     with fails("crop.journal_incomplete"):
         Crops(tmp_path)
@@ -138,7 +136,7 @@ def test_a_folder_that_crop_did_not_make_is_an_error(tmp_path: Path) -> None:
         Crops(tmp_path / "none")
 
 
-def test_parts_are_found_and_read_together_before_they_are_merged(tmp_path: Path) -> None:
+def test_unmerged_parts_are_read_together(tmp_path: Path) -> None:
     write(tmp_path / "crop.1-of-2.sqlite", ENTRIES[:2])
     write(tmp_path / "crop.2-of-2.sqlite", ENTRIES[2:])
     assert list(part_journals(tmp_path)) == [Part(1, 2), Part(2, 2)]

@@ -133,7 +133,7 @@ def test_files_up_to_a_size_share_out_all_samples_evenly(sizes: list[int], limit
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "text"),
     [
         ({"shards": 111}, "110 samples cannot fill 111 files"),
         ({"shard_size": PAGE_SIZE_BYTES}, "do not hold one page"),
@@ -142,16 +142,14 @@ def test_files_up_to_a_size_share_out_all_samples_evenly(sizes: list[int], limit
     ],
 )
 def test_shards_that_cannot_be_are_wrong_usage(
-    made_beton: Made, tmp_path: Path, settings: dict[str, int], sentence: str
+    made_beton: Made, tmp_path: Path, settings: dict[str, int], text: str
 ) -> None:
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(UsageError, match=text):
         made_beton.build(tmp_path / "train.beton", **settings)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_names_in_any_order_are_the_set_that_a_pattern_is(
-    made_beton: Made, tmp_path: Path
-) -> None:
+def test_several_names_in_any_order_are_one_set(made_beton: Made, tmp_path: Path) -> None:
     betons = shards_of(made_beton, tmp_path, 3)
     again = find_betons(*reversed(betons.paths))
     assert again.paths == betons.paths
@@ -231,7 +229,7 @@ def renumbered(betons: Betons, tmp_path: Path, made: Made) -> None:
         (renumbered, "shards.damaged", "train-*.beton: "),
     ],
 )
-def test_what_is_no_whole_set_is_refused_with_one_sentence(
+def test_what_is_no_whole_set_is_refused_with_one_error(
     made_beton: Made,
     tmp_path: Path,
     damage: Callable[[Betons, Path, Made], None],
@@ -264,7 +262,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("before", "now"), [(None, 2), (2, None), (2, 3), (3, 2)], ids=lambda n: f"{n}-shards"
 )
-def test_betons_of_another_build_are_in_the_way_and_stay_untouched(
+def test_betons_of_another_build_are_refused_and_untouched(
     made_beton: Made, tmp_path: Path, before: int | None, now: int | None
 ) -> None:
     out = tmp_path / "train.beton"
@@ -325,7 +323,7 @@ def test_a_set_counts_only_when_its_last_manifest_is_there(
     assert check_betons(again, jobs=1).good
 
 
-def test_more_shards_than_files_may_be_open_is_one_sentence(
+def test_more_shards_than_files_may_be_open_is_one_error(
     made_beton: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (60, 66))
@@ -367,7 +365,7 @@ def test_a_sample_that_two_shards_hold_is_a_fault(made_beton: Made, tmp_path: Pa
     assert list(report.faults) == [f"{tmp_path / 'train-*.beton'}: a sample is in it twice"]
 
 
-def test_the_validation_set_beside_is_one_file_or_shards_and_never_both(
+def test_the_validation_set_is_one_file_or_shards_never_both(
     made_beton: Made, tmp_path: Path
 ) -> None:
     train = shards_of(made_beton, tmp_path, 2)
