@@ -25,7 +25,18 @@ from imagenet_prep.dataset.statistics import load_stats
 from tests.kit.journal import journal_rows
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-COMMANDS = ("sample", "crop", "merge", "failures", "stats", "build", "verify", "prepare", "info")
+COMMANDS = [
+    "sample",
+    "crop",
+    "merge",
+    "failures",
+    "stats",
+    "build",
+    "index",
+    "verify",
+    "prepare",
+    "info",
+]
 FAILURES = "crop.too_many_failures"
 NOTICE = re.compile(
     r"^(?:layout|note:) .*\n|^crop: \d+ of \d+\n", re.MULTILINE
@@ -122,9 +133,11 @@ def test_prepare_puts_everything_into_one_folder(
         "cropped",
         "train.beton",
         "train.beton.json",
+        "train.beton.rows",
         "train.stats.npz",
         "val.beton",
         "val.beton.json",
+        "val.beton.rows",
         "val.stats.npz",
     ]
     sheet = tmp_path / "sheet.png"
