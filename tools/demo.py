@@ -253,7 +253,7 @@ def begin(root: Path, source: str) -> None:
         shutil.rmtree(root / "cropped", ignore_errors=True)
         shutil.rmtree(root / "runs" / "demo", ignore_errors=True)
         for split in ("train", "val", "test"):
-            for suffix in (".beton", ".beton.json", ".stats.npz"):
+            for suffix in (".beton", ".beton.json", ".beton.rows", ".stats.npz"):
                 (root / (split + suffix)).unlink(missing_ok=True)
     root.mkdir(parents=True, exist_ok=True)
     mark.write_text(source, encoding="utf-8")
