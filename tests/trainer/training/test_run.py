@@ -114,38 +114,6 @@ def test_eval_repeats_the_best_epochs_figures(workplace: Path) -> None:
     assert found.images == 25
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(workplace: Path) -> None:
-    beton = workplace / "train.beton"
-    train(TINY, beton, workplace / "whole", resume=False, report=silent, progress=quiet)
-
-    def interrupt(row: dict[str, Any]) -> None:
-        if row["epoch"] == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(TINY, beton, workplace / "parts", resume=False, report=interrupt, progress=quiet)
-    assert not list((workplace / "parts").glob(".*.tmp"))
-    train(TINY, beton, workplace / "parts", resume=True, report=silent, progress=quiet)
-    whole = load_checkpoint(workplace / "whole" / "last.pt")
-    parts = load_checkpoint(workplace / "parts" / "last.pt")
-    assert whole.average is not None
-    assert parts.average is not None
-    for key, tensor in whole.model.items():
-        assert torch.equal(tensor, parts.model[key]), key
-        assert torch.equal(whole.average[key], parts.average[key]), key
-    epochs = [r["epoch"] for r in read_metrics(workplace / "parts") if r["kind"] == "epoch"]
-    assert epochs == [1, 2]
-
-
-def test_resuming_with_other_settings_names_them(workplace: Path) -> None:
-    beton, folder = workplace / "train.beton", workplace / "run"
-    one = dataclasses.replace(TINY, epochs=1)
-    train(one, beton, folder, resume=False, report=silent, progress=quiet)
-    other = dataclasses.replace(one, lr=0.123)
-    with refusal("run.other_settings", "there and 0.123 here"):
-        train(other, beton, folder, resume=True, report=silent, progress=quiet)
-
-
 def test_a_run_without_validation_set_trains_and_keeps_the_last_epoch(workplace: Path) -> None:
     (workplace / "val.beton").unlink()
     rows: list[dict[str, Any]] = []
