@@ -114,5 +114,17 @@ OURS = (
         "tutorial-cats-dogs).",
         notes="An epoch is all images, not a few steps; otherwise as `cat-fish`.",
     ),
+    named(
+        "finetune",
+        _THUMBNAIL | {"epochs": 12, "lr": 1e-3, "average": 0.95, "lr_backbone": 0.1},
+        summary="few images, from weights that were trained on others (--weights)",
+        prepare="imagenet-prep prepare --src raw --size 72",
+        command="trainer run --beton train.beton --preset finetune --weights "
+        "runs/tiny-imagenet/best.pt",
+        time="some ten seconds of one idle core for 200 images",
+        result="@@RESULT@@",
+        notes="The network of `tiny-imagenet`, 67 px. The last layer is initialised anew for the "
+        "classes of the new set, all others learn at a tenth of the rate.",
+    ),
 )
 # fmt: on

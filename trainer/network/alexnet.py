@@ -153,9 +153,14 @@ NETWORKS: dict[str, NetworkSpec] = {
 def network_spec(name: str, *, classes: int, channels: int = 3) -> NetworkSpec:
     """The named description for that many classes and input channels."""
     if name not in NETWORKS:
-        raise NetworkError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
+        raise NetworkError(
+            "network.unknown",
+            f"--network {name}: does not exist; choose from {', '.join(NETWORKS)}",
+        )
     if classes < 1 or channels < 1:
-        raise NetworkError(f"{classes} classes and {channels} channels; both must be at least 1")
+        raise NetworkError(
+            "network.shape", f"{classes} classes and {channels} channels; both must be at least 1"
+        )
     return replace(NETWORKS[name], classes=classes, channels=channels)
 
 
@@ -179,8 +184,9 @@ def feature_sides(spec: NetworkSpec) -> list[tuple[str, int]]:
         room = side + 2 * padding - kernel
         if room < 0:
             raise NetworkError(
+                "network.too_small",
                 f"{layer}: its {kernel}×{kernel} kernel does not fit its input of {side} + "
-                f"2×{padding} px (input_size {spec.input_size}); use larger pictures"
+                f"2×{padding} px (input_size {spec.input_size}); use larger images",
             )
         side = room // stride + 1
         sides.append((layer, side))
@@ -315,7 +321,9 @@ def _following(word: str, width: int, spec: NetworkSpec) -> list[nn.Module]:
     if word == "pool":
         return [nn.MaxPool2d(3, 2)]
     if word not in ("norm", "spatial"):
-        raise NetworkError(f"orders: {word!r} is not one of relu, norm, spatial and pool")
+        raise NetworkError(
+            "network.order", f"orders: {word!r} is not one of relu, norm, spatial and pool"
+        )
     if spec.norm != "lrn":
         return []
     if word == "spatial":
@@ -366,7 +374,7 @@ def _initialise(model: AlexNet, spec: NetworkSpec) -> None:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         else:
             raise NetworkError(
-                f"no initialisation is called {spec.init!r}; there are normal, torch and he"
+                "network.init", f"init {spec.init!r}: choose from normal, torch and he"
             )
 
 

@@ -132,7 +132,7 @@ def test_summary_prints_parameters(capsys: Capture) -> None:
         (["run", "--beton", "x.beton", "--epochs", "0"], 2, "--epochs"),
         (["run", "--beton", "x.beton", "--preset", "huge"], 2, "there are small"),
         (["run"], 2, "--beton"),
-        (["summary", "--network", "resnet"], 2, "no network is called 'resnet'"),
+        (["summary", "--network", "resnet"], 2, "--network resnet: does not exist"),
         (["eval", "--checkpoint", "no.pt", "--beton", "x.beton"], 2, "no such"),
         (["predict", "--checkpoint", "no.pt", "no.jpg"], 2, "no such image"),
         (["nonsense"], 2, "nonsense"),
