@@ -116,15 +116,17 @@ OURS = (
     ),
     named(
         "finetune",
-        _THUMBNAIL | {"epochs": 12, "lr": 1e-3, "average": 0.95, "lr_backbone": 0.1},
+        _THUMBNAIL | {"epochs": 12, "lr": 1e-3, "average": 0.95},
         summary="few images, from weights that were trained on others (--weights)",
         prepare="imagenet-prep prepare --src raw --size 72",
         command="trainer run --beton train.beton --preset finetune --weights "
         "runs/tiny-imagenet/best.pt",
         time="some ten seconds of one idle core for 200 images",
-        result="@@RESULT@@",
+        result="Cats and dogs, 200 + 100 images, weights trained on 1,000 images of Imagenette: 68, 70 "
+        "and 64 % top-1 accuracy for three seeds; from random weights 68, 66 and 69 %, so weights of "
+        "so few images do not help. tools/records/finetune-cats-dogs.json",
         notes="The network of `tiny-imagenet`, 67 px. The last layer is initialised anew for the "
-        "classes of the new set, all others learn at a tenth of the rate.",
+        "classes of the new set. Also useful: --freeze features, --lr-backbone 0.1.",
     ),
 )
 # fmt: on

@@ -72,7 +72,9 @@ class Job:
         return [row for row in read_metrics(self.run) if row["kind"] == "epoch"]
 
     def said(self, rank: int, stream: str) -> str:
-        return (self.folder / f"{rank}.{stream}").read_text()
+        text = (self.folder / f"{rank}.{stream}").read_text()
+        # Without the progress lines that a busy machine has time for.
+        return re.sub(r"(?m)^(epoch \d+/\d+|validation): \d+ of \d+\n", "", text)
 
     @property
     def statuses(self) -> list[int]:
