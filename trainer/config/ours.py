@@ -122,9 +122,9 @@ OURS = (
         command="trainer run --beton train.beton --preset finetune --weights "
         "runs/tiny-imagenet/best.pt",
         time="some ten seconds of one idle core for 200 images",
-        result="Cats and dogs, 200 + 100 images, weights trained on 1,000 images of Imagenette: 68, 70 "
-        "and 64 % top-1 accuracy for three seeds; from random weights 68, 66 and 69 %, so weights of "
-        "so few images do not help. tools/records/finetune-cats-dogs.json",
+        result="Cats and dogs, 200 + 100 images, weights trained on 1,000 images of Imagenette: "
+        "68, 70 and 64 % top-1 accuracy for three seeds; from random weights 68, 66 and 69 %: "
+        "weights from so few images do not help. tools/records/finetune-cats-dogs.json",
         notes="The network of `tiny-imagenet`, 67 px. The last layer is initialised anew for the "
         "classes of the new set. Also useful: --freeze features, --lr-backbone 0.1.",
     ),
