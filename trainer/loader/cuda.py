@@ -1,8 +1,9 @@
 """The back end that decodes on a CUDA device: only compressed bytes travel.
 
 The thread copies a batch's compressed samples side by side into pinned memory; they go to the
-device on one stream and are decoded there on another. Two batches are under way at a time;
-their results lie in a ring that is handed out by events. Nothing stops the device: the status
+device on one stream. Two batches are under way at a time, each decoded on a stream of its own,
+since one alone does not fill the device; their results lie in a ring that is handed out by
+events. Nothing stops the device: the status
 of a batch is read when the second batch after it is prepared.
 
 With NUMBA_ENABLE_CUDASIM=1 everything runs on the CPU, in numba's simulator.
@@ -132,15 +133,13 @@ class CudaBackend(DeviceRing):
         super().__init__(views, batch_size=batch_size, slots=slots, layout=layout, device=device)
         self.info, self.draws = info, Draws(views, stats, info.side_px, batch_size)
         self.files = np.full(len(betons.paths), -1, np.int64)
-        self.packer = Packer(info.extents, self.files)
+        self.packer = Packer(info.extents, self.files, jobs)
         largest = np.partition(aligned(info.extents[:, 1]), -batch_size)[-batch_size:]
         most = int(largest.sum()) + MARGIN
-        self.sides = [_Side(self, batch_size, most) for _ in range(2)]
+        self.streams = [self.stream, self.new_stream()]
+        self.sides = [_Side(self, batch_size, most) for _ in self.streams]
         self.store = _Store(info, most, self._is_resident(reading.resident), device)
-        self.copying: Any = None
-        if self.stream is not None:
-            self.copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            self.copying.wait_stream(torch.cuda.current_stream(device))
+        self.copying = self.new_stream()
         self._number = 0
         self._thread = threading.local()
         self._prepare(index, stats, batch_size)
@@ -163,14 +162,23 @@ class CudaBackend(DeviceRing):
 
     def begin(self) -> None:
         """An epoch begins: damage in one that was left early is not its business."""
-        super().begin()
-        for side in self.sides:
+        for stream, side in zip(self.streams, self.sides, strict=True):
             side.indices = None
+            if stream is not None:
+                stream.wait_stream(torch.cuda.current_stream(self.device))
+
+    def close(self) -> None:
+        """Memory that the consumer frees from now on is no longer written."""
+        super().close()
+        self.packer.close()
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.streams[1])
 
     def fill(self, slot: int, indices: NDArray[np.uint64]) -> None:
         """Copies a batch's samples and queues its decoding. Raises DamagedError, also of one of
         the two batches before."""
-        side, count = self.sides[self._number % 2], len(indices)
+        turn, count = self._number % 2, len(indices)
+        side, stream = self.sides[turn], self.streams[turn]
         words = self.store.words[self._number % len(self.store.words)]
         self._number += 1
         side.settle()
@@ -192,16 +200,16 @@ class CudaBackend(DeviceRing):
                 self.store.keep(indices[fresh], begins[fresh], used)
             if self.copying is not None:
                 side.copied.record(self.copying)
-        with self.on_stream(self.stream):
-            if self.stream is not None:
-                self.stream.wait_event(side.copied)
-            self.wait_until_free(slot, self.stream)
-            self._decode(side, words, slot, count)
+        with self.on_stream(stream):
+            if stream is not None:
+                stream.wait_event(side.copied)
+            self.wait_until_free(slot, stream)
+            self._decode(turn, words, slot, count)
             self.labels[slot, :count].copy_(side.device["labels"][:count])
             side.found.copy_(side.status, non_blocking=True)
-            if self.stream is not None:
-                side.decoded.record(self.stream)
-            self.filled(slot, count, self.stream)
+            if stream is not None:
+                side.decoded.record(stream)
+            self.filled(slot, count, stream)
         side.indices = indices
 
     def finish(self) -> None:
@@ -224,19 +232,21 @@ class CudaBackend(DeviceRing):
         self._rows = self._upload(index.positions), self._upload(index.predictors)
         tables = jpeg.tables(index, self._upload)
         try:
-            self._decoder = jpeg.Decoder(index, tables, batch_size, self._allocate)
+            self._decoders = [
+                jpeg.Decoder(index, tables, batch_size, self._allocate) for _ in self.sides
+            ]
         except ValueError as error:
             raise UnusableError(
                 "loader.batch_size", f"batch_size is {batch_size}: {error}; use a smaller one"
             ) from None
         self._out = [self._array(self.ring[slot].reshape(-1)) for slot in range(self.slots)]
         self._launched: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
-        self._on = 0 if self.stream is None else jpeg.as_stream(self.stream)
+        self._on = [0 if stream is None else jpeg.as_stream(stream) for stream in self.streams]
         self._own_colour = views.lighting_mode == "image" and views.drawn
         if self.stream is not None:  # compiled now, in this thread, where Ctrl-C works
             self.begin()
             with self.on_stream(self.stream):
-                self._decode(self.sides[0], self.store.words[0], 0, 1)
+                self._decode(0, self.store.words[0], 0, 1)
 
     def _select(self) -> None:
         """Numba's device of this thread is the loader's."""
@@ -262,9 +272,9 @@ class CudaBackend(DeviceRing):
         held = torch.from_numpy(np.array(array, order="C").view(same)).to(self.device)
         return self._array(held).view(kind)
 
-    def _arguments(self, side: _Side, words: Tensor, count: int) -> tuple[Any, Any, Any]:
+    def _arguments(self, turn: int, words: Tensor, count: int) -> tuple[Any, Any, Any]:
         """(batch, views, normals) for the kernels; the same for all batches of a side and size."""
-        key = (self.sides.index(side), count)
+        side, key = self.sides[turn], (turn, count)
         if key not in self._launched:
             there = {
                 name: self._array(tensor[: count * (len(tensor) // len(side.status))])
@@ -281,22 +291,23 @@ class CudaBackend(DeviceRing):
             self._launched[key] = batch, views, there["normals"]
         return self._launched[key]
 
-    def _decode(self, side: _Side, words: Tensor, slot: int, count: int) -> None:
-        """Queues the kernels of a batch."""
+    def _decode(self, turn: int, words: Tensor, slot: int, count: int) -> None:
+        """Queues the kernels of a batch, on the side whose turn it is."""
         self._select()
-        batch, views, normals = self._arguments(side, words, count)
-        self._decoder.decode(batch, self._on)
+        batch, views, normals = self._arguments(turn, words, count)
+        decoder, on = self._decoders[turn], self._on[turn]
+        decoder.decode(batch, on)
         if self._own_colour:
             from trainer.views.cuda_colour import THREADS, own_shifts
 
             data = batch.words.view(np.uint8)
-            self.jpeg.kernel(own_shifts)[count, THREADS, self._on](
-                data, self._decoder._planes, batch.jobs, batch.begins, batch.status,
-                np.int32(self._decoder.blocks), normals, views.shift,
+            self.jpeg.kernel(own_shifts)[count, THREADS, on](
+                data, decoder._planes, batch.jobs, batch.begins, batch.status,
+                np.int32(decoder.blocks), normals, views.shift,
             )  # fmt: skip
-        self._decoder.view(
+        decoder.view(
             batch, views, self._out[slot], self.views.out_px, self.views.dtype, self.layout,
-            resized=self.views.resamples, stream=self._on,
+            resized=self.views.resamples, stream=on,
         )  # fmt: skip
 
 

@@ -32,12 +32,16 @@ class DeviceRing(Backend):
         self.ring = torch.zeros(whole, dtype=kind, device=device)
         self.labels = torch.zeros((slots, batch_size), dtype=torch.int64, device=device)
         self.counts = [0] * slots
-        self.stream: Any = None
-        if device.type == "cuda":
-            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = self.new_stream()
         self.done, self.used = self.events(slots), self.events(slots)
-        if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream(device))
+
+    def new_stream(self) -> Any:
+        """A stream that comes after all work so far; None without CUDA."""
+        if self.device.type != "cuda":
+            return None
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        return stream
 
     def events(self, count: int) -> list[Any]:
         """Events that a thread can wait for without keeping its core busy."""
