@@ -57,7 +57,8 @@ class Source(NamedTuple):
 
 def found(key: str, split: str, class_name: str, inside: str, place: Place) -> Source:
     """A source as a layout yields it; ``inside`` is its path below the split, with suffix."""
-    return Source(key, split, class_name, -1, inside, *place)
+    # As Source(...) would, in half of the time: there may be millions.
+    return tuple.__new__(Source, (key, split, class_name, -1, inside, *place))
 
 
 @dataclass

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
+from operator import itemgetter
 
 from imagenet_prep.containers import imagenet
 from imagenet_prep.containers.names import Given, without_collector
@@ -65,7 +66,7 @@ class Scan:
             if len(kept) < len(group) and not self._chosen:
                 foreign = next(s for s in group if s.class_name not in self._labels)
                 raise _foreign_class(self._src, foreign.split, foreign.class_name, "the class list")
-            counts.update((source.split, source.class_name) for source in kept)
+            counts.update(map(itemgetter(1, 2), kept))  # (split, class)
             yield from self._named(kept)
         if not counts:
             raise ToolError(
