@@ -215,7 +215,7 @@ def test_missing_data_is_one_line_with_what_to_download(
     ("words", "reason"),
     [
         (["cats"], "unknown recipe 'cats'"),
-        (["cat-fish", "--preset", "nothing"], "no preset is called 'nothing'"),
+        (["cat-fish", "--preset", "nothing"], "--preset nothing: does not exist"),
         (["cat-fish", "--preset", "small", "--ours", "--theirs"], "--preset is for one side"),
     ],
 )
