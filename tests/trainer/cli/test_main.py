@@ -130,7 +130,7 @@ def test_summary_prints_parameters(capsys: Capture) -> None:
     [
         (["run", "--beton", "nowhere.beton"], 2, "nowhere.beton: no such file"),
         (["run", "--beton", "x.beton", "--epochs", "0"], 2, "--epochs"),
-        (["run", "--beton", "x.beton", "--preset", "huge"], 2, "there are small"),
+        (["run", "--beton", "x.beton", "--preset", "huge"], 2, "choose from small"),
         (["run"], 2, "--beton"),
         (["summary", "--network", "resnet"], 2, "--network resnet: does not exist"),
         (["eval", "--checkpoint", "no.pt", "--beton", "x.beton"], 2, "no such"),
