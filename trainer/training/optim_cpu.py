@@ -12,51 +12,72 @@ from torch import Tensor
 from trainer.network.lrn_cpu import in_parts, like, wide
 from trainer.numba_ext import kernel
 
+# Elements that are moved together, as parts of the arrays and in loops of few of them: the
+# compiler makes vector instructions only where it can tell indices and arrays apart.
+_CHUNK = 4096
+
+
+@kernel
+def _scaled(gradient: Any, coefficient: Any, found: Any) -> None:
+    for i in range(gradient.shape[0]):
+        found[i] = wide(gradient[i]) * coefficient
+
+
+@kernel
+def _follow(master: Any, work: Any, average: Any, share: Any) -> None:
+    for i in range(work.shape[0]):
+        work[i] = like(master[i], work[i])
+    for i in range(average.shape[0]):
+        average[i] += share * (master[i] - average[i])
+
 
 @kernel
 def _sgd(
     master: Any, gradient: Any, work: Any, average: Any, moment: Any, numbers: Any, first: Any,
     last: Any,
-) -> Any:  # fmt: skip
+) -> None:  # fmt: skip
     rate, coefficient, share, decay, momentum = (
         numbers[0], numbers[1], numbers[2], numbers[3], numbers[4],
     )  # fmt: skip
-    for i in range(first, last):
-        g = wide(gradient[i]) * coefficient
-        m = momentum * moment[i] + (g + decay * master[i])
-        new = master[i] - rate * m
-        moment[i] = m
-        master[i] = new
-        if work.shape[0]:
-            work[i] = like(new, work[i])
-        if average.shape[0]:
-            average[i] += share * (new - average[i])
+    g = np.empty(_CHUNK, np.float32)
+    for begin in range(first, last, _CHUNK):
+        end = min(begin + _CHUNK, last)
+        w, m = master[begin:end], moment[begin:end]
+        _scaled(gradient[begin:end], coefficient, g)
+        for i in range(w.shape[0]):
+            m[i] = momentum * m[i] + (g[i] + decay * w[i])
+        for i in range(w.shape[0]):
+            w[i] -= rate * m[i]
+        _follow(w, work[begin:end], average[begin:end], share)
 
 
 @kernel
 def _adam(
     master: Any, gradient: Any, work: Any, average: Any, moment: Any, square: Any, numbers: Any,
     decoupled: Any, first: Any, last: Any,
-) -> Any:  # fmt: skip
+) -> None:  # fmt: skip
     rate, coefficient, share, decay, beta1 = (
         numbers[0], numbers[1], numbers[2], numbers[3], numbers[4],
     )  # fmt: skip
     beta2, epsilon, correction, root = numbers[5], numbers[6], numbers[7], numbers[8]
     one = np.float32(1)
-    for i in range(first, last):
-        g, new = wide(gradient[i]) * coefficient, master[i]
-        if decoupled:
-            new *= one - rate * decay
-        else:
-            g += decay * new
-        m = moment[i] + (one - beta1) * (g - moment[i])
-        s = beta2 * square[i] + (one - beta2) * g * g
-        new -= rate / correction * (m / (np.sqrt(s) / root + epsilon))
-        moment[i], square[i], master[i] = m, s, new
-        if work.shape[0]:
-            work[i] = like(new, work[i])
-        if average.shape[0]:
-            average[i] += share * (new - average[i])
+    keep, coupled = (one - rate * decay, np.float32(0)) if decoupled else (one, decay)
+    g = np.empty(_CHUNK, np.float32)
+    for begin in range(first, last, _CHUNK):
+        end = min(begin + _CHUNK, last)
+        w, m, s = master[begin:end], moment[begin:end], square[begin:end]
+        _scaled(gradient[begin:end], coefficient, g)
+        for i in range(w.shape[0]):
+            g[i] += coupled * w[i]
+        for i in range(w.shape[0]):
+            m[i] += (one - beta1) * (g[i] - m[i])
+        for i in range(w.shape[0]):
+            s[i] = beta2 * s[i] + (one - beta2) * g[i] * g[i]
+        for i in range(w.shape[0]):
+            g[i] = m[i] / (np.sqrt(s[i]) / root + epsilon)
+        for i in range(w.shape[0]):
+            w[i] = keep * w[i] - rate / correction * g[i]
+        _follow(w, work[begin:end], average[begin:end], share)
 
 
 def _flat(tensor: Tensor | None) -> Any:
