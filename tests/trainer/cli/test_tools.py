@@ -244,7 +244,7 @@ def test_presets_are_listed_and_shown_with_everything(capsys: Capture) -> None:
     assert run("presets", "original-2012", "--json") == 0
     assert last_object(capsys)["settings"]["bias_rate"] == 2.0
     assert run("presets", "alexnet") == 2
-    assert "there are small" in capsys.readouterr().err
+    assert "choose from small" in capsys.readouterr().err
 
 
 def test_resuming_another_recipe_asks_for_force(
