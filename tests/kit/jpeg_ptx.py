@@ -21,7 +21,7 @@ from typing import Any
 import numba.cuda.dispatcher
 from numba import types as _types
 
-from imagenet_prep.jpeg import cuda
+from imagenet_prep.jpeg import cuda, kernels
 
 types: Any = _types
 i32, i64, f32 = types.int32, types.int64, types.float32
@@ -37,18 +37,18 @@ OUT = (types.uint8, f32, types.float16, types.int16)
 FILTERS = (array(i32, 3), array(f32, 3))
 
 
-def kernels() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+def variants() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """(name, kernel, types of its arguments) of every variant."""
-    yield "clear", cuda.kernel(cuda._clear), (array(i64), STATUS)
+    yield "clear", cuda.kernel(kernels.clear_kernel), (array(i64), STATUS)
     huffman = (
         array(types.uint32), JOBS, BEGINS, *ENTRIES, array(types.uint16), array(i32),
         array(types.int16), STATUS, i32, i32, i32,
     )  # fmt: skip
     for single in (0, 1):
-        yield f"huffman {single}", cuda.kernel(cuda._huffman, single), huffman
+        yield f"huffman {single}", cuda.kernel(kernels.huffman_kernel, single), huffman
     idct = (array(i64), JOBS, array(i64), array(types.uint64), STATUS, i32)
-    yield "idct", cuda.kernel(cuda._idct), idct
-    yield "weigh", cuda.kernel(cuda._weigh), (array(i32, 2), i32, i32, *FILTERS)
+    yield "idct", cuda.kernel(kernels.idct_kernel), idct
+    yield "weigh", cuda.kernel(kernels.weigh_kernel), (array(i32, 2), i32, i32, *FILTERS)
     data = (array(types.uint8), array(types.uint8), JOBS, BEGINS, array(i32, 2), i32)
     for form, dtype in enumerate(OUT):
         view = (
@@ -58,7 +58,7 @@ def kernels() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         for layout in range(3):
             for resized in (0, 1):
                 name = f"view {cuda.DTYPES[form]} {cuda.LAYOUTS[layout]} {resized}"
-                yield name, cuda.kernel(cuda._view, form, layout, resized), view
+                yield name, cuda.kernel(kernels.view_kernel, form, layout, resized), view
 
 
 def assembled(ptx: str, capability: str) -> str:
@@ -89,7 +89,7 @@ def main() -> None:
     target: Any = numba.cuda
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=numbers)
     every = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    for name, kernel, signature in list(kernels())[::every]:
+    for name, kernel, signature in list(variants())[::every]:
         ptx, _ = target.compile_ptx(kernel.py_func, signature, cc=numbers)
         local = "local memory" if ".local" in ptx else "no local memory"
         sys.stdout.write(f"{name}: {local}, {assembled(ptx, capability)}\n")

@@ -272,11 +272,11 @@ def parts(lines: Lines, data: Data, count: int) -> None:
         lines.add(f"batch {count}: {what}", ms, "ms", images_per_second=round(count / ms * 1e3))
 
     line("copies", lambda: lane.copy(held))
-    with only(("_idct", "_huffman")):
+    with only(("idct_kernel", "huffman_kernel")):
         line("clear", lane.decode)
-    with only(("_idct", "_clear")):
+    with only(("idct_kernel", "clear_kernel")):
         line("Huffman", lane.decode)
-    with only(("_huffman", "_clear")):
+    with only(("huffman_kernel", "clear_kernel")):
         line("IDCT", lane.decode)
     line("clear, Huffman and IDCT", lane.decode)
     px = data.out_px
