@@ -352,7 +352,8 @@ def steps(part: Part) -> None:
 def flop_of_step(network: str) -> float:
     """Floating point operations of a step, an image: thrice the forward pass, without the
     gradient of the images."""
-    from trainer.network.alexnet import NETWORKS, summarise
+    from trainer.network.alexnet import NETWORKS
+    from trainer.network.summary import summarise
 
     table = summarise(NETWORKS[network])
     operations: float = 6.0 * table.multiply_adds - 2.0 * table.rows[0].multiply_adds

@@ -28,7 +28,8 @@ def summary(network: str, classes: int, channels: int, batch_size: int, as_json:
     """
     from dataclasses import asdict
 
-    from trainer.network.alexnet import NETWORKS, network_spec, summarise
+    from trainer.network.alexnet import NETWORKS, network_spec
+    from trainer.network.summary import summarise
 
     spec = network_spec(network, classes=classes, channels=channels)
     table = summarise(spec)

@@ -19,7 +19,6 @@ import triton.language as tl
 from torch import Tensor
 
 jit: Callable[[Any], Any] = triton.jit
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 VECTOR = 8  # channels of a lane
 # Threads of a program; how many rows (of windows, of pairs of rows, of places) a lane walks; and
 # the most registers of a thread (0: what the compiler wants).
@@ -303,19 +302,6 @@ def _relu_backward(y, gradient, dz, sums, lanes, vectors, ROWS: tl.constexpr, N:
         total = _sum(total, g)
         at += lanes
     _store8(sums, lane, mask, total, N)
-
-
-def fits(z: Tensor) -> bool:
-    """Whether the kernels take what a convolution made: on CUDA, (B, C, H, W) channels last
-    without gaps, C a multiple of eight, in a dtype that they know."""
-    return (
-        z.is_cuda
-        and z.dim() == 4
-        and z.dtype in DTYPES
-        and z.shape[1] % VECTOR == 0
-        and z.numel() > 0
-        and z.is_contiguous(memory_format=torch.channels_last)
-    )
 
 
 def _launch(name: str, kernel: Any, lanes: int, parts: int, *arguments: Any, **fixed: Any) -> None:

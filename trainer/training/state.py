@@ -17,7 +17,8 @@ from trainer.config import run_config as configs
 from trainer.data import Data
 from trainer.device import Precision, choose_device, choose_precision
 from trainer.distributed.world import World
-from trainer.network.alexnet import AlexNet, build, network_spec, summarise
+from trainer.network.alexnet import AlexNet, build, network_spec
+from trainer.network.summary import summarise
 from trainer.network.working import working_copy
 from trainer.report.environment import environment_stamp
 from trainer.training.memory import keep_freed_memory

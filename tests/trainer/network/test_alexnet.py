@@ -18,8 +18,8 @@ from trainer.network.alexnet import (
     build,
     feature_sides,
     network_spec,
-    summarise,
 )
+from trainer.network.summary import summarise
 
 
 @pytest.mark.parametrize(
