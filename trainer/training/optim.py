@@ -30,7 +30,6 @@ class Optimizer(torch.optim.Optimizer):
         self.kind, self.momentum = kind, momentum
         self.works: Mapping[Tensor, Tensor] = {}
         self.averages: Mapping[Tensor, Tensor] = {}
-        self.found_inf: Tensor | None = None
         device = next(p for group in self.param_groups for p in group["params"]).device
         # Rate, coefficient of the gradients, the average's share, Adam's two corrections, skip.
         self.numbers = torch.zeros(6, device=device)
@@ -74,8 +73,9 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Moves along the gradients; GradScaler calls this."""
         del closure
-        if self.found_inf is not None:
-            self.numbers[5].copy_(self.found_inf.squeeze())
+        found_inf = getattr(self, "found_inf", None)  # GradScaler's, for the time of this call
+        if found_inf is not None:
+            self.numbers[5].copy_(found_inf.squeeze())
         self.move()
 
     @torch.no_grad()

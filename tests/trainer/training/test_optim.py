@@ -123,7 +123,7 @@ def test_an_overflow_leaves_the_step_out() -> None:
     model = network()
     optimizer = ours("sgd", model)
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer.found_inf = torch.ones(1)
+    optimizer.found_inf = torch.ones(1)  # type: ignore[attr-defined]
     steps(model, mover(optimizer), 1)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
