@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -179,6 +180,30 @@ def damaged(host: Host, size: int) -> int:
     return report("damage", wrong)
 
 
+def fuzz(host: Host, count: int, size: int) -> int:
+    """Batches and windows with random damage -> how many broke: in the simulator, an access
+    outside of an array is an IndexError. Whatever has no status must lie in the image."""
+    from tests.kit.jpeg_fuzz import shuffled
+
+    rng, broken = np.random.default_rng(8), 0
+    for _ in range(count):
+        changed = host._replace(
+            words=shuffled(host.words.view(np.uint8), rng).view(np.uint32),
+            begins=shuffled(host.begins, rng),
+            positions=shuffled(host.positions, rng),
+            predictors=shuffled(host.predictors, rng),
+        )
+        windows = np.array([(0, 0, size, size, 0)] * len(host.jobs), np.int32)
+        settings = settings_for(len(host.jobs), 64)
+        try:
+            device = Device(changed, shuffled(host.jobs, rng))
+            device.view(shuffled(windows, rng), settings, size, "float32", "channels_last")
+        except Exception as error:  # noqa: BLE001 - counted, and shown
+            report(f"fuzz: {type(error).__name__}: {error}", 1)
+            broken += 1
+    return report("fuzz", broken)
+
+
 def run(count: int, side: int, size: int) -> int:
     """All of it, on made images of up to ``side`` pixels -> how many elements differ."""
     np.seterr(all="ignore")  # integers overflow on purpose; in the simulator, NumPy's
@@ -197,7 +222,9 @@ def run(count: int, side: int, size: int) -> int:
     want = [frames[0][y : y + h, x : x + w] for y, x, h, w, _ in windows]
     want = [view[:, ::-1] if number % 2 else view for number, view in enumerate(want)]
     wrong += report("one set of tables", differences(got, [view.ravel() for view in want]))
-    return wrong + damaged(host, size)
+    wrong += damaged(host, size)
+    small = host_batch([*made(2, seed=6, largest=18, smallest=9), raw.tobytes()], [(0, 0)] * 2 + [raw.shape[:2]])
+    return wrong + fuzz(small, int(os.environ.get("JPEG_FUZZ", "8")), 9)
 
 
 if __name__ == "__main__":
