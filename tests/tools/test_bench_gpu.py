@@ -1,4 +1,4 @@
-"""bench/gpu.py without a GPU: its checks can fail, what it skips is named and has no row."""
+"""The benchmarks of a GPU, as far as they run without one."""
 
 from __future__ import annotations
 
@@ -7,79 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.imagenet_prep.jpeg.test_kernels import run_module
 from tests.kit.jpegs import content, encoded
 from tests.trainer.conftest import Sample, make_beton
-from tools.bench import gpu_feed, gpu_loader
-from tools.bench.gpu_record import NO_CUDA, Bench
-from tools.bench.harness import options
-from tools.bench.recording import Record
-from trainer.loader import device
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    """A smoke test's bench on the CPU that records into a file."""
-    given = options("", ["--smoke", "--json", str(tmp_path / "record.json")])
-    return Bench(Record("gpu", given), given, torch.device("cpu"), tmp_path)
+from tools.bench import gpu, gpu_epoch, gpu_loader
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """Five images of 256 px."""
     return make_beton(tmp_path_factory.mktemp("small"), 5, 256)
-
-
-def test_what_needs_a_gpu_is_named_and_has_no_row(bench: Bench) -> None:
-    with bench.part("step", cuda=True) as takes_place:
-        assert not takes_place
-    assert bench.record.skipped == {"step": NO_CUDA}
-    assert bench.record.rows == []
-    assert bench.record.finish() == 0
-
-
-def test_a_part_that_breaks_is_named_and_the_next_goes_on(bench: Bench) -> None:
-    with bench.part("step"):
-        raise RuntimeError("no kernel image\nis there")
-    with bench.part("fed") as takes_place:
-        assert takes_place
-    assert bench.record.skipped == {"step": "RuntimeError: no kernel image"}
-    assert bench.record.finish() == 1
-
-
-def test_the_record_is_on_disk_after_each_part(bench: Bench) -> None:
-    with bench.part("lrn"):
-        bench.difference("LRN", 1e-7, 1e-6, "of the largest", 3)
-    assert bench.given.json is not None
-    found = json.loads(bench.given.json.read_text())
-    assert [row["what"] for row in found["rows"]] == ["LRN"]
-    assert found["rows"][0]["ratio"] == 10.0
-
-
-@pytest.mark.parametrize(("found", "status"), [(0.5, 0), (1.0, 0), (1.5, 1), (float("nan"), 1)])
-def test_more_than_is_allowed_is_a_failure(bench: Bench, found: float, status: int) -> None:
-    bench.difference("pixels", found, 1.0, "levels", 1)
-    assert bench.record.finish() == status
-
-
-def test_equal_pipelines_pass_and_one_that_is_off_does_not(
-    bench: Bench, small: Sample, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = gpu_feed.Betons(small.path, small.path)
-    gpu_feed.parity(bench, data)
-    assert [row.n for row in bench.record.rows] == [5] * len(gpu_feed.SETTINGS)
-    assert bench.record.failed == set()
-    take = device.DeviceRing.take
-
-    def off(ring: device.DeviceRing, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = take(ring, slot)
-        return images + 0.01, labels
-
-    monkeypatch.setattr(device.DeviceRing, "take", off)
-    gpu_feed.parity(bench, data)
-    assert len(bench.record.failed) == len(gpu_feed.SETTINGS)
 
 
 def test_the_loader_s_bench_runs_without_a_device(
@@ -104,3 +42,33 @@ def test_the_decoders_benchmark_runs_in_the_simulator(tmp_path: Path) -> None:
     rows = {row["what"]: row["value"] for row in json.loads(record.read_text())}
     assert rows["2 images, elements that differ from Pillow's"] == 0
     assert rows["float32 19, less a mean image"] == 0
+
+
+def test_an_epoch_by_the_command_line_is_recorded(
+    small: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops, out = small.path.parent / "cropped", tmp_path / "epoch.json"
+    given = ["gpu_epoch.py", "--crops", str(crops), "--smoke", "--json", str(out)]
+    monkeypatch.setattr("sys.argv", given)
+    assert gpu_epoch.main() == 0
+    _, command, epoch = json.loads(out.read_text())
+    assert command["status"] == 0
+    assert epoch["what"] == "epoch 1"
+    assert epoch["images_per_second"] > 0
+
+
+def test_a_part_that_fails_or_hangs_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(600)")
+    (tmp_path / "last.py").write_text("print('the last part')")
+    parts = [(name, (), 3, True) for name in ("fails.py", "hangs.py", "last.py")]
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    monkeypatch.setattr(gpu, "HERE", tmp_path)
+    given = ["gpu.py", "--crops", str(tmp_path), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", given)
+    assert gpu.main() == 1
+    printed = capfd.readouterr().out
+    assert "hangs.py: longer than 3 s" in printed
+    assert printed.endswith("the last part\n")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from imagenet_prep.dataset.manifest import load_manifest
+from imagenet_prep.jpeg.index import load_index, rows_beside
 from tests.trainer.conftest import Sample, make_beton
-from tools.bench.gpu_replica import copies_that_fit, replicate
+from tools.bench.gpu_replica import copies_that_fit, replicate, replicate_rows
 from trainer.loader.loader import eval_loader
 
 COUNT = 6
@@ -47,3 +50,17 @@ def test_copies_take_space_and_are_no_more_than_needed(small: Sample, tmp_path: 
     assert sizes[1] - sizes[0] >= 6 * 500
     assert copies_that_fit(small.path, 15, tmp_path) == 3
     assert copies_that_fit(small.path, 15, tmp_path, share=0.0) == 1
+
+
+def test_the_row_index_repeats_as_the_samples_do(small: Sample, tmp_path: Path) -> None:
+    target = tmp_path / "train.beton"
+    replicate(small.path, target, 15, 2)
+    replicate_rows(small.path, target, 15)
+    digest = bytes.fromhex(load_manifest(target).digest)
+    once = load_index(rows_beside(small.path), digest)
+    whole = load_index(rows_beside(target), digest)
+    turn = np.arange(15) % COUNT
+    mine, theirs = whole.jobs(np.arange(15)), once.jobs(turn)
+    assert np.array_equal(mine.jobs, theirs.jobs)
+    assert np.array_equal(mine.positions, theirs.positions)
+    assert np.array_equal(mine.predictors, theirs.predictors)

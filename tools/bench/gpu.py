@@ -1,69 +1,82 @@
-"""Checks and measures the trainer on a CUDA machine; without one, what a CPU can of it.
+"""All measurements on a CUDA device, the most valuable first, each in a process of its own.
 
-    python tools/bench/gpu.py [--smoke] [--json FILE] [--images FOLDER] [--only TEXT]
+    python tools/bench/gpu.py --crops FOLDER [--out FOLDER] [--smoke]
 
-Needs no network. In this order: the pixels of the CUDA pipeline beside those of the CPU
-(parity); the LRN kernels' exactness and speed (lrn); steps, fed and unfed, in which nothing
-waits for the device (sync); the step against the tutorials' network in eager float32,
-against torchvision's AlexNet with autocast and channels-last, and as a share of the matrix
-peak (step); the step fed from JPEG and raw betons over the
-unfed one (fed); an epoch over a beton of 1,281,167 samples (rehearsal). ``--only`` takes
-one of these words. What was skipped is named, and no row stands for it; what breaks is
-named too, the rest goes on, and the status is 1.
-
-All runs are in this process, in turns, with synchronised clocks; cuDNN tunes for all.
+FOLDER has JPEG crops of one size in a folder per class. In this order: are the step's kernels
+right; the step's images a second, and its rivals'; the loader's; a whole epoch by the command
+line; the decoder alone; the kernels of a step; the settings of each kernel. Each part prints as
+it goes, saves into --out, and ends at its time limit; the others go on. Needs no network.
+``--smoke`` needs no device and no crops.
 """
 
 from __future__ import annotations
 
+import argparse
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.bench.harness import options, work_folder
-from tools.bench.recording import Record
+HERE = Path(__file__).resolve().parent
+# (script, its options, seconds it may take, whether a smoke test runs it)
+PARTS = (
+    ("gpu_step.py", ("--part", "check"), 100, True),
+    ("gpu_step.py", ("--part", "steps"), 150, False),
+    ("gpu_loader.py", (), 90, True),
+    ("gpu_epoch.py", (), 180, True),
+    ("gpu_decode.py", (), 90, False),
+    ("gpu_step.py", ("--part", "profile"), 60, False),
+    ("gpu_step.py", ("--part", "blocks"), 200, False),
+)
+
+
+def command_of(script: str, options: tuple[str, ...], crops: Path, out: Path) -> list[str]:
+    """The command line of a part."""
+    command = [sys.executable, str(HERE / script), *options]
+    if script == "gpu_step.py":
+        return [*command, "--out", str(out)]
+    record = out / script.replace(".py", ".json")
+    return [*command, "--crops", str(crops), "--json", str(record)]
+
+
+def small_crops(folder: Path) -> Path:
+    """Four drawn images, cropped: what a smoke test reads."""
+    from imagenet_prep.crop.run import run_crop
+    from imagenet_prep.dataset.crop_settings import CropSettings
+    from imagenet_prep.sample.dataset import make_sample
+
+    make_sample(folder / "raw", train=8, val=4, classes=2, jobs=1)
+    run_crop(folder / "raw", folder / "cropped", CropSettings(), jobs=1)
+    return folder / "cropped" / "train"
 
 
 def main() -> int:
-    """Runs the parts that ``--only`` leaves."""
-    given = options(__doc__.splitlines()[0] if __doc__ else "")
-    import torch
-
-    from tools.bench import gpu_feed, gpu_steps
-    from tools.bench.gpu_record import Bench, accelerator
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.benchmark = True
-    record = Record("gpu", given, accelerator=accelerator())
-    with work_folder(given) as work:
-        bench = Bench(record, given, device, work)
-        record.details = {"device": device.type, "batch": bench.batch, "steps a lap": bench.steps}
-        data: gpu_feed.Betons | None = None
-        if any(map(record.wanted, ("parity", "sync", "fed", "rehearsal"))):
-            data = gpu_feed.betons(bench)
-        if data is not None:
-            with bench.part("parity") as takes_place:
-                if takes_place:
-                    gpu_feed.parity(bench, data)
-        with bench.part("lrn") as takes_place:
-            if takes_place:
-                gpu_steps.lrn(bench)
-        with bench.part("sync", cuda=True) as takes_place:
-            if takes_place and data is not None:
-                gpu_steps.sync_free(bench)
-                gpu_feed.fed_without_waiting(bench, data)
-        with bench.part("step", cuda=True) as takes_place:
-            if takes_place:
-                gpu_steps.step(bench)
-        if data is not None:
-            with bench.part("fed", cuda=True) as takes_place:
-                if takes_place:
-                    gpu_feed.fed(bench, data)
-            with bench.part("rehearsal") as takes_place:
-                if takes_place:
-                    gpu_feed.rehearsal(bench, data)
-        return record.finish()
+    """Runs the parts; the status is 1 when one failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--crops", type=Path, help="folder of JPEG crops")
+    parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for the records")
+    parser.add_argument("--smoke", action="store_true", help="a moment of it, without a device")
+    given = parser.parse_args()
+    if not given.smoke and given.crops is None:
+        parser.error("--crops FOLDER is needed")
+    failed = False
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) if given.smoke else given.out
+        out.mkdir(parents=True, exist_ok=True)
+        crops = small_crops(out) if given.smoke else given.crops
+        for script, options, limit_s, brief in PARTS:
+            if given.smoke and not brief:
+                continue
+            print(f"== {script} {' '.join(options)}", flush=True)
+            command = command_of(script, options, crops, out) + ["--smoke"] * given.smoke
+            try:
+                failed |= subprocess.run(command, timeout=limit_s, check=False).returncode != 0
+            except subprocess.TimeoutExpired:
+                print(f"{script}: longer than {limit_s} s", flush=True)
+                failed = True
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from imagenet_prep.beton.format import (
 from imagenet_prep.core.files import publish
 from imagenet_prep.dataset.manifest import load_manifest, save_manifest
 from imagenet_prep.dataset.names import stats_beside
+from imagenet_prep.jpeg.index import load_index, mcu_rows, rows_beside, save_index
 
 _CHUNK_BYTES = 1 << 24
 
@@ -65,6 +66,25 @@ def replicate(beton: Path, target: Path, samples: int, copies: int) -> None:
     shutil.copyfile(stats_beside(beton), stats_beside(target))
     keys = tuple(itertools.islice(itertools.cycle(manifest.keys), samples))
     save_manifest(target, replace(manifest, samples=samples, keys=keys, bytes=size, pages=()))
+
+
+def replicate_rows(beton: Path, target: Path, samples: int) -> None:
+    """The row index of what ``replicate`` made: that of ``beton`` again and again."""
+    digest = bytes.fromhex(load_manifest(beton).digest)
+    once = load_index(rows_beside(beton), digest)
+    turns = -(-samples // len(once.images))
+    images = np.tile(once.images, turns)[:samples]
+    counts = mcu_rows(images)
+    images["row"] = np.cumsum(counts) - counts
+    rows = int(counts.sum())
+    whole = replace(
+        once,
+        images=images,
+        positions=np.tile(once.positions, turns)[:rows],
+        predictors=np.tile(once.predictors, (turns, 1))[:rows],
+    )
+    with publish(rows_beside(target)) as temporary:
+        save_index(temporary, whole, digest)
 
 
 def _append(source: Path, first: int, length: int, target: IO[bytes]) -> None:

@@ -75,6 +75,15 @@ class Part:
             found.append((time.perf_counter() - begun) * 1e3 / calls)
         return statistics.median(found)
 
+    def kernel_ms(self, run: Callable[[], Any]) -> float:
+        """Milliseconds of the kernels of a call, captured as a graph: without the host's time."""
+        if self.device.type != "cuda":
+            return self.ms(run)
+        from triton.testing import do_bench_cudagraph
+
+        took: float = do_bench_cudagraph(run, rep=20, return_mode="median")
+        return took
+
     def settle(self) -> None:
         """Waits for the device."""
         import torch
@@ -230,7 +239,7 @@ def tuned(part: Part, name: str, runs: dict[str, tuple[Callable[[], Any], float]
     for threads, rows, registers in GRID[name][: 1 if part.small else None]:
         TUNING[name] = {"threads": threads, "rows": rows, "registers": registers}
         try:
-            times = {layer: part.ms(run) for layer, (run, _) in runs.items()}
+            times = {layer: part.kernel_ms(run) for layer, (run, _) in runs.items()}
         except Exception as error:  # noqa: BLE001 - a setting that cannot be is one row
             told = f"{type(error).__name__} {error}"[:200]
             part.say(f"blocks {name} {threads, rows, registers}: {told}")
@@ -448,7 +457,9 @@ def profile(part: Part) -> None:
         for _ in range(6):
             run()
         part.settle()
-        with profiled(activities=[ProfilerActivity.CUDA]) as found:
+        cuda = part.device.type == "cuda"
+        kind = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+        with profiled(activities=[kind]) as found:
             for _ in range(3):
                 run()
             part.settle()

@@ -6,6 +6,7 @@ a host or a folder of one.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -234,3 +235,24 @@ def commit() -> Mapping[str, Any]:
         "commit": git("rev-parse", "HEAD"),
         "changed": None if changes is None else bool(changes),
     }
+
+
+def accelerator() -> dict[str, Any]:
+    """The GPU for the record: name, memory, driver, versions; empty without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    properties = torch.cuda.get_device_properties(0)
+    found: dict[str, Any] = {
+        "gpu": properties.name,
+        "gpu_memory_gb": round(properties.total_memory / 2**30, 1),
+        "gpu_processors": properties.multi_processor_count,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+    }
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        found["gpu_driver"] = said.stdout.strip()
+    return found

@@ -168,7 +168,7 @@ def whole(found: list[Measured], at_least: float | None) -> list[Row]:
 
 def main() -> int:
     """Measures, prints and draws the series."""
-    from tools.bench.gpu_record import accelerator
+    from tools.bench.recording import accelerator
     from trainer.device import choose_precision
 
     given, own = parse()

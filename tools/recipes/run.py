@@ -236,8 +236,7 @@ def run_side(given: Options, name: str) -> Run:
 
 def header(given: Options, name: str, prepared: Prepared, folder: Path) -> dict[str, Any]:
     """The first line of the record: command, machine, versions, settings."""
-    from tools.bench.gpu_record import accelerator
-    from tools.bench.recording import commit, machine, package_versions
+    from tools.bench.recording import accelerator, commit, machine, package_versions
 
     side = given.recipe.side(name)
     settings = dict(_read(folder / "config.json")["run"])

@@ -113,11 +113,8 @@ if [ $# -gt 0 ]; then
 fi
 status=0 out=${OUT:-$kit}
 # The most valuable part first; each part saves its results as it goes.
-"$python" tools/bench/gpu_loader.py --crops "$kit/cropped/train" --json "$out/gpu_loader.json" ||
-    status=1
-"$python" tools/bench/gpu_step.py --out "$out/gpu_step" || status=1
+"$python" tools/bench/gpu.py --crops "$kit/cropped/train" --out "$out/gpu" || status=1
 "$python" -m pytest -m cuda --continue-on-collection-errors || status=1
-"$python" tools/bench/gpu.py --images "$kit/cropped" --json "$out/bench-gpu.json" || status=1
 exit $status
 RUN
 chmod +x "$kit/run.sh"
