@@ -24,7 +24,7 @@ VECTOR = 8  # channels of a lane
 # the most registers of a thread (0: what the compiler wants).
 TUNING = {
     "lrn forward": {"threads": 128, "rows": 9, "registers": 0},
-    "lrn backward": {"threads": 128, "rows": 14, "registers": 0},
+    "lrn backward": {"threads": 64, "rows": 7, "registers": 128},
     "pool forward": {"threads": 128, "rows": 9, "registers": 0},
     "pool backward": {"threads": 128, "rows": 14, "registers": 0},
     "relu forward": {"threads": 128, "rows": 16, "registers": 0},
