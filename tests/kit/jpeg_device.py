@@ -223,7 +223,9 @@ def run(count: int, side: int, size: int) -> int:
     want = [view[:, ::-1] if number % 2 else view for number, view in enumerate(want)]
     wrong += report("one set of tables", differences(got, [view.ravel() for view in want]))
     wrong += damaged(host, size)
-    small = host_batch([*made(2, seed=6, largest=18, smallest=9), raw.tobytes()], [(0, 0)] * 2 + [raw.shape[:2]])
+    small = host_batch(
+        [*made(2, seed=6, largest=18, smallest=9), raw.tobytes()], [(0, 0)] * 2 + [raw.shape[:2]]
+    )
     return wrong + fuzz(small, int(os.environ.get("JPEG_FUZZ", "8")), 9)
 
 

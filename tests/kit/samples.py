@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from imagenet_prep.dataset.statistics import Stats
 from imagenet_prep.dataset.beton_tables import BetonInfo
+from imagenet_prep.dataset.statistics import Stats
 
 
 def made_stats(side: int) -> Stats:
