@@ -72,7 +72,7 @@ def build_beton(
     Raises UsageError for options that mean nothing or other betons of the split in the way, and
     ToolError, with all files as they were, when a crop is missing, changed meanwhile, no JPEG or
     not of the statistics' size, when the disk is too small, or when the statistics are of other
-    pictures than a ``train`` split's (a subset says nothing).
+    images than those of a ``train`` split (not checked for a subset).
     """
     packing = Packing(format, shuffle, subset, page_size, shards, shard_size)
     ordered = file_order(chosen(crops, subset), shuffle)
@@ -122,8 +122,9 @@ def _paths(out: Path, parts: Sequence[Part], sharded: bool) -> tuple[Path, ...]:
 def _require_source(out: Path, folder: Path, filled: Sequence[Filling], stats: Stats) -> None:
     if add_digests(*(source for source, _, _ in filled)) != stats.source:
         raise ToolError(
-            f"{out}: the statistics were made from other pictures than {folder}; "
-            "make them again with imagenet-prep stats"
+            "build.other_stats",
+            f"{out}: the statistics belong to other images than {folder}; make them again with "
+            "imagenet-prep stats",
         )
 
 
@@ -171,8 +172,9 @@ def _copy_stats(stats: Stats, digest: str, temporary: Path, copy: Path) -> None:
     write_stats(temporary, stats)
     if file_digest(temporary) != digest:
         raise ToolError(
-            f"{copy}: would differ from the statistics that were given, which another program "
-            "or version wrote; make them again with imagenet-prep stats"
+            "build.foreign_stats",
+            f"{copy}: the given statistics were written by another program or version; make them "
+            "again with imagenet-prep stats",
         )
 
 
@@ -183,13 +185,14 @@ def _require_size(cropped: Path, ordered: Sequence[Crop], size_px: int) -> None:
         try:
             frame = jpeg_frame((cropped / path).read_bytes())
         except (OSError, ValueError):
-            return  # that is said when it is read for good
+            return  # an error when the crop is read
         found.add((frame.width, frame.height))
     if len(found) == 1 and (size_px, size_px) not in found:
         width, height = found.pop()
         raise ToolError(
+            "build.stats_size",
             f"{cropped}: its crops are {width}x{height} and the statistics of {size_px}x{size_px}; "
-            "make these again with imagenet-prep stats"
+            "make the statistics again with imagenet-prep stats",
         )
 
 
@@ -221,8 +224,9 @@ def _require_space(out: Path, needed: int) -> None:
 
 def _no_space(out: Path, needed: int, free: int) -> ToolError:
     return ToolError(
+        "build.disk_full",
         f"{out}: needs {needed / 1e9:.2f} GB where {free / 1e9:.2f} GB are free; "
-        "free some space or choose another disk"
+        "free some space or choose another disk",
     )
 
 

@@ -197,7 +197,9 @@ def read_index(path: Path) -> Index:
             file.seek(table_start)
             table = np.frombuffer(file.read(count * TABLE.itemsize), TABLE)
     except OSError as error:
-        raise ToolError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
+        raise ToolError(
+            "beton.unreadable", f"{path}: cannot be read ({error.strerror}); {REMEDY}"
+        ) from None
     data = (data_start_for(count, page_size), table_start)
     for fault, wrong in sample_faults(samples, table, data, page_size).items():
         if wrong.any():
@@ -207,7 +209,7 @@ def read_index(path: Path) -> Index:
 
 def broken(path: Path, reason: str) -> ToolError:
     """The error that says why a beton is not a good one."""
-    return ToolError(f"{path}: {reason}; {REMEDY}")
+    return ToolError("beton.damaged", f"{path}: {reason}; {REMEDY}")
 
 
 def sample_faults(
@@ -217,7 +219,7 @@ def sample_faults(
 
     ``samples`` and ``table`` are as in Index, ``data`` the first byte of the data and the one
     after them. Every sample must lie in the data, in one page, after the one before, where
-    both of its rows say, as a square picture of the first one's size.
+    both of its rows say, as a square image of the first one's size.
     """
     ptr, size = table["ptr"], table["size"]
     image, side = samples["image"], samples["image"]["width"][0]

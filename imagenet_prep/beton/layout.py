@@ -1,7 +1,7 @@
 """Crops in file order -> which file of a set holds which of them, and where: sizes, then numbers.
 
 All that is read here are the sizes of the crops; what follows from them is the same on every
-machine. The shards of a set are neighbouring parts of the one file order, of as good as equal
+machine. The shards of a set are neighbouring parts of the one file order, of almost equal
 numbers of samples, with pages of one size.
 """
 
@@ -39,15 +39,18 @@ def plan_parts(
     pages or shards that are too small, or more shards than crops.
     """
     if not ordered:
-        raise ToolError(f"{cropped}: has no crops to build from; run imagenet-prep crop first")
+        raise ToolError(
+            "build.no_crops", f"{cropped}: has no crops to build from; run imagenet-prep crop first"
+        )
     share = packing.jpeg_share
     modes = np.array([MODE_RAW - is_jpeg(path, share) for path, _ in ordered], np.uint8)
     sizes = _sizes(cropped, ordered, modes, classes, size_px)
     page_size = packing.page_size or page_size_for(sizes)
     if sizes.max() > page_size:
         raise UsageError(
+            "build.page_size",
             f"--page-size: a page of {page_size} bytes does not hold the largest sample, which "
-            f"has {sizes.max()}; choose a larger one"
+            f"has {sizes.max()}; choose a larger one",
         )
     if packing.shard_size is not None:
         layouts = _layouts_up_to(packing.shard_size, sizes, page_size)
@@ -70,8 +73,9 @@ def _sizes(
     for (crop, label), mode in zip(ordered, modes.tolist(), strict=True):
         if not 0 <= label < classes:
             raise ToolError(
+                "build.label",
                 f"{cropped / crop}: has label {label} where there are {classes} classes; "
-                "run imagenet-prep crop again"
+                "run imagenet-prep crop again",
             )
         size = 3 * size_px**2
         if mode == MODE_JPEG:
@@ -90,8 +94,9 @@ def _layouts(shards: int, sizes: NDArray[np.uint64], page_size: int) -> list[Lay
     count = len(sizes)
     if shards > min(count, MOST_SHARDS):
         raise UsageError(
+            "build.shards",
             f"--shards: {count} samples cannot fill {shards} files; choose at most "
-            f"{min(count, MOST_SHARDS)}"
+            f"{min(count, MOST_SHARDS)}",
         )
     ends = [count * number // shards for number in range(shards + 1)]
     return [plan(sizes[ends[i] : ends[i + 1]], page_size) for i in range(shards)]
@@ -102,16 +107,18 @@ def _layouts_up_to(limit: int, sizes: NDArray[np.uint64], page_size: int) -> lis
     least = data_start_for(1, page_size) + page_size + TABLE.itemsize
     if limit < least:
         raise UsageError(
+            "build.shard_size",
             f"--shard-size: {limit} bytes do not hold one page of {page_size} bytes with a header "
-            f"and a table, which take {least}; choose a larger size"
+            f"and a table, which take {least}; choose a larger size",
         )
     total = int(sizes.sum())
     shards = min(-(-total // limit), len(sizes))
     while True:
         if shards > MOST_SHARDS:
             raise UsageError(
-                f"--shard-size: {limit} bytes a file make more than {MOST_SHARDS} files, which is "
-                "the most; choose a larger size"
+                "build.shard_size",
+                f"--shard-size: files of {limit} bytes would be more than {MOST_SHARDS}; choose a "
+                "larger size",
             )
         layouts = _layouts(shards, sizes, page_size)
         largest = max(layout.bytes for layout in layouts)

@@ -1,7 +1,7 @@
 """Which crops a beton holds, in which order and in which form: functions of their paths.
 
-Everything here is decided by SHA-256 of a crop's path, never by a generator with a state: a
-picture more or less changes nothing for the others, and every machine decides alike.
+Everything here is decided by SHA-256 of a crop's path, not by a random generator: one
+image more or less changes nothing for the others, and every machine decides alike.
 """
 
 from __future__ import annotations
@@ -40,24 +40,31 @@ class Packing:
     def __post_init__(self) -> None:
         share = self.jpeg_share
         if not 0 <= share <= 1:
-            raise UsageError(f"the share of JPEG in {self.format!r} is from 0 to 1")
+            raise UsageError(
+                "build.format",
+                f"invalid format {self.format!r}: the JPEG share is a number in [0, 1]",
+            )
         subset = self.subset
         if subset is not None and not (subset >= 1 if isinstance(subset, int) else 0 < subset <= 1):
             raise UsageError(
-                f"a subset of {subset} cannot be: give a number of samples, or a share up to 1.0"
+                "build.subset",
+                f"invalid subset {subset}: expected a count or a fraction in (0, 1]",
             )
         size = self.page_size
         if size is not None and (
             size & (size - 1) or not PAGE_SIZE_BYTES <= size <= MAX_PAGE_SIZE_BYTES
         ):
             raise UsageError(
-                f"pages of {size} bytes cannot be: choose a power of two from {PAGE_SIZE_BYTES} "
-                f"(2 MiB) to {MAX_PAGE_SIZE_BYTES} (1 GiB)"
+                "build.page_size",
+                f"invalid page size {size}: expected a power of two from {PAGE_SIZE_BYTES} (2 MiB) "
+                f"to {MAX_PAGE_SIZE_BYTES} (1 GiB)",
             )
         if self.shards is not None and self.shard_size is not None:
-            raise UsageError("--shards and --shard-size exclude each other; give one of them")
+            raise UsageError(
+                "build.shards", "--shards and --shard-size exclude each other; give one of them"
+            )
         if self.shards is not None and self.shards < 1:
-            raise UsageError(f"{self.shards} shards cannot be: choose 1 or more")
+            raise UsageError("build.shards", f"invalid shards {self.shards}: expected 1 or more")
 
     @property
     def sharded(self) -> bool:
@@ -77,7 +84,8 @@ class Packing:
         except ValueError:
             pass
         raise UsageError(
-            f"there is no format {self.format!r}: jpeg, raw, or mixed:P with P the share of JPEG"
+            "build.format",
+            f"invalid format {self.format!r}: expected jpeg, raw, or mixed:P with P the JPEG share",
         )
 
 

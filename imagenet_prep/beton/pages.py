@@ -1,7 +1,6 @@
-"""One page of a planned beton after another: read from its crops, written, read back.
+"""The pages of a planned beton: read from their crops, written, read back and compared.
 
-A page is the work of one thread; pages lie apart, so that threads need not know of each
-other. They read, decode, hash and write, and while one does any of that the others run.
+A page is the work of one thread. Pages do not overlap, so threads share nothing.
 """
 
 from __future__ import annotations
@@ -150,7 +149,9 @@ def _data_pages(file: int, path: Path, part: Part, folder: str, size_px: int) ->
 
 def bad_crop(path: Path, reason: str) -> ToolError:
     """The error that says why a crop cannot go into a beton."""
-    return ToolError(f"{path}: {reason}; delete it and run imagenet-prep crop again")
+    return ToolError(
+        "build.bad_crop", f"{path}: {reason}; delete it and run imagenet-prep crop again"
+    )
 
 
 def _digests(data: bytes, page_size: int) -> list[str]:
@@ -231,7 +232,7 @@ def _check_frame(data: memoryview | bytes, size_px: int) -> None:
     width, height, components = jpeg_frame(data)
     if components not in (1, 3):
         kind = "CMYK" if components == 4 else f"{components}-channel"
-        raise ValueError(f"is a {kind} picture, and crops are RGB")
+        raise ValueError(f"is a {kind} image, and crops are RGB")
     if (width, height) != (size_px, size_px):
         raise ValueError(f"is {width}x{height} where the statistics are of {size_px}x{size_px}")
 
@@ -240,7 +241,7 @@ def pixels_of(data: memoryview | bytes, size_px: int) -> NDArray[np.uint8]:
     """The JPEG bytes of a crop -> its pixels, (S, S, 3) uint8 RGB with S = ``size_px``.
 
     The same pixels as PIL's, to the bit. Raises ValueError with the reason when they are no
-    such picture, or when a part of it would have to be guessed.
+    such image, or when a part of it would have to be guessed.
     """
     pixels = np.empty((size_px, size_px, 3), np.uint8)
     _decode(data, pixels)

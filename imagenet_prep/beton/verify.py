@@ -1,4 +1,4 @@
-"""A finished beton -> everything that is wrong with it: pages, rows, pictures, statistics.
+"""A finished beton -> everything that is wrong with it: pages, rows, images, statistics.
 
 What a beton should look like follows from its manifest, so that damage in one place, its own
 header included, hides none in another.
@@ -103,7 +103,7 @@ def check_beton(
     path: Path, *, decode: bool = False, jobs: int | None = None, progress: Progress = quiet
 ) -> Report:
     """Checks a beton against its manifest: every byte, every row and bound, the statistics
-    beside it, and with ``decode`` every picture.
+    beside it, and with ``decode`` every image.
 
     Raises ToolError when there is no manifest to check against: it is missing, is not what
     was written, or is that of a file of another size.
@@ -178,7 +178,7 @@ def _stats_faults(path: Path, manifest: Manifest) -> Iterator[str]:
         yield str(error)
     else:
         if size_px != manifest.size_px:
-            yield f"its pictures have {manifest.size_px} px a side, its statistics {size_px}"
+            yield f"its images have {manifest.size_px} px a side, its statistics {size_px}"
 
 
 def _rows_faults(path: Path, manifest: Manifest) -> Iterator[str]:
@@ -241,20 +241,20 @@ def _check_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """One work item: a page, and its pictures to decode: (index, byte in the page, bytes)."""
+    """One work item: a page, and its images to decode: (index, byte in the page, bytes)."""
 
     index: int
     beton: str
     start: int
     size_bytes: int
     digest: str
-    pictures: tuple[tuple[int, int, int], ...]
+    images: tuple[tuple[int, int, int], ...]
     size_px: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What was found on a page: its fault ("" for none), and (index, reason) of pictures."""
+    """What was found on a page: its fault ("" for none), and (index, reason) of images."""
 
     index: int
     fault: str
@@ -278,17 +278,17 @@ def _pages(
     ptr = table["ptr"][wanted].astype(np.int64)  # within the file, or they would not be sound
     bounds = np.searchsorted(ptr, np.arange(len(manifest.pages) + 1) * size)
     for index, digest in enumerate(manifest.pages):
-        pictures = wanted[bounds[index] : bounds[index + 1]] if decode else wanted[:0]
-        rows = table[pictures]
+        images = wanted[bounds[index] : bounds[index + 1]] if decode else wanted[:0]
+        rows = table[images]
         yield _Page(
             index=index,
             beton=str(path),
             start=index * size,
             size_bytes=min(size, manifest.bytes - index * size),
             digest=digest,
-            pictures=tuple(
+            images=tuple(
                 zip(
-                    pictures.tolist(),
+                    images.tolist(),
                     (rows["ptr"].astype(np.int64) - index * size).tolist(),
                     rows["size"].tolist(),
                     strict=True,
@@ -299,7 +299,7 @@ def _pages(
 
 
 def _check_page(page: _Page) -> _Checked:
-    """Reads a page, compares its digest, decodes its pictures; runs in a worker."""
+    """Reads a page, compares its digest, decodes its images; runs in a worker."""
     try:
         with open(page.beton, "rb", buffering=0) as file:  # noqa: PTH123 - workers get text
             data = os.pread(file.fileno(), page.size_bytes, page.start)
@@ -309,12 +309,12 @@ def _check_page(page: _Page) -> _Checked:
         return _Checked(page.index, "is not what was written", 0, ())
     undecodable = []
     view = memoryview(data)
-    for index, start, size in page.pictures:
+    for index, start, size in page.images:
         try:
             pixels_of(view[start : start + size], page.size_px)
         except ValueError as error:
             undecodable.append((index, str(error)))
-    return _Checked(page.index, "", len(page.pictures), tuple(undecodable))
+    return _Checked(page.index, "", len(page.images), tuple(undecodable))
 
 
 def _samples_on(

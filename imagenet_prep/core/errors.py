@@ -22,9 +22,7 @@ class ToolError(Exception):
 
     status = 1
 
-    def __init__(self, code: str, message: str = "") -> None:
-        if not message:  # not converted yet: only a message
-            code, message = "unclassified", code
+    def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
         self.code, self.message = code, message
 

@@ -76,7 +76,7 @@ class BetonInfo:
 def inspect_betons(paths: Sequence[Path]) -> BetonInfo:
     """The tables of all files of a set, in the order of their samples; see ``inspect_beton``.
 
-    ToolError also when their fields, pictures or pages are of different kinds.
+    ToolError also when their fields, images or pages are of different kinds.
     """
     infos = [inspect_beton(path) for path in paths]
     first = infos[0]

@@ -13,7 +13,7 @@ _BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 
 
 class Frame(NamedTuple):
-    """Of a picture: its size in pixels, and its components (1 grey, 3 colour, 4 CMYK)."""
+    """Of a image: its size in pixels, and its components (1 grey, 3 colour, 4 CMYK)."""
 
     width: int
     height: int

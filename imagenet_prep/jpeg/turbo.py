@@ -27,7 +27,7 @@ Decode = Callable[[bytes, NDArray[np.uint8]], None]
 
 
 def decode_into(data: bytes, pixels: NDArray[np.uint8]) -> None:
-    """JPEG bytes of a grey or RGB picture -> its pixels in ``pixels``, (H, W, 3 or 4) uint8.
+    """JPEG bytes of a grey or RGB image -> its pixels in ``pixels``, (H, W, 3 or 4) uint8.
 
     They are red, green, blue and perhaps a byte of any value, the same as PIL's. The caller has
     looked at the size in the header (``jpeg_frame``). Raises ValueError with the reason when

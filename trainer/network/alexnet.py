@@ -38,7 +38,7 @@ class NetworkSpec:
     ``normal`` (``weight_std`` and ``biases`` of the five convolutions and three dense
     layers), ``torch`` (PyTorch's own, as torchvision trained) or ``he`` (He-normal, zero
     biases, a last layer of zeros); ``input_scale`` multiplies the input, so that a
-    He-initialised network sees about unit variance. With ``channels`` 1 colour pictures are
+    He-initialised network sees about unit variance. With ``channels`` 1 colour images are
     averaged over their channels first, which leaves grey ones as they are.
     """
 
@@ -116,7 +116,7 @@ NETWORKS: dict[str, NetworkSpec] = {
     "tutorial-imagenet": NetworkSpec(
         dropout_after=True, biases=(0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
     ),
-    # Small grey pictures enlarged to 224: 6400 values before the dense layers; levels of 0-1.
+    # Small grey images enlarged to 224: 6400 values before the dense layers; levels of 0-1.
     "tutorial-fashion-mnist": NetworkSpec(
         input_size=224,
         pooled=5,
@@ -127,15 +127,15 @@ NETWORKS: dict[str, NetworkSpec] = {
     ),
     # The paper's network without LRN.
     "tutorial-cats-dogs": NetworkSpec(norm="none", init="torch", dropout_after=True),
-    # For thousands of pictures rather than millions: the paper's layers with batch
-    # normalisation in LRN's place, on pictures of 131 px (a third of the arithmetic).
+    # For thousands of images rather than millions: the paper's layers with batch
+    # normalisation in LRN's place, on images of 131 px (a third of the arithmetic).
     "small": NetworkSpec(input_size=131, pooled=3, norm="batch", init="he", input_scale=1 / 64),
     # `small` with torchvision's widths and dense layers of 1024: 57 % of the arithmetic, a
     # fifth of the weights.
     "compact": _COMPACT,
-    # `compact` for pictures that were small from the start, of about 64 px.
+    # `compact` for images that were small from the start, of about 64 px.
     "thumbnail": replace(_COMPACT, input_size=67, pooled=1),
-    # For pictures of about 28 px, four to a filter's step: the arithmetic of `thumbnail` with
+    # For images of about 28 px, four to a filter's step: the arithmetic of `thumbnail` with
     # half the filters, at four times as many places: 1,167,850 with one channel, ten classes.
     # Less dropout: so few weights have nothing to spare.
     "miniature": replace(

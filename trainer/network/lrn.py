@@ -40,7 +40,7 @@ def _power(d: Tensor, beta: float) -> Tensor:
 
 
 def _neighbours(x: Tensor, band: Tensor) -> Tensor:
-    """Σ over the neighbours that ``band`` holds, at every place; outside the picture is 0."""
+    """Σ over the neighbours that ``band`` holds, at every place; outside the image is 0."""
     groups = x.shape[1] // band.shape[1]
     if x.is_cuda:  # cuDNN's convolutions would round what they add up to TF32
         if band.shape[-1] == 1 and groups == 1:

@@ -23,13 +23,13 @@ _TILE_CHANNELS_LAST, _TILE_CHANNELS_FIRST = (32, 32), (128, 8)
 
 @jit
 def _tile(
-    places: tl.tensor, in_picture: tl.tensor, per_picture: tl.tensor, per_place: tl.tensor,
+    places: tl.tensor, in_image: tl.tensor, per_image: tl.tensor, per_place: tl.tensor,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
 ) -> tl.tensor:  # fmt: skip
     """Of this program: where its places begin and whether they exist, (ROWS, 1), and its
     channels, (1, CHANNELS)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    start = (row // in_picture) * per_picture + (row % in_picture) * per_place
+    start = (row // in_image) * per_image + (row % in_image) * per_place
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     return start[:, None], (row < places)[:, None], channel[None, :]
 
@@ -73,12 +73,12 @@ def _powers(d: tl.tensor, beta: tl.tensor, ROOTS: tl.constexpr) -> tl.tensor:  #
 
 @jit
 def _forward(
-    x: tl.tensor, y: tl.tensor, places: tl.tensor, channels: tl.tensor, in_picture: tl.tensor,
-    per_picture: tl.tensor, per_place: tl.tensor, per_channel: tl.tensor,
+    x: tl.tensor, y: tl.tensor, places: tl.tensor, channels: tl.tensor, in_image: tl.tensor,
+    per_image: tl.tensor, per_place: tl.tensor, per_channel: tl.tensor,
     alpha: tl.tensor, beta: tl.tensor, k: tl.tensor,
     SIZE: tl.constexpr, ROOTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
-    start, here, c = _tile(places, in_picture, per_picture, per_place, ROWS, CHANNELS)
+    start, here, c = _tile(places, in_image, per_image, per_place, ROWS, CHANNELS)
     d = _divisor(x, start, here, c, channels, per_channel, alpha, k, 0, SIZE)
     power, _ = _powers(d, beta, ROOTS)
     b = _read(x, start, here, c, channels, per_channel, 0) * power
@@ -88,11 +88,11 @@ def _forward(
 @jit
 def _backward(
     x: tl.tensor, g: tl.tensor, dx: tl.tensor, places: tl.tensor, channels: tl.tensor,
-    in_picture: tl.tensor, per_picture: tl.tensor, per_place: tl.tensor, per_channel: tl.tensor,
+    in_image: tl.tensor, per_image: tl.tensor, per_place: tl.tensor, per_channel: tl.tensor,
     alpha: tl.tensor, beta: tl.tensor, k: tl.tensor,
     SIZE: tl.constexpr, ROOTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
-    start, here, c = _tile(places, in_picture, per_picture, per_place, ROWS, CHANNELS)
+    start, here, c = _tile(places, in_image, per_image, per_place, ROWS, CHANNELS)
     # da_j = g_j d_j^-β - 2αβ a_j Σ g_i a_i d_i^-(β+1) over all i whose windows have j in them.
     # What windows share is read by equal expressions, which the compiler makes one load.
     own = tl.zeros((ROWS, CHANNELS), tl.float32)
@@ -127,11 +127,11 @@ def fits(x: Tensor) -> bool:
 
 def _launch(kernel: Any, tensors: tuple[Tensor, ...], size: int, *numbers: float) -> None:
     """Runs a kernel over tensors that lie in memory as the first does; α, β, k follow."""
-    pictures, channels, height, width = tensors[0].shape
+    images, channels, height, width = tensors[0].shape
     last = tensors[0].is_contiguous(memory_format=torch.channels_last)
     per_place, per_channel = (channels, 1) if last else (1, height * width)
     rows, columns = _TILE_CHANNELS_LAST if last else _TILE_CHANNELS_FIRST
-    places = pictures * height * width
+    places = images * height * width
     grid = (triton.cdiv(places, rows), triton.cdiv(channels, columns))
     kernel[grid](
         *tensors, places, channels, height * width, channels * height * width, per_place,

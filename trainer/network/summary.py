@@ -24,7 +24,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """The layer table with totals; memory in bytes, activations for one picture."""
+    """The layer table with totals; memory in bytes, activations for one image."""
 
     rows: tuple[LayerRow, ...]
     parameters: int

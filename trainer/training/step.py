@@ -68,7 +68,7 @@ class Sums:
         return self.of(self.counts(), tuple(steps))
 
     def counts(self) -> Tensor:
-        """Summed losses, hits, hits among five and pictures, (4,) float64 on the CPU; such
+        """Summed losses, hits, hits among five and images, (4,) float64 on the CPU; such
         counts of several processes may be added."""
         return torch.cat((self.values.cpu(), torch.tensor([float(self.images)]).double()))
 

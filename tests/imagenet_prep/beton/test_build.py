@@ -26,6 +26,7 @@ from imagenet_prep.dataset.manifest import load_manifest, pages_digest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
 from imagenet_prep.dataset.statistics import load_stats
 from tests.imagenet_prep.conftest import pil_pixels
+from tests.kit.errors import fails
 
 if TYPE_CHECKING:
     from tests.imagenet_prep.conftest import Made
@@ -154,7 +155,7 @@ def overwrite(mode: str, width: int, kind: str) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(b"text"), "is not a JPEG"),
         (overwrite("RGB", SIZE_PX, "PNG"), "is not a JPEG"),
         (overwrite("RGB", 50, "JPEG"), "is 50x96 where the statistics are of 96x96"),
-        (overwrite("CMYK", SIZE_PX, "JPEG"), "is a CMYK picture"),
+        (overwrite("CMYK", SIZE_PX, "JPEG"), "is a CMYK image"),
         (lambda path: path.write_bytes(path.read_bytes()[:-2]), "is not a whole JPEG"),
     ],
 )
@@ -172,7 +173,7 @@ def test_crop_that_cannot_be_taken_is_named_and_the_old_beton_stays(
 def test_statistics_of_another_size_are_said_to_be_the_old_ones(beton_copy: Made) -> None:
     for path, _ in beton_copy.crops:
         Image.new("RGB", (50, 50)).save(beton_copy.cropped / path, "JPEG")
-    with pytest.raises(ToolError, match=r"crops are 50x50 .* make these again with .* stats"):
+    with fails("build.stats_size", "50x50"):
         beton_copy.build(beton_copy.out)
     assert_old_files(beton_copy)
 
@@ -250,19 +251,19 @@ def test_page_that_does_not_hold_the_largest_sample_is_wrong_usage(
 ) -> None:
     large = beton_copy.cropped / beton_copy.crops[0][0]
     large.write_bytes(large.read_bytes() + bytes(3 << 20))
-    with pytest.raises(UsageError, match="does not hold the largest sample"):
+    with fails("build.page_size", kind=UsageError):
         beton_copy.build(beton_copy.out, page_size=1 << 21)
     assert_old_files(beton_copy)
 
 
 def test_statistics_of_other_pictures_are_refused_for_the_training_split(beton_copy: Made) -> None:
-    with pytest.raises(ToolError, match=r"other pictures.*imagenet-prep stats"):
+    with fails("build.other_stats"):
         beton_copy.build(beton_copy.out, crops=beton_copy.crops[1:])
     assert_old_files(beton_copy)
 
 
 def test_statistics_that_cannot_be_copied_to_the_bit_are_refused(beton_copy: Made) -> None:
-    with pytest.raises(ToolError, match="would differ"):
+    with fails("build.foreign_stats"):
         beton_copy.build(beton_copy.out, stats_digest="00")
     assert_old_files(beton_copy)
 
@@ -272,7 +273,7 @@ def test_full_disk_is_found_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(beton_copy.out.parent)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ToolError, match=r"needs 0\.01 GB where 0\.00 GB are free"):
+    with fails("build.disk_full", "needs 0.01 GB where 0.00 GB are free"):
         beton_copy.build(beton_copy.out)
     assert_old_files(beton_copy)
 
