@@ -29,6 +29,7 @@ from imagenet_prep.cli.scan import (
     show_scan,
 )
 from imagenet_prep.core.console import Bar, one_line
+from imagenet_prep.core.errors import UsageError
 from imagenet_prep.dataset.crop_settings import EXIF, FILTERS, FITS, TRUNCATED, CropSettings
 from imagenet_prep.sources.scan import LAYOUTS
 from imagenet_prep.storage.location import Location, location_of
@@ -118,7 +119,7 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
 
 @click.command(short_help="Crop every image to a square.")
 @source_options
-@click.option("--dst", type=FOLDER, required=True, help="Folder of the crops.")
+@click.option("--dst", type=FOLDER, help="Folder of the crops.  [required without --dry-run]")
 @crop_options
 @click.option(
     "--part",
@@ -131,7 +132,7 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
 @json_option
 def crop(
     src: Location,
-    dst: Path,
+    dst: Path | None,
     part: tuple[int, int] | None,
     dry_run: bool,
     where: Where,
@@ -158,6 +159,8 @@ def crop(
         found = look(where.path(src), **{name: options[name] for name in SCAN_OPTIONS})
         print_result(as_json, scan_value(found), scan_lines(found))
         return
+    if dst is None:
+        raise UsageError("crop.no_dst", "--dst is missing: name the folder of the crops")
     warn_stock_pillow()
     with where.workers(reads=[src], writes=[dst]) as jobs:
         report = make_crops(where.path(src), where.path(dst), part=part, jobs=jobs, **options)

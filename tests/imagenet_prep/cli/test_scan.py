@@ -23,7 +23,7 @@ def raw(tmp_path: Path) -> Path:
 def test_a_dry_run_shows_the_layout_and_writes_nothing(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["crop", "--src", str(raw), "--dst", str(tmp_path / "cropped"), "--dry-run"]
+    words = ["crop", "--src", str(raw), "--dry-run"]
     assert cli.run([*words, "--json", "--split", "held out=val"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert (value["layout"], value["classes"]) == ("folders", 2)
@@ -33,7 +33,12 @@ def test_a_dry_run_shows_the_layout_and_writes_nothing(
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "layout folders: 2 classes; images: train 2"
     assert out[1].startswith("note: held out: left out")
-    assert not (tmp_path / "cropped").exists()
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+def test_a_crop_needs_a_destination(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["crop", "--src", str(raw), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "crop.no_dst"
 
 
 def test_crop_shows_the_layout_first_and_gives_it_as_json(
