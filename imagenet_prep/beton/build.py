@@ -63,16 +63,13 @@ def build_beton(
 ) -> Manifest:
     """Crops (path relative to ``cropped``, label) of a split -> ``out``, statistics and manifest.
 
-    The same crops give the same files for any number of jobs. ``format`` to ``shard_size`` are
-    as in ``packing.Packing``: JPEG bytes are copied as they are, raw pixels decoded as for the
-    statistics; shards are called after ``out``, which is not written itself then, and the
-    manifest that comes back is of all together; a row index lies beside each. ``stats_digest`` is
-    the SHA-256 of the file that ``stats`` came from, ``crop_settings`` the digest of the crop's
-    settings if known.
-    Raises UsageError for options that mean nothing or other betons of the split in the way, and
-    ToolError, with all files as they were, when a crop is missing, changed meanwhile, no JPEG or
-    not of the statistics' size, when the disk is too small, or when the statistics are of other
-    images than those of a ``train`` split (not checked for a subset).
+    The same crops give the same bytes for any number of jobs. ``format`` to ``shard_size`` are
+    those of ``Packing``. Shards are named after ``out``, and the manifest of the whole set is
+    returned. ``stats_digest`` is the SHA-256 of the file that ``stats`` came from,
+    ``crop_settings`` the digest of the crop's settings, if known.
+    Raises UsageError for invalid options and for betons of another build in the way, and
+    ToolError, with all files as they were, for a crop that is missing, changed, no JPEG or of
+    another size, for statistics of other images than a whole ``train`` split, and for a full disk.
     """
     packing = Packing(format, shuffle, subset, page_size, shards, shard_size)
     ordered = file_order(chosen(crops, subset), shuffle)
@@ -93,11 +90,10 @@ def build_beton(
             _require_source(out, cropped / split, filled, stats)
         for temporary in temporaries:
             read_index(temporary)
-        rows = []
-        for path, (_, pages, index) in zip(paths, filled, strict=True):
-            temporary = publishing.enter_context(publish(rows_beside(path)))
-            save_index(temporary, index, bytes.fromhex(pages_digest(pages)))
-            rows.append(file_digest(temporary))
+        rows = [
+            _save_rows(publishing.enter_context(publish(rows_beside(path))), pages, index)
+            for path, (_, pages, index) in zip(paths, filled, strict=True)
+        ]
         manifests = _manifests(
             parts, filled, rows, packing, split=split, size_px=stats.size_px, classes=classes,
             stats_digest=stats_digest, crop_settings=crop_settings,
@@ -126,6 +122,12 @@ def _require_source(out: Path, folder: Path, filled: Sequence[Filling], stats: S
             f"{out}: the statistics belong to other images than {folder}; make them again with "
             "imagenet-prep stats",
         )
+
+
+def _save_rows(temporary: Path, pages: Sequence[str], index: Index) -> str:
+    """Writes the row index of a file with these pages -> its SHA-256."""
+    save_index(temporary, index, bytes.fromhex(pages_digest(pages)))
+    return file_digest(temporary)
 
 
 def _manifests(
