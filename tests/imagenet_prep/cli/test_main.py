@@ -193,7 +193,7 @@ def test_stock_pillow_is_warned_of_once(
         (("crop", "--src", "{}/raw", "--dst", "{}/raw/x"), 2, "crop.places_overlap"),
         (("crop", "--src", "{}/raw", "--dst", "{}/x", "--max-failures", 0), 1, FAILURES),
         (("prepare", "--src", "{}/raw", "--dst", "{}/file.beton"), 2, "crop.no_folder"),
-        (("crop", "--src", "{}/raw"), 2, "usage"),
+        (("crop", "--dst", "{}/x"), 2, "usage"),
         (("stats", "--src", "{}/empty"), 1, "crop.no_journal"),
         (("info", "{}/empty"), 2, "info.unknown"),
         (("info", "--image", "{}/x.png"), 2, "info.image"),

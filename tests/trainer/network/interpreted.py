@@ -87,7 +87,7 @@ def assembled(kernel: Any, pointers: str, dtype: str) -> dict[str, Any]:
     kinds = dict.fromkeys(pointers.split(), f"*{dtype}")
     kinds |= dict.fromkeys(("alpha", "beta", "k"), "fp32") | dict.fromkeys(fixed, "constexpr")
     signature = {name: kinds.get(name, "i32") for name in names}
-    even = [*pointers.split(), "channels", "per_picture", "per_place"]  # multiples of 16
+    even = [*pointers.split(), "channels", "per_image", "per_place"]  # multiples of 16
     source = ASTSource(
         fn=kernel,
         signature=signature,
