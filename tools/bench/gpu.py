@@ -12,6 +12,7 @@ it goes, saves into --out, and ends at its time limit; the others go on. Needs n
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,8 @@ def main() -> int:
     if not given.smoke and given.crops is None:
         parser.error("--crops FOLDER is needed")
     failed = False
+    # Without a device Triton's interpreter runs its kernels.
+    environment = os.environ | ({"TRITON_INTERPRET": "1"} if given.smoke else {})
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) if given.smoke else given.out
         out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,8 @@ def main() -> int:
             print(f"== {script} {' '.join(options)}", flush=True)
             command = command_of(script, options, crops, out) + ["--smoke"] * given.smoke
             try:
-                failed |= subprocess.run(command, timeout=limit_s, check=False).returncode != 0
+                done = subprocess.run(command, timeout=limit_s, env=environment, check=False)
+                failed |= done.returncode != 0
             except subprocess.TimeoutExpired:
                 print(f"{script}: longer than {limit_s} s", flush=True)
                 failed = True
