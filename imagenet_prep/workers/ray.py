@@ -25,6 +25,7 @@ _RETRIES = 3
 _JOIN_S = 60  # Ray itself gives up much earlier
 _START_S = 120  # a local instance starts half a dozen programs
 _ANSWER_S = 10
+_END_S = 3
 _WAIT_S = 3.0
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -65,7 +66,7 @@ def join(address: str | None, jobs: int) -> Cluster:
 def _end(pool: Any) -> None:
     """Leaves Ray where the driver still answers, and ends the driver."""
     with contextlib.suppress(TimeoutError, OSError, RuntimeError):
-        pool.submit(_leave).result(_ANSWER_S)
+        pool.submit(_leave).result(_ANSWER_S + 2 * _END_S)
     pool.shutdown(wait=True, kill_workers=True)
 
 
@@ -145,7 +146,19 @@ def _ray() -> Any:
 
 
 def _leave() -> None:
+    """Leaves Ray. The programs of a local instance are gone then.
+
+    Ray ends only those that it started itself: their agents and idle workers notice it later.
+    """
+    import psutil
+
+    programs = psutil.Process().children(recursive=True)
     _ray().shutdown()
+    _, living = psutil.wait_procs(programs, timeout=_END_S)
+    for program in living:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            program.kill()
+    psutil.wait_procs(living, timeout=_END_S)
 
 
 def _count() -> int:
