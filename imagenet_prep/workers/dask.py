@@ -24,7 +24,10 @@ from imagenet_prep.workers.processes import interrupt_held
 
 _ANSWER_S = 10  # the scheduler answers within milliseconds
 _WORKERS_S = 60  # workers may take so long to start, or to start again
-_LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "asyncio")
+_LOGGERS = (
+    "distributed", "distributed.client", "distributed.gc",
+    "tornado", "tornado.application", "asyncio",
+)  # fmt: skip
 
 
 def join(address: str | None, jobs: int) -> Cluster:
