@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from imagenet_prep.jpeg import core
 from imagenet_prep.jpeg.core import (
     GREY,
     HALF,
+    MAX_DC,
     OK,
     QUANTS,
     SPECS,
@@ -36,6 +37,7 @@ from imagenet_prep.jpeg.parse import (
 from imagenet_prep.jpeg.scan import decode_image
 
 F = Any
+T = TypeVar("T", bound=np.generic)
 _core = core.make(inlined)
 pixel, rgb = _core.pixel, _core.rgb
 
@@ -156,7 +158,7 @@ class Scan(NamedTuple):
     predictors: NDArray[np.int64]
 
 
-def _read_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _read_only(data: NDArray[T]) -> NDArray[T]:
     """One type of array, so that numba compiles once."""
     view = data.view()
     view.flags.writeable = False
@@ -270,3 +272,34 @@ def build_all(specs: F, luts: F, _source: F = core.SOURCE) -> F:
             if not build_table(specs[s, t], t % 2 == 0, luts[at : at + STRIDE]):
                 return False
     return True
+
+
+def wrong_row(
+    counts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    positions: NDArray[np.int32],
+    predictors: NDArray[np.int16],
+) -> int:
+    """The first image that has a wrong row, -1 for none: its ``counts[i]`` positions must ascend
+    from 16 to 8 · ``sizes[i]``, its predictors be at most MAX_DC. positions (R,) and predictors
+    (R, 3) with R = counts.sum()."""
+    return int(check_rows(counts, sizes, _read_only(positions), _read_only(predictors)))
+
+
+@entry
+def check_rows(
+    counts: F, sizes: F, positions: F, predictors: F, _source: F = core.SOURCE
+) -> F:  # fmt: skip
+    """See ``wrong_row``."""
+    at = 0
+    for i in range(len(counts)):
+        before, bad = i32(15), False
+        for r in range(at, at + counts[i]):
+            bad |= positions[r] <= before
+            before = positions[r]
+            for c in range(3):
+                bad |= predictors[r, c] > MAX_DC or predictors[r, c] < -MAX_DC
+        if bad or (counts[i] > 0 and before > 8 * sizes[i]):
+            return i
+        at += counts[i]
+    return -1

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.jpeg import core
-from imagenet_prep.jpeg.core import HALF, JOB, MAX_BYTES, MAX_DC, OK, RAW, TABLES
+from imagenet_prep.jpeg.core import HALF, JOB, MAX_BYTES, OK, RAW, TABLES
 
 FORMAT = 1
 SUFFIX = ".rows"
@@ -203,7 +203,9 @@ def digest_of(head: NDArray[np.void] | np.void, body: bytes | memoryview) -> byt
     """The SHA-256 that a header (HEADER) must have: of itself without it, and of what follows."""
     bare = head.copy()
     bare["digest"] = bytes(32)
-    return hashlib.sha256(bare.tobytes() + body).digest()
+    digest = hashlib.sha256(bare.tobytes())
+    digest.update(body)
+    return digest.digest()
 
 
 def load_index(path: Path, source: bytes | None = None) -> Index:
@@ -253,7 +255,9 @@ def _damaged(path: Path, reason: str) -> ToolError:
 
 def fault(index: Index) -> str:
     """What is wrong with an index, as what "it" has; "" for one that the kernels can be given."""
-    images, positions = index.images, index.positions.astype(np.int64)
+    from imagenet_prep.jpeg import cpu
+
+    images = index.images
     good = images["status"] == OK
     counts = mcu_rows(images)
     coded = counts > 0
@@ -266,15 +270,14 @@ def fault(index: Index) -> str:
     wrong |= coded & (images["quant"] >= len(index.quants))
     if wrong.any():
         return f"has a wrong entry for image {int(wrong.argmax())}"
-    if counts.sum() != len(positions) or len(index.specs) > MAX_SETS:
-        return "has other numbers of rows or tables than its images need"
-    owner = np.repeat(np.arange(len(images)), counts)
-    inside = owner[1:] == owner[:-1]
-    bad = (positions < 16) | (positions > 8 * size[owner])
-    bad[1:] |= inside & (positions[1:] <= positions[:-1])
-    bad |= (np.abs(index.predictors.astype(np.int32)) > MAX_DC).any(axis=1)
-    if bad.any():
-        return f"has a wrong row for image {int(owner[bad.argmax()])}"
+    shape = (int(counts.sum()), 3)
+    if len(index.positions) != shape[0] or index.predictors.shape != shape:
+        return "has another number of rows than its images need"
+    if len(index.specs) > MAX_SETS:
+        return f"has more than {MAX_SETS} sets of Huffman tables"
+    bad = cpu.wrong_row(counts, size, index.positions, index.predictors)
+    if bad >= 0:
+        return f"has a wrong row for image {bad}"
     return "" if lookup_tables(index) is not None else "has Huffman tables that are not valid"
 
 
