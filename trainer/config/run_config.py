@@ -234,6 +234,21 @@ class RunConfig:
     jobs: int | None = setting(
         None, MACHINE, "Decoding threads; by default one per CPU.", low=1, free=True
     )
+    decode: str = setting(
+        "auto",
+        MACHINE,
+        "Where JPEGs are decoded with a CUDA device; auto: on the device if it can decode all.",
+        choices=("auto", "gpu", "cpu"),
+        free=True,
+    )
+    resident: str = setting(
+        "auto",
+        MACHINE,
+        "Compressed training images kept on the CUDA device; auto: if they fit into half of its "
+        "free memory.",
+        choices=("auto", "on", "off"),
+        free=True,
+    )
 
     @property
     def pixel_mean(self) -> str | tuple[float, ...]:

@@ -121,6 +121,7 @@ def evaluation_batches(
         ranks=ranks,
         jobs=config.jobs,
         device=device.type,
+        decode=config.decode,
         **batch_form(spec, precision),
     )
 
@@ -180,8 +181,9 @@ def evaluate_beton(
     place = choose_device(device)
     model, config = model_of(checkpoint, place)
     config = replace(
-        config, device=place.type, jobs=jobs, batch_size=batch_size or config.batch_size
-    )
+        config, device=place.type, jobs=jobs, batch_size=batch_size or config.batch_size,
+        decode="auto",
+    )  # fmt: skip
     chosen = Precision(place, choose_precision(precision, place))
     batches = evaluation_batches(betons, checkpoint.stats, model.spec, config, views=views)
     with batches:

@@ -50,7 +50,7 @@ def make_backend(
                 f"{str(error).splitlines()[0]} Use a smaller batch_size, or resident='off'.",
             ) from None
         except UnusableError as error:
-            if reading.decode == "gpu":
+            if reading.decode == "gpu" or reading.resident == "on":
                 raise
             if str(error) not in _TOLD:
                 _TOLD.add(str(error))

@@ -21,7 +21,14 @@ from imagenet_prep.dataset.beton_tables import REBUILD, inspect_betons, stamp_of
 from imagenet_prep.dataset.shards import Betons, find_betons, require_files, stats_of
 from imagenet_prep.dataset.statistics import Stats
 from trainer.loader.backends import make_backend
-from trainer.loader.checks import Reading, check_fit, check_reading, check_views, usable_device
+from trainer.loader.checks import (
+    Reading,
+    check_decoding,
+    check_fit,
+    check_reading,
+    check_views,
+    usable_device,
+)
 from trainer.loader.iterator import DamagedError, Filler
 from trainer.loader.order import rank_batches, sample_order, step_ends
 from trainer.loader.read_ahead import ReadAhead
@@ -83,6 +90,7 @@ class BetonLoader:
         self.betons = betons = beton if isinstance(beton, Betons) else find_betons(beton)
         self.info = inspect_betons(betons.paths)
         check_reading(reading, self.info.samples)
+        check_decoding(reading, self.device)
         self.views, self.reading, self.manifest = views, reading, betons.manifest
         stats = stats_of(betons) if stats is None else stats
         check_fit(betons, self.info, stats, views)

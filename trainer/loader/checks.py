@@ -70,6 +70,20 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def check_decoding(reading: Reading, device: torch.device) -> None:
+    """UsageError where ``reading`` asks for decoding on a device, and ``device`` or its other
+    options do not allow it."""
+    here = device.type == "cpu" and os.environ.get("NUMBA_ENABLE_CUDASIM") != "1"
+    if reading.decode == "gpu" and here:
+        raise _wrong("decode", "decode is 'gpu'; it needs a CUDA device (device='cuda')")
+    if reading.resident == "on" and (here or reading.decode == "cpu"):
+        raise _wrong(
+            "resident",
+            "resident is 'on'; it needs images that are decoded on a CUDA device: device='cuda' "
+            "and decode='auto' or 'gpu'",
+        )
+
+
 def usable_threads(jobs: int | None) -> int:
     """The threads to use; numba raises above the cores that this process may use."""
     if jobs is not None and jobs < 1:

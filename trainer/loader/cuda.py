@@ -314,7 +314,7 @@ class CudaBackend(DeviceRing):
 def require_numba_cuda(device: torch.device) -> None:
     """UnusableError where numba-cuda is missing or finds no device."""
     try:
-        from imagenet_prep.jpeg.cuda import SIMULATED, cuda
+        from imagenet_prep.jpeg.cuda import cuda
 
         usable = bool(cuda.is_available())
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
@@ -323,8 +323,6 @@ def require_numba_cuda(device: torch.device) -> None:
             f"numba-cuda cannot be used ({type(error).__name__}: {error}); install it with "
             "pip install numba-cuda",
         ) from None
-    if device.type == "cpu" and not SIMULATED:
-        raise UnusableError("loader.decode", "decode is 'gpu'; it needs device='cuda'")
     if not usable:
         raise UnusableError("loader.numba_cuda", f"numba-cuda finds no usable device for {device}")
 

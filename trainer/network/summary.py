@@ -39,7 +39,7 @@ class Summary:
 
 
 def summarise(spec: NetworkSpec) -> Summary:
-    """The layer table of ``spec``, from shapes alone (no weights are allocated)."""
+    """The layer table of ``spec``: of one image through weights that are not set."""
     with torch.device("meta"):
         model = AlexNet(spec)
     rows: OrderedDict[str, LayerRow] = OrderedDict()
@@ -59,7 +59,10 @@ def summarise(spec: NetworkSpec) -> Summary:
     leaves = [m for m in model.modules() if not list(m.children())]
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]
     model.eval()
-    model(torch.empty(1, spec.channels, spec.input_size, spec.input_size, device="meta"))
+    # Not on "meta": operations on it import torch's compiler, which takes over a second.
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        model(torch.zeros(1, spec.channels, spec.input_size, spec.input_size))
     for hook in hooks:
         hook.remove()
     table = tuple(row for row in rows.values() if row.kind != "Identity")

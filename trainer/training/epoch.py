@@ -319,6 +319,8 @@ def training_batches(session: Session, progress: Progress = quiet) -> BetonLoade
         ranks=session.world.ranks,
         jobs=session.world.jobs(config.jobs),
         device=session.device.type,
+        decode=config.decode,
+        resident=config.resident,
         progress=progress,
         **batch_form(session.spec, session.precision),
     )

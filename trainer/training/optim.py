@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,6 +23,11 @@ class Optimizer(torch.optim.Optimizer):
     A step is ``prepare`` on the host, then ``move``, which a CUDA graph may hold.
     """
 
+    # Without torch's wrapper, which keeps these from a compiler that is not used here: it would
+    # import that, which takes a second and a half before the first step.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
     # GradScaler then hands over whether gradients overflowed, and does not wait for it.
     _step_supports_amp_scaling = True
 
@@ -104,7 +110,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients, those of the working weights too."""
-        super().zero_grad(set_to_none)
+        inspect.unwrap(torch.optim.Optimizer.zero_grad)(self, set_to_none)
         for work in self.works.values():
             work.grad = None
 

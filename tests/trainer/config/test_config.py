@@ -45,6 +45,8 @@ def test_a_shorter_run_has_a_shorter_warm_up_unless_it_is_given() -> None:
         ({"scale_min": 1.5}, "config.range", "--scale-min"),
         ({"checkpoint_every": -1}, "config.range", "--checkpoint-every"),
         ({"schedule": "zigzag"}, "config.choice", "zigzag"),
+        ({"decode": "tpu"}, "config.choice", "--decode"),
+        ({"resident": "yes"}, "config.choice", "--resident"),
         ({"momentum": 0.5}, "config.no_effect", "--optimizer sgd"),
         ({"drops": (3, 5)}, "config.no_effect", "--schedule drops"),
         ({"freeze_epoch": 3}, "config.no_effect", "--freeze;"),

@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from imagenet_prep.core.errors import ToolError
+from imagenet_prep.core.errors import UsageError
 from tests.kit.loading import Sample, train
 
 HERE = Path(__file__).parent
@@ -37,8 +37,17 @@ def test_the_kernel_of_own_colours_compiles_for_a_device() -> None:
     assert done.stdout == "no local memory", done.stderr[-2000:]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_decoding_on_a_gpu_needs_one(small_beton: Sample) -> None:
-    with pytest.raises(ToolError) as caught:
-        train(small_beton, decode="gpu")
-    assert caught.value.code in ("loader.numba_cuda", "loader.decode")
+@pytest.mark.parametrize(
+    ("option", "options"),
+    [
+        ("decode", {"decode": "gpu"}),
+        ("resident", {"resident": "on"}),
+        ("resident", {"resident": "on", "decode": "cpu"}),
+    ],
+)
+def test_options_of_a_gpu_need_one(
+    small_beton: Sample, option: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        train(small_beton, **options)
+    assert caught.value.code == f"loader.{option}"

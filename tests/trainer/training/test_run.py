@@ -164,11 +164,14 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_step(workplace: Path) ->
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [{"crop_size": 1000}, {"freeze": ("no-such-layer",)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"crop_size": 1000}, {"freeze": ("no-such-layer",)}, {"decode": "gpu"}, {"resident": "on"}],
+)
 def test_a_run_that_cannot_begin_leaves_no_folder(workplace: Path, changes: dict[str, Any]) -> None:
     config = dataclasses.replace(TINY, **changes)
     folder = workplace / "runs" / "one"
-    with pytest.raises(UsageError, match=r"--crop-size|no-such-layer"):
+    with pytest.raises(UsageError, match=r"--crop-size|no-such-layer|CUDA device"):
         train(
             config, workplace / "train.beton", folder, resume=False, report=silent, progress=quiet
         )
