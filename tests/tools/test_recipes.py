@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from tools.demo import StageError
 from tools.recipes import record as recipe_record
 from tools.recipes import run as recipe_run
 from tools.recipes.book import RECIPES
+from tools.recipes.options import options
+from tools.recipes.prepare import Prepared
 from tools.recipes.sets import SETS, Choice, Listed, choose, source_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,7 +58,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
         assert status == 0, words
         return json.loads(out.getvalue().splitlines()[-1]), 0.0
 
-    monkeypatch.setattr(recipe_run, "run_stage", stage)
+    monkeypatch.setattr(demo, "run_stage", stage)
     yield ran
     del NETWORKS["tiny-recipe"]
 
@@ -108,6 +111,113 @@ def test_imagenets_recipe_takes_the_archives_as_downloaded_and_five_views(
     assert (run.header["pictures"]["train"], run.header["pictures"]["val"]) == (6, 3)
     assert run.result["views_top1"]["mean"] >= 0
     assert [ran[ran.index("--views") + 1] for ran in stages if ran[1] == "eval"] == ["1", "5"]
+
+
+def test_betons_alone_train_both_sides_one_after_the_other(
+    make_raw: Callable[..., Path],
+    tmp_path: Path,
+    stages: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    raw, folder, record = make_raw(), tmp_path / "betons", tmp_path / "record.jsonl"
+    both = ["cat-fish", "--betons", str(folder), "--ours", "--theirs"]
+    make = [*both, "--prepare-only", "--raw", str(raw), "--out", str(tmp_path / "made")]
+    assert recipe_run.main([*make, "--size", "240", "--per-class", "3"]) == 0
+    assert "tools/recipes.sh cat-fish --betons" in capsys.readouterr().out
+    # As on another machine: the folder was moved there, and nothing else.
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved)
+    for gone in (raw, folder, tmp_path / "made"):
+        shutil.rmtree(gone)
+    assert not [path for path in moved.rglob("*") if path.is_symlink()]
+    stages.clear()
+    both[2] = str(moved)
+    words = [*both, "--out", str(tmp_path / "out"), "--record", str(record)]
+    smallest = [*SMALLEST[:4], *SMALLEST[6:]]  # without --size
+    assert recipe_run.main([*words, *smallest]) == 0
+    assert [ran[1] for ran in stages] == ["run", "eval"] * 2
+    ours, theirs = recipe_record.read(record)
+    assert (ours.side, theirs.side) == ("ours", "theirs")
+    for run in (ours, theirs):
+        assert run.header["pictures"]["train"] == 6
+        assert run.header["options"][:4] == ["--per-class", "3", "--size", "240"]
+        assert run.header["command"].startswith("tools/recipes.sh cat-fish --betons elsewhere")
+
+
+@pytest.fixture
+def betons(
+    make_raw: Callable[..., Path], tmp_path: Path, stages: list[list[str]]
+) -> tuple[Path, list[str]]:
+    """A folder of betons for our side of cat-fish, and the command that made it."""
+    folder = tmp_path / "betons"
+    words = ["cat-fish", "--prepare-only", "--raw", str(make_raw()), "--betons", str(folder)]
+    words += ["--size", "64", "--out", str(tmp_path / "made")]
+    assert recipe_run.main(words) == 0
+    stages.clear()
+    return folder, words
+
+
+def error_of(words: list[str], betons: Path) -> str:
+    """The error code of a recipe that trains from ``betons``."""
+    given = options([*words, "--betons", str(betons), "--out", str(betons / "out")])
+    with pytest.raises(ToolError) as error:
+        recipe_run.run_recipe(given)
+    return error.value.code
+
+
+def test_a_folder_of_betons_is_of_one_recipe_side_and_selection(
+    betons: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, made = betons
+    assert error_of(["cats-dogs"], folder) == "recipe.other_betons"
+    assert error_of(["cat-fish", "--theirs"], folder) == "recipe.side_not_prepared"
+    assert error_of(["cat-fish"], tmp_path) == "file.missing"
+    for option in ("--raw", "--classes", "--size"):
+        with pytest.raises(UsageError) as error:
+            options(["cat-fish", "--betons", str(folder), option, "1"])
+        assert error.value.code == "recipe.betons_are_prepared"
+    # The same command again changes nothing; the other side is added; another selection is not.
+    before = {path: path.read_bytes() for path in folder.rglob("*.beton*")}
+    assert recipe_run.main([*made, "--theirs"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert set(json.loads((folder / "recipe.json").read_text())["sides"]) == {"ours", "theirs"}
+    with pytest.raises(UsageError) as other:
+        recipe_run.run_recipe(options([*made, "--per-class", "2"]))
+    assert other.value.code == "recipe.other_betons"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("train.beton", "recipe.betons_damaged"),
+        ("val.beton.rows", "recipe.betons_damaged"),
+        ("train.stats.npz", "recipe.betons_damaged"),
+        ("val.beton.json", "manifest.damaged"),
+    ],
+)
+def test_a_damaged_file_among_the_betons_is_an_error_before_training(
+    name: str, code: str, betons: tuple[Path, list[str]], stages: list[list[str]]
+) -> None:
+    folder, _ = betons
+    (path,) = folder.rglob(name)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert error_of(["cat-fish"], folder) == code
+    assert stages == []
+
+
+def test_betons_of_another_build_are_an_error(
+    betons: tuple[Path, list[str]], tmp_path: Path, make_raw: Callable[..., Path]
+) -> None:
+    folder, made = betons
+    other = tmp_path / "other"
+    words = [*made, "--raw", str(make_raw(train=5, name="more")), "--out", str(tmp_path / "again")]
+    words[words.index("--betons") + 1] = str(other)
+    assert recipe_run.main(words) == 0
+    (of_other,) = (path for path in other.iterdir() if path.is_dir())
+    shutil.copytree(of_other, folder / of_other.name, dirs_exist_ok=True)
+    assert error_of(["cat-fish"], folder) == "recipe.betons_damaged"
 
 
 def test_what_a_stage_says_is_shown_and_heard(
@@ -172,12 +282,12 @@ def test_a_run_with_other_options_or_pictures_is_no_continuation(
         listen("trainer: interrupted; a run continues with --resume")
         raise StageError(130)
 
-    monkeypatch.setattr(recipe_run, "run_stage", stop)
-    prepared = recipe_run.Prepared(tmp_path / "train.beton", tmp_path / "val.beton", "abc", {})
+    monkeypatch.setattr(demo, "run_stage", stop)
+    prepared = Prepared(tmp_path / "train.beton", tmp_path / "val.beton", "abc", {})
     first = ["cat-fish", "--out", str(tmp_path / "out")]
 
-    def begin(words: list[str], what: recipe_run.Prepared) -> None:
-        given = recipe_run.options(words)
+    def begin(words: list[str], what: Prepared) -> None:
+        given = options(words)
         recipe_run.train(given, given.recipe.ours, what, 0)
 
     with pytest.raises(StageError):

@@ -218,7 +218,8 @@ def package_versions() -> dict[str, str]:
 
 
 def commit() -> Mapping[str, Any]:
-    """``commit`` of the checkout and whether files differ from it; None outside of one."""
+    """``commit`` of the checkout or the GPU kit, and whether files differ from it; None where
+    that is unknown."""
 
     def git(*words: str) -> str | None:
         try:
@@ -231,6 +232,9 @@ def commit() -> Mapping[str, Any]:
         return result.stdout.strip()
 
     changes = git("status", "--porcelain", "--untracked-files=no")
+    kit = REPOSITORY / "COMMIT"  # written by tools/setup/gpu_kit.sh
+    if changes is None and kit.exists():
+        return {"commit": kit.read_text().strip(), "changed": None}
     return {
         "commit": git("rev-parse", "HEAD"),
         "changed": None if changes is None else bool(changes),

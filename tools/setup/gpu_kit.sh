@@ -106,7 +106,7 @@ mkdir -p "$kit/bin"
 printf '#!/bin/sh\nexec "%s" "$@"\n' "$python" >"$kit/bin/python"
 chmod +x "$kit/bin/python"
 export PYTHONPATH=$kit/site:$project${PYTHONPATH:+:$PYTHONPATH}
-export PATH=$kit/bin:$PATH NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-$kit/numba}
+export PYTHON=$kit/bin/python PATH=$kit/bin:$PATH NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-$kit/numba}
 cd "$project"
 if [ $# -gt 0 ]; then
     exec "$@"
