@@ -1,4 +1,4 @@
-"""What tests expect of errors: their codes, not their wording."""
+"""What tests expect of errors: their codes, and words that their messages must have."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from imagenet_prep.core.errors import ToolError
+from imagenet_prep.core.errors import ToolError, UsageError
 
 
 @contextlib.contextmanager
-def fails(code: str, text: str = "", *, kind: type[ToolError] = ToolError) -> Iterator[None]:
-    """The block raises an error with this code, and with ``text`` somewhere in its message."""
-    with pytest.raises(kind) as caught:
+def fails(code: str, *words: str, usage: bool = False) -> Iterator[None]:
+    """The block must raise a ``ToolError`` (or a ``UsageError``) with this code, in one line."""
+    with pytest.raises(UsageError if usage else ToolError) as caught:
         yield
-    assert caught.value.code == code, str(caught.value)
-    assert text in str(caught.value)
+    assert caught.value.code == code, caught.value
+    assert "\n" not in caught.value.message
+    for word in words:
+        assert word in caught.value.message

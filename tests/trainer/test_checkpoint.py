@@ -15,7 +15,7 @@ from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.files import file_digest
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.statistics import Stats, save_stats
-from tests.kit.refusal import refusal
+from tests.kit.errors import fails
 from trainer.checkpoint import Checkpoint, check_classes, load_checkpoint, save_checkpoint
 
 CLASSES = Classes(("n01", "n02"), {"n01": "ant", "n02": "bee"})
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_error_and_leaves_the_earlier_file(tmp_path: Path) ->
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
-        with refusal("checkpoint.write", str(path), "free some space"):
+        with fails("checkpoint.write", str(path), "free some space"):
             write(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -285,7 +285,7 @@ def test_weights_that_are_not_finite_are_found(tmp_path: Path) -> None:
     broken = {"w": torch.tensor([1.0, torch.inf]), "count": torch.tensor(3)}
     load_checkpoint(write(tmp_path / "a.pt", model={"w": torch.ones(2)})).check_finite()
     for changes in ({"model": broken}, {"average": broken}):
-        with refusal("checkpoint.not_finite", "a.pt: w"):
+        with fails("checkpoint.not_finite", "a.pt: w"):
             load_checkpoint(write(tmp_path / "a.pt", **changes)).check_finite()
 
 

@@ -20,7 +20,7 @@ from imagenet_prep.beton import format as beton_format
 from imagenet_prep.beton.layout import plan_parts
 from imagenet_prep.beton.pages import Part
 from imagenet_prep.beton.verify import check_beton
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.core.files import file_digest
 from imagenet_prep.dataset.manifest import load_manifest, pages_digest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
@@ -251,7 +251,7 @@ def test_page_that_does_not_hold_the_largest_sample_is_wrong_usage(
 ) -> None:
     large = beton_copy.cropped / beton_copy.crops[0][0]
     large.write_bytes(large.read_bytes() + bytes(3 << 20))
-    with fails("build.page_size", kind=UsageError):
+    with fails("build.page_size", usage=True):
         beton_copy.build(beton_copy.out, page_size=1 << 21)
     assert_old_files(beton_copy)
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_prep.beton.options import Packing, chosen, file_order, is_jpeg
-from imagenet_prep.core.errors import UsageError
 from tests.kit.errors import fails
 
 CROPS = [(f"train/{label}/{index}.JPEG", label) for label in range(4) for index in range(50)]
@@ -88,18 +87,18 @@ def test_format_is_a_share_of_jpeg(format: str, share: float) -> None:
     ],
 )
 def test_format_that_is_none_is_wrong_usage(format: str) -> None:
-    with fails("build.format", kind=UsageError):
+    with fails("build.format", usage=True):
         Packing(format=format)
 
 
 @pytest.mark.parametrize("subset", [0, -1, 0.0, -0.5, 1.5, float("nan")])
 def test_subset_that_cannot_be_is_wrong_usage(subset: int | float) -> None:
-    with fails("build.subset", kind=UsageError):
+    with fails("build.subset", usage=True):
         Packing(subset=subset)
 
 
 @pytest.mark.parametrize("size", [0, -4, 1 << 20, 3 << 20, 1 << 31])
 def test_page_size_that_ffcv_does_not_take_is_wrong_usage(size: int) -> None:
-    with fails("build.page_size", kind=UsageError):
+    with fails("build.page_size", usage=True):
         Packing(page_size=size)
     assert Packing(page_size=1 << 22).page_size == 1 << 22

@@ -18,7 +18,8 @@ from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tests.kit.sources import WNIDS, contents, made, refused, rows, tar_bytes
+from tests.kit.errors import fails
+from tests.kit.sources import WNIDS, contents, made, rows, tar_bytes
 
 FILES = {
     f"set/{split}/{name}/{n}.jpg": f"{split} {name} {n}".encode() * 300
@@ -130,7 +131,7 @@ def test_hugging_faces_archives_have_the_class_in_each_name(tmp_path: Path, pack
 )
 def test_damaged_archives_are_refused(tmp_path: Path, name: str, data: bytes, code: str) -> None:
     (tmp_path / name).write_bytes(data)
-    with refused(code, name):
+    with fails(code, name):
         _ = scan(tmp_path / name).sources
 
 
@@ -164,7 +165,7 @@ def test_a_compressed_tar_is_cropped_by_several_workers(tmp_path: Path) -> None:
 
 def test_a_named_pipe_is_no_archive(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
-    with refused("source.not_a_file", usage=True):
+    with fails("source.not_a_file", usage=True):
         scan(tmp_path / "a.tar")
     with tarfile.open(tmp_path / "b.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("ant/1.jpg"))

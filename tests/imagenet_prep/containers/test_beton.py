@@ -13,7 +13,8 @@ from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import is_inside
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tests.kit.sources import made, refused
+from tests.kit.errors import fails
+from tests.kit.sources import made
 
 JPEG = jpeg_bytes(smooth_pixels(40, 50, 1))
 PIXELS = np.arange(3 * 7 * 5, dtype=np.uint8).tobytes()  # 7 wide, 5 high
@@ -76,7 +77,7 @@ def test_a_folder_of_betons_has_the_names_of_their_manifests(tmp_path: Path) -> 
         (tmp_path / f"{name}.beton.json").write_text(json.dumps({"classes": ["../../x", "/etc"]}))
     assert all(is_inside(source.crop) for source in scan(tmp_path).sources)
     (tmp_path / "val.beton.json").unlink()
-    with refused("source.class_conflict", "val.beton"):
+    with fails("source.class_conflict", "val.beton"):
         scan(tmp_path)
 
 
@@ -105,15 +106,15 @@ def test_what_ffcv_itself_has_written(tmp_path: Path) -> None:
 def test_a_beton_that_is_cut_off_is_refused(tmp_path: Path, length: int) -> None:
     path = beton(tmp_path / "a.beton", [1, 0, 1])
     path.write_bytes(path.read_bytes()[:length])
-    with refused("source.beton_damaged", "a.beton"):
+    with fails("source.beton_damaged", "a.beton"):
         scan(path)
 
 
 def test_other_files_and_labels_are_refused(tmp_path: Path) -> None:
-    with refused("source.beton_damaged"):
+    with fails("source.beton_damaged"):
         scan(beton(tmp_path / "a.beton", [-1, 0]))
     (tmp_path / "b.beton").write_bytes(b"hello" * 2000)
-    with refused("source.beton_damaged"):
+    with fails("source.beton_damaged"):
         scan(tmp_path / "b.beton")
-    with refused("source.layout_mismatch", usage=True):
+    with fails("source.layout_mismatch", usage=True):
         scan(made(tmp_path, "none.jpg") / "none.jpg", layout="beton")

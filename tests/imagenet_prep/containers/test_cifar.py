@@ -10,7 +10,7 @@ import pytest
 
 from imagenet_prep.dataset.journal import is_inside
 from imagenet_prep.sources.scan import scan
-from tests.kit.sources import refused
+from tests.kit.errors import fails
 
 NAMES = ["airplane", "automobile", "bird"]
 
@@ -117,7 +117,7 @@ def test_damaged_batches_are_refused(ten: Path, damage: object) -> None:
     path = ten / "data_batch_1"
     assert callable(damage)
     path.write_bytes(damage(path.read_bytes()))
-    with refused("cifar.damaged", "data_batch_1"):
+    with fails("cifar.damaged", "data_batch_1"):
         scan(ten)
 
 
@@ -127,5 +127,5 @@ def test_class_names_never_lead_out_of_the_destination(ten: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_wrong_usage(tmp_path: Path) -> None:
-    with refused("source.layout_mismatch", usage=True):
+    with fails("source.layout_mismatch", usage=True):
         scan(tmp_path, layout="cifar")

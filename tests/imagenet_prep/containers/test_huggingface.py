@@ -14,7 +14,8 @@ from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tests.kit.sources import contents, refused, rows
+from tests.kit.errors import fails
+from tests.kit.sources import contents, rows
 
 pa = pytest.importorskip("pyarrow")
 
@@ -122,7 +123,7 @@ def test_plain_columns_and_text_labels(tmp_path: Path) -> None:
     ],
 )
 def test_columns_that_leave_it_open_are_refused(tmp_path: Path, data: Any, code: str) -> None:
-    with refused(code, "a.parquet"):
+    with fails(code, "a.parquet"):
         scan(parquet(tmp_path / "a.parquet", data))
 
 
@@ -131,10 +132,10 @@ def test_damaged_and_foreign_files_are_refused(repository: Path) -> None:
     whole = path.read_bytes()
     for data in (whole[:-5], b"hello"):
         path.write_bytes(data)
-        with refused("parquet.damaged", path.name):
+        with fails("parquet.damaged", path.name):
             scan(repository)
     parquet(path, table([0], ("ant", "bee")))
-    with refused("parquet.classes"):
+    with fails("parquet.classes"):
         scan(repository)
 
 

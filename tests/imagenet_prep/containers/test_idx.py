@@ -14,7 +14,8 @@ from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.sources.scan import scan
 from imagenet_prep.storage import byte_range as places
-from tests.kit.sources import contents, idx_bytes, idx_pair, refused, rows
+from tests.kit.errors import fails
+from tests.kit.sources import contents, idx_bytes, idx_pair, rows
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -86,7 +87,7 @@ def test_damaged_idx_files_are_refused(
     path.write_bytes(data or b"")
     if data is None:
         path.unlink()
-    with refused(code):
+    with fails(code):
         scan(tmp_path)
 
 
@@ -100,7 +101,7 @@ def test_damaged_compression_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
             scan(tmp_path)
     path.write_bytes(whole)
     monkeypatch.setattr(places, "MAX_UNPACKED_BYTES", 20)
-    with refused("source.unreadable", "gunzip"):
+    with fails("source.unreadable", "gunzip"):
         scan(tmp_path)
 
 
@@ -116,7 +117,7 @@ def test_an_array_beside_its_compressed_file_is_read_once(tmp_path: Path) -> Non
         ("emnist-letters-train-images-idx3-ubyte", 2),
     ]
     idx_pair(raw, "emnist-digits-train", [1])
-    with refused("source.split_twice", "emnist-letters", "emnist-digits"):
+    with fails("source.split_twice", "emnist-letters", "emnist-digits"):
         scan(raw)
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from imagenet_prep.containers.tar import LINKED, SPARSE, Member, open_tar
 from imagenet_prep.core.errors import ToolError
-from tests.kit.sources import refused, tar_bytes
+from tests.kit.errors import fails
+from tests.kit.sources import tar_bytes
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
@@ -99,13 +100,13 @@ def test_a_tar_within_a_tar_is_read_in_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "./../x.jpg", "a/.."])
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / "a.tar", tar_bytes({name: b"x"}))
-    with refused("archive.unsafe_name"):
+    with fails("archive.unsafe_name"):
         members_of(path)
 
 
 def test_a_long_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     data = tar_bytes({"../" + "n" * 150: b"x"}, tarfile.GNU_FORMAT)
-    with refused("archive.unsafe_name"):
+    with fails("archive.unsafe_name"):
         members_of(written(tmp_path / "a.tar", data))
 
 
@@ -116,7 +117,7 @@ def test_detours_in_names_go(tmp_path: Path) -> None:
 
 def test_a_name_that_no_disk_can_hold_is_refused(tmp_path: Path) -> None:
     data = tar_bytes({"n" * 300: b"x"}, tarfile.PAX_FORMAT)
-    with refused("archive.long_name"):
+    with fails("archive.long_name"):
         members_of(written(tmp_path / "a.tar", data))
 
 
@@ -165,7 +166,7 @@ def test_a_tar_cut_off_anywhere_is_one_sentence(tmp_path: Path, form: int) -> No
     end = whole.rindex(b"y") + 1
     for length in (1, 511, 513, 700, end - 1, (end + 511) // 512 * 512):
         path = written(tmp_path / "cut.tar", whole[:length])
-        with refused("archive.cut_off", "cut.tar"):
+        with fails("archive.cut_off", "cut.tar"):
             members_of(path)
 
 
@@ -174,7 +175,7 @@ def test_an_inner_tar_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "o.tar", tar_bytes({"i.tar": inner}))
     with open_tar(path) as tar:
         (member,) = tar.members()
-        with refused("archive.cut_off", "o.tar, member i.tar"):
+        with fails("archive.cut_off", "o.tar, member i.tar"):
             list(tar.inner(member).members())
 
 
@@ -203,7 +204,7 @@ def test_what_is_no_whole_tar_is_refused(
     tmp_path: Path, change: Callable[[bytes], bytes], code: str
 ) -> None:
     data = change(tar_bytes({"a.jpg": b"a", "b.jpg": b"b"}))
-    with refused(code, "a.tar"):
+    with fails(code, "a.tar"):
         members_of(written(tmp_path / "a.tar", data))
 
 
@@ -233,7 +234,7 @@ def test_a_size_that_cannot_be_never_leads_round_in_a_circle(tmp_path: Path, siz
     data[124:136] = b"-%010o\0" % -size if size < 0 else b"\x80" + size.to_bytes(11, "big")
     data[148:156] = b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
-    with refused("archive.cut_off" if size > 0 else "archive.not_a_tar"):
+    with fails("archive.cut_off" if size > 0 else "archive.not_a_tar"):
         members_of(written(tmp_path / "a.tar", bytes(data)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.core.files import publish, read_json, write_json
 from tests.kit.errors import fails
 
@@ -73,7 +73,7 @@ def test_read_json_names_the_file_and_the_remedy(tmp_path: Path, content: Any) -
 
 def test_a_folder_or_a_file_in_the_way_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with fails("file.is_folder", kind=UsageError), publish(tmp_path):
+    with fails("file.is_folder", usage=True), publish(tmp_path):
         pass
-    with fails("file.no_folder", kind=UsageError), publish(tmp_path / "file" / "inner"):
+    with fails("file.no_folder", usage=True), publish(tmp_path / "file" / "inner"):
         pass

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from imagenet_prep.cli.main import run
-from imagenet_prep.core.errors import ToolError, UsageError, quiet
+from imagenet_prep.core.errors import ToolError, quiet
 from imagenet_prep.crop import run as crop_stage
 from imagenet_prep.crop.merge import merge_parts
 from imagenet_prep.crop.run import CropReport, run_crop
@@ -223,7 +223,7 @@ def test_parts_with_other_labels_or_settings_are_refused(raw: Path, tmp_path: Pa
 def test_parts_and_whole_runs_are_not_mixed_up(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
     cropped(raw, dst, Part(1, PARTS))
-    with fails("crop.other_parts", kind=UsageError):
+    with fails("crop.other_parts", usage=True):
         cropped(raw, dst, Part(1, 2))
     with fails("crop.parts_not_merged"):
         list_crops(dst, "train")
@@ -232,7 +232,7 @@ def test_parts_and_whole_runs_are_not_mixed_up(raw: Path, tmp_path: Path) -> Non
     with fails("crop.other_classes"):
         cropped(raw, dst, Part(2, PARTS))
     cropped(raw, tmp_path / "other")
-    with fails("crop.made_whole", kind=UsageError):
+    with fails("crop.made_whole", usage=True):
         cropped(raw, tmp_path / "other", Part(1, 2))
     with fails("merge.no_parts"):
         merge_parts(tmp_path / "other")

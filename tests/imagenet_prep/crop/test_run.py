@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from imagenet_prep.core.errors import UsageError, quiet
+from imagenet_prep.core.errors import quiet
 from imagenet_prep.crop import run as crop_stage
 from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.run import CropReport, run_crop
@@ -316,7 +316,7 @@ def test_an_unreadable_source_is_one_failure(raw: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("src", "dst"), [("raw", "raw"), ("raw", "raw/out"), ("raw/train", "raw")])
 def test_source_and_destination_must_not_lie_in_one_another(raw: Path, src: str, dst: str) -> None:
     before = tree(raw)
-    with fails("crop.places_overlap", kind=UsageError):
+    with fails("crop.places_overlap", usage=True):
         cropped(raw.parent / src, raw.parent / dst)
     assert tree(raw) == before
 
@@ -326,14 +326,14 @@ def test_a_folder_of_other_images_is_no_destination(
 ) -> None:
     other = make_raw(name="other")
     before = tree(other)
-    with fails("crop.foreign_folder", kind=UsageError):
+    with fails("crop.foreign_folder", usage=True):
         cropped(raw, other)
     assert tree(other) == before
 
 
 def test_a_file_is_no_destination(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with fails("crop.no_folder", kind=UsageError):
+    with fails("crop.no_folder", usage=True):
         cropped(raw, tmp_path / "file")
 
 
@@ -350,7 +350,7 @@ def test_two_runs_at_a_time_are_refused(raw: Path, tmp_path: Path) -> None:
 def test_a_folder_that_crop_did_not_make_has_no_crops(tmp_path: Path) -> None:
     with fails("crop.no_journal"):
         list_crops(tmp_path, "train")
-    with fails("crop.no_folder", kind=UsageError):
+    with fails("crop.no_folder", usage=True):
         list_crops(tmp_path / "none", "train")
 
 

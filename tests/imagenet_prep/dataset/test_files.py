@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.core.files import write_json
 from imagenet_prep.dataset.classes import Classes, load_classes, save_classes
 from imagenet_prep.dataset.manifest import Manifest, load_manifest, save_manifest, source_digest
@@ -173,7 +173,7 @@ def test_name_that_is_no_beton_file_is_wrong_usage(tmp_path: Path, kind: str) ->
     if kind == "folder":
         beton.mkdir()
     code = "beton.is_folder" if kind == "folder" else "beton.missing"
-    with fails(code, kind=UsageError):
+    with fails(code, usage=True):
         load_manifest(beton)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.journal import (
     UNFINISHED_NAME,
     Crops,
@@ -132,7 +132,7 @@ def test_a_transaction_that_was_killed_leaves_the_rows_before_it(path: Path) -> 
 def test_a_folder_that_crop_did_not_make_is_an_error(tmp_path: Path) -> None:
     with fails("crop.no_journal"):
         Crops(tmp_path)
-    with fails("crop.no_folder", kind=UsageError):
+    with fails("crop.no_folder", usage=True):
         Crops(tmp_path / "none")
 
 

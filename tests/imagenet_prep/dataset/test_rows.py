@@ -11,11 +11,11 @@ import pytest
 
 from imagenet_prep.beton.verify import check_beton
 from imagenet_prep.cli.main import run
-from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.rows import make_rows, source_of
 from imagenet_prep.jpeg import core
 from imagenet_prep.jpeg.index import load_index, rows_beside
 from tests.imagenet_prep.conftest import Made
+from tests.kit.errors import fails
 from tests.kit.jpegs import content
 
 
@@ -90,7 +90,6 @@ def test_another_programs_beton_is_indexed(tmp_path: Path) -> None:
 
 def test_what_is_no_beton_has_a_code(tmp_path: Path) -> None:
     (tmp_path / "a.beton").write_bytes(b"nothing of the kind" * 10)
-    with pytest.raises(ToolError) as caught:
+    with fails("beton.damaged"):
         make_rows(tmp_path / "a.beton", 1)
-    assert caught.value.code == "beton.damaged"
     assert run(["index", str(tmp_path / "none.beton")]) == 2

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from imagenet_prep.beton import layout as beton_plan
 from imagenet_prep.beton.format import PAGE_SIZE_BYTES, TABLE, data_start_for, read_index
 from imagenet_prep.beton.verify import check_betons
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset import shards
 from imagenet_prep.dataset.manifest import Manifest, load_manifest, pages_digest, save_manifest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
@@ -144,7 +144,7 @@ def test_files_up_to_a_size_share_out_all_samples_evenly(sizes: list[int], limit
 def test_shards_that_cannot_be_are_wrong_usage(
     made_beton: Made, tmp_path: Path, settings: dict[str, int], code: str
 ) -> None:
-    with fails(code, kind=UsageError):
+    with fails(code, usage=True):
         made_beton.build(tmp_path / "train.beton", **settings)
     assert list(tmp_path.iterdir()) == []
 
@@ -251,7 +251,7 @@ def test_a_shard_by_its_own_name_is_a_part_and_no_set(made_beton: Made, tmp_path
 @pytest.mark.parametrize("name", ["none-*.beton", "none.beton", "*.json"])
 def test_a_name_of_nothing_is_wrong_usage(tmp_path: Path, name: str) -> None:
     (tmp_path / "x.json").touch()
-    with fails("beton.missing", "imagenet-prep build", kind=UsageError):
+    with fails("beton.missing", "imagenet-prep build", usage=True):
         find_betons(tmp_path / name)
 
 
@@ -268,7 +268,7 @@ def test_betons_of_another_build_are_refused_and_untouched(
     out = tmp_path / "train.beton"
     made_beton.build(out, shards=before)
     there = snapshot(tmp_path)
-    with fails("beton.other_build", "choose another", kind=UsageError):
+    with fails("beton.other_build", "choose another", usage=True):
         made_beton.build(out, shards=now)
     assert snapshot(tmp_path) == there
 
@@ -380,5 +380,5 @@ def test_the_validation_set_is_one_file_or_shards_never_both(
     assert sharded is not None and len(sharded.paths) == 2
     assert shards.validation_beside(sharded) is None
     (tmp_path / "val.beton").touch()
-    with fails("beton.two_validation_sets", kind=UsageError):
+    with fails("beton.two_validation_sets", usage=True):
         shards.validation_beside(train)

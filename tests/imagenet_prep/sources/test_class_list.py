@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_prep.sources.scan import scan
-from tests.kit.sources import made, refused
+from tests.kit.errors import fails
+from tests.kit.sources import made
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_chosen_classes_have_labels_in_the_order_of_the_file(raw: Path) -> None:
 
 
 def test_a_class_that_only_val_has_can_be_left_out(raw: Path) -> None:
-    with refused("source.class_unknown"):
+    with fails("source.class_unknown"):
         scan(raw)
     assert len(scan(raw, classes=chosen(raw, "bee\nant\n")).sources) == 3
 
@@ -50,15 +51,15 @@ def test_a_class_that_only_val_has_can_be_left_out(raw: Path) -> None:
     ],
 )
 def test_faulty_class_lists_are_one_sentence(raw: Path, text: str, code: str) -> None:
-    with refused(code):
+    with fails(code):
         scan(raw, classes=chosen(raw, text))
 
 
 def test_a_class_list_that_is_missing_or_no_text_is_one_sentence(raw: Path) -> None:
-    with refused("classes.missing", usage=True):
+    with fails("classes.missing", usage=True):
         scan(raw, classes=raw / "none.txt")
     (raw.parent / "classes.txt").write_bytes(b"caf\xe9\n")
-    with refused("list.encoding"):
+    with fails("list.encoding"):
         scan(raw, classes=raw.parent / "classes.txt")
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.sources.scan import scan
-from tests.kit.sources import made, refused, rows
+from tests.kit.errors import fails
+from tests.kit.sources import made, rows
 
 
 def test_files_named_by_class_are_recognised(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_underscores_and_hyphens_count_when_the_layout_is_named(tmp_path: Path) 
 
 def test_a_file_that_is_not_named_by_class_is_named(tmp_path: Path) -> None:
     src = made(tmp_path / "raw", "cat.1.jpg", "holiday.jpg")
-    with refused("source.no_class", "holiday.jpg"):
+    with fails("source.no_class", "holiday.jpg"):
         scan(src, layout="flat")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_prep.sources.scan import scan
-from tests.kit.sources import WNIDS, made, refused, rows
+from tests.kit.errors import fails
+from tests.kit.sources import WNIDS, made, rows
 
 
 def keys(src: Path) -> list[str]:
@@ -56,7 +57,7 @@ def test_numbered_parts_of_a_split_are_joined(tmp_path: Path) -> None:
         ("train", 0), ("train", 1), ("val", 1),
     ]  # fmt: skip
     made(src, "train.X2/ant/2.jpg")
-    with refused("source.class_twice", "ant"):
+    with fails("source.class_twice", "ant"):
         scan(src)
 
 
@@ -67,16 +68,16 @@ def test_folders_can_be_named_as_splits_and_as_classes(tmp_path: Path) -> None:
         ("train", "train/ant/1.JPEG"), ("val", "val/ant/2.JPEG"),
     ]  # fmt: skip
     cars = made(tmp_path / "cars", "train/car/1.jpg", "train/train/1.jpg")
-    with refused("source.split_as_class", "--split train/train=class"):
+    with fails("source.split_as_class", "--split train/train=class"):
         scan(cars)
     assert scan(cars, splits={"train/train": "class"}).classes.names == ("car", "train")
-    with refused("source.split_unused", usage=True):
+    with fails("source.split_unused", usage=True):
         scan(made(tmp_path / "list", "a.jpg"), layout="csv", splits={"a": "val"})
 
 
 @pytest.mark.parametrize("name", ["train", "training_set", "test1", "seg_train", "Val"])
 def test_a_class_with_the_name_of_a_split_is_refused(tmp_path: Path, name: str) -> None:
-    with refused("source.split_as_class", name):
+    with fails("source.split_as_class", name):
         scan(made(tmp_path / "raw", "car/1.jpg", f"{name}/1.jpg"))
 
 
@@ -97,7 +98,7 @@ def test_a_folder_around_a_set_is_entered_and_mentioned(tmp_path: Path) -> None:
 
 def test_one_class_whose_folders_hold_the_images_is_refused(tmp_path: Path) -> None:
     src = made(tmp_path / "raw", "all/sub/ant/1.jpg", "all/sub2/bee/1.jpg", "all/1.jpg")
-    with refused("source.one_class", "all/sub"):
+    with fails("source.one_class", "all/sub"):
         _ = scan(src).sources
 
 
@@ -117,7 +118,7 @@ def test_folders_of_class_folders_are_refused_unless_confirmed(
     tmp_path: Path, files: str, code: str
 ) -> None:
     src = made(tmp_path / "raw", *files.split())
-    with refused(code, "--src"):
+    with fails(code, "--src"):
         _ = scan(src).sources
     assert len(scan(src, layout="folders").sources) > 0
 
@@ -154,12 +155,12 @@ def test_a_flat_val_of_imagenet_has_the_built_in_labels(tmp_path: Path) -> None:
     assert found.notices == ["test: left out, its images have no classes"]
     assert [s.label for s in scan(src / "val").sources] == [0, 2, 1]
     made(src, "val/other.JPEG")
-    with refused("source.no_class", "other.JPEG"):
+    with fails("source.no_class", "other.JPEG"):
         scan(src)
 
 
 def test_a_flat_val_without_known_labels_is_refused(tmp_path: Path) -> None:
-    with refused("source.no_class", "7.jpg"):
+    with fails("source.no_class", "7.jpg"):
         scan(made(tmp_path / "raw", "train/ant/1.jpg", "val/7.jpg"))
 
 
@@ -213,7 +214,7 @@ def test_names_that_not_every_disk_can_hold_are_refused(
     tmp_path: Path, names: tuple[str, str], code: str
 ) -> None:
     src = made(tmp_path / "raw", *names)
-    with refused(code):
+    with fails(code):
         _ = scan(src).sources
 
 
@@ -228,7 +229,7 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         found[2].read()
     (src / "ant" / "loop").symlink_to(src, target_is_directory=True)
-    with refused("source.link_circle", "ant/loop"):
+    with fails("source.link_circle", "ant/loop"):
         _ = scan(src).sources
 
 
@@ -236,9 +237,9 @@ def test_what_would_block_when_opened_is_left_out_or_refused(tmp_path: Path) -> 
     src = made(tmp_path / "raw", "ant/1.jpg")
     os.mkfifo(src / "ant" / "pipe.jpg")
     assert keys(src) == ["ant/1.jpg"]
-    with refused("source.not_a_file", usage=True):
+    with fails("source.not_a_file", usage=True):
         scan(src / "ant" / "pipe.jpg")
-    with refused("source.not_a_file", usage=True):
+    with fails("source.not_a_file", usage=True):
         scan(Path("/dev/zero"))
 
 
@@ -289,20 +290,20 @@ def test_counts_are_compared_with_those_of_imagenet(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_and_a_file_are_wrong_usage(tmp_path: Path) -> None:
-    with refused("source.missing", usage=True):
+    with fails("source.missing", usage=True):
         scan(tmp_path / "none")
-    with refused("source.layout_unknown", usage=True):
+    with fails("source.layout_unknown", usage=True):
         scan(made(tmp_path, "a.jpg") / "a.jpg")
 
 
 def test_what_leaves_an_image_without_a_class_is_refused(tmp_path: Path) -> None:
-    with refused("source.empty"):
+    with fails("source.empty"):
         _ = scan(made(tmp_path / "none", "train/ant/notes.txt")).sources
-    with refused("source.class_unknown", "wasp"):
+    with fails("source.class_unknown", "wasp"):
         scan(made(tmp_path / "foreign", "train/ant/1.jpg", "val/wasp/1.jpg"))
-    with refused("source.split_twice", "val", "validation"):
+    with fails("source.split_twice", "val", "validation"):
         scan(made(tmp_path / "two", "train/ant/1.jpg", "val/ant/1.jpg", "validation/ant/2.jpg"))
-    with refused("source.no_class", "stray.jpg"):
+    with fails("source.no_class", "stray.jpg"):
         _ = scan(made(tmp_path / "raw", "ant/1.jpg", "stray.jpg")).sources
     (tmp_path / "raw" / "stray.jpg").rename(tmp_path / "raw" / "LICENSE")
     assert keys(tmp_path / "raw") == ["ant/1.jpg"]

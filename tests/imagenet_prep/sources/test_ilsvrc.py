@@ -13,11 +13,11 @@ from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
+from tests.kit.errors import fails
 from tests.kit.sources import (
     WNIDS,
     contents,
     made,
-    refused,
     rows,
     tar_bytes,
     train_tar,
@@ -114,14 +114,14 @@ def test_unpacked_train_beside_the_archive_of_val(folder: Path) -> None:
 
 
 def test_a_folder_without_archives_is_wrong_usage(tmp_path: Path) -> None:
-    with refused("source.layout_mismatch", "ILSVRC2012_img_train.tar", usage=True):
+    with fails("source.layout_mismatch", "ILSVRC2012_img_train.tar", usage=True):
         scan(tmp_path, layout="ilsvrc")
 
 
 def test_an_image_that_val_does_not_have_is_named(folder: Path) -> None:
     data = tar_bytes({"ILSVRC2012_val_00050001.JPEG": b"x"})
     (folder / "ILSVRC2012_img_val.tar").write_bytes(data)
-    with refused("source.no_class", "val_00050001.JPEG"):
+    with fails("source.no_class", "val_00050001.JPEG"):
         _ = scan(folder).sources
 
 
@@ -130,7 +130,7 @@ def test_a_train_archive_that_is_cut_off_is_refused(folder: Path) -> None:
     whole = path.read_bytes()
     for length in (600, 1536, 4000, len(whole) // 2):
         path.write_bytes(whole[:length])
-        with refused("archive.cut_off", "train.tar"):
+        with fails("archive.cut_off", "train.tar"):
             _ = scan(folder).sources
 
 
@@ -147,7 +147,7 @@ def test_a_train_archive_that_is_cut_off_is_refused(folder: Path) -> None:
 def test_faulty_train_archives_are_refused(
     folder: Path, members: dict[str, bytes], code: str
 ) -> None:
-    with refused(code):
+    with fails(code):
         _ = scan(only_train(folder, members)).sources
 
 
@@ -155,7 +155,7 @@ def test_a_class_that_is_there_twice_is_named(folder: Path) -> None:
     inner = tar_bytes({"1.JPEG": b"x"})
     data = tar_bytes([(f"{A}.tar", inner), (f"{A}.tar", inner)])
     (folder / "ILSVRC2012_img_train.tar").write_bytes(data)
-    with refused("source.duplicate", f"{A}.tar"):
+    with fails("source.duplicate", f"{A}.tar"):
         scan(folder)
 
 

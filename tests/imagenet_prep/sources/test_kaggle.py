@@ -10,7 +10,8 @@ from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tests.kit.sources import WNIDS, made, refused, rows
+from tests.kit.errors import fails
+from tests.kit.sources import WNIDS, made, rows
 
 DATA = "ILSVRC/Data/CLS-LOC"
 VAL = "ILSVRC2012_val_00000002"
@@ -50,7 +51,7 @@ def test_the_solution_labels_val_where_it_is_there(outer: Path, below: str) -> N
     )
     assert scan(outer / below).sources[-1].label == 1
     (outer / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{VAL},\n")
-    with refused("list.row", "line 2"):
+    with fails("list.row", "line 2"):
         scan(outer / below)
 
 
@@ -62,7 +63,7 @@ def test_its_list_of_classes_is_taken(outer: Path) -> None:
 
 def test_an_image_without_label_is_refused(outer: Path) -> None:
     made(outer, f"{DATA}/val/strange.JPEG")
-    with refused("source.no_class", "strange.JPEG"):
+    with fails("source.no_class", "strange.JPEG"):
         scan(outer)
 
 
@@ -75,5 +76,5 @@ def test_it_is_cropped_with_the_right_labels(outer: Path, tmp_path: Path) -> Non
 
 
 def test_a_folder_of_something_else_is_wrong_usage(tmp_path: Path) -> None:
-    with refused("source.layout_mismatch", usage=True):
+    with fails("source.layout_mismatch", usage=True):
         scan(made(tmp_path / "raw", "ant/1.jpg"), layout="kaggle")

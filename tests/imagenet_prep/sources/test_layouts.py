@@ -8,7 +8,8 @@ import pytest
 
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.sources.scan import LAYOUTS, scan
-from tests.kit.sources import made, refused
+from tests.kit.errors import fails
+from tests.kit.sources import made
 
 
 def test_every_layout_can_be_named_and_says_what_it_misses(tmp_path: Path) -> None:
@@ -16,12 +17,12 @@ def test_every_layout_can_be_named_and_says_what_it_misses(tmp_path: Path) -> No
     for layout in LAYOUTS:
         with pytest.raises(ToolError, match="raw: "):
             _ = scan(tmp_path / "raw", layout=layout).sources
-        with refused("source.missing", usage=True):
+        with fails("source.missing", usage=True):
             scan(tmp_path / "none", layout=layout)
 
 
 def test_a_layout_that_is_unknown_is_wrong_usage(tmp_path: Path) -> None:
-    with refused("source.layout_unknown", usage=True):
+    with fails("source.layout_unknown", usage=True):
         scan(tmp_path, layout="none")
 
 

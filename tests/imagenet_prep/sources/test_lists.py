@@ -12,7 +12,8 @@ from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import is_inside
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tests.kit.sources import contents, made, refused, rows
+from tests.kit.errors import fails
+from tests.kit.sources import contents, made, rows
 
 
 def listed(folder: Path, text: str, name: str = "list.csv") -> Path:
@@ -69,7 +70,7 @@ def test_numbers_in_a_list_are_sorted_as_numbers(tmp_path: Path) -> None:
 )
 def test_other_kinds_of_lists_headers_and_ids(tmp_path: Path, name: str, text: str) -> None:
     if text.startswith("what"):
-        with refused("list.header"):
+        with fails("list.header"):
             scan(listed(tmp_path / "raw", text, name))
         return
     found = scan(listed(tmp_path / "raw", text, name))
@@ -92,13 +93,13 @@ def test_an_id_that_fits_two_files_is_refused_and_one_that_fits_none_fails(tmp_p
     with pytest.raises(FileNotFoundError):
         found.sources[1].read()
     made(tmp_path / "raw", "train/a.png")
-    with refused("list.ambiguous", "a.jpg", "train/a.png"):
+    with fails("list.ambiguous", "a.jpg", "train/a.png"):
         scan(path)
 
 
 def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path) -> None:
     path = listed(tmp_path / "raw", "a.jpg\tant\n", "train.names")
-    with refused("source.layout_unknown", usage=True):
+    with fails("source.layout_unknown", usage=True):
         scan(path)
     assert scan(path, layout="tsv").sources[0].key == "a.jpg"
 
@@ -124,13 +125,13 @@ def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path)
     ],
 )
 def test_faulty_lists_are_one_sentence(tmp_path: Path, text: str, code: str) -> None:
-    with refused(code):
+    with fails(code):
         _ = scan(listed(tmp_path / "raw", text)).sources
 
 
 def test_a_list_in_another_encoding_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"caf\xe9.jpg,ant\n")
-    with refused("list.encoding"):
+    with fails("list.encoding"):
         scan(tmp_path / "list.csv")
 
 

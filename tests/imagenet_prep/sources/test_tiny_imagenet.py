@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_prep.sources.scan import scan
-from tests.kit.sources import made, refused, rows
+from tests.kit.errors import fails
+from tests.kit.sources import made, rows
 
 
 @pytest.fixture
@@ -56,13 +57,13 @@ def test_a_listed_image_that_is_not_there_fails_when_it_is_read(tiny: Path) -> N
 )
 def test_wrong_annotations_are_refused(tiny: Path, lines: str, code: str) -> None:
     (tiny / "val" / "val_annotations.txt").write_text(lines)
-    with refused(code):
+    with fails(code):
         scan(tiny)
 
 
 def test_tiny_imagenet_without_annotations_has_no_val(tiny: Path) -> None:
     (tiny / "val" / "val_annotations.txt").unlink()
-    with refused("list.missing"):
+    with fails("list.missing"):
         scan(tiny)
 
 
@@ -73,7 +74,7 @@ def test_tiny_imagenet_can_do_without_its_lists(tiny: Path) -> None:
 
 
 def test_a_folder_that_is_not_tiny_imagenet_is_wrong_usage(tmp_path: Path) -> None:
-    with refused("source.layout_mismatch", usage=True):
+    with fails("source.layout_mismatch", usage=True):
         scan(made(tmp_path / "raw", "ant/1.jpg"), layout="tiny")
 
 
@@ -111,5 +112,5 @@ def test_after_a_script_that_stopped_halfway_or_made_a_mistake(tiny: Path) -> No
         "val/n02/val_0.JPEG",
     ]
     (tiny / "val/n02").rename(tiny / "val/n01")
-    with refused("source.class_conflict", "val_0.JPEG"):
+    with fails("source.class_conflict", "val_0.JPEG"):
         scan(tiny)

@@ -17,7 +17,8 @@ from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import is_inside
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tests.kit.sources import contents, made, refused, rows, tar_bytes
+from tests.kit.errors import fails
+from tests.kit.sources import contents, made, rows, tar_bytes
 
 # WebDataset
 
@@ -90,7 +91,7 @@ def test_samples_without_a_class_are_counted_and_the_rest_goes_on(
     assert [source.key for source in found.sources] == ["0.tar/2.jpg"]
     assert found.notices[0].startswith("1 samples left out: it")
     assert "(first: 0.tar/1)" in found.notices[0]
-    with refused("webdataset.no_label"):
+    with fails("webdataset.no_label"):
         scan(shard(tmp_path / "all/0.tar", members), layout="webdataset")
 
 
@@ -106,7 +107,7 @@ def test_samples_without_a_class_are_counted_and_the_rest_goes_on(
 )
 def test_faulty_shards_are_refused(tmp_path: Path, members: dict[str, bytes], code: str) -> None:
     src = shard(tmp_path / "raw/0.tar", members)
-    with refused(code):
+    with fails(code):
         _ = scan(src, layout="webdataset").sources
 
 
@@ -155,7 +156,7 @@ def test_captions_are_not_taken_for_classes(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for n in range(60):
         members |= {f"{n}.jpg": b"x", f"{n}.txt": f"image {n} of a cat".encode()}
-    with refused("webdataset.captions"):
+    with fails("webdataset.captions"):
         scan(shard(tmp_path / "raw/0.tar", members))
 
 
@@ -164,7 +165,7 @@ def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:
     whole = (src / "0.tar").read_bytes()
     for data, code in ((whole[:700], "cut_off"), (gzip.compress(whole), "compressed")):
         (src / "0.tar").write_bytes(data)
-        with refused(f"archive.{code}", "0.tar"):
+        with fails(f"archive.{code}", "0.tar"):
             scan(src)
 
 

@@ -26,8 +26,8 @@ from imagenet_prep.storage.location import Url, location_of
 from imagenet_prep.storage.remote import AT_ONCE, in_parallel, status
 from imagenet_prep.storage.remote_errors import RemoteError, fault_of
 from tests.conftest import REPOSITORY
+from tests.kit.errors import fails
 from tests.kit.remote import SECRETS, files_of, secrets_in
-from tests.kit.sources import refused
 
 SMALL = CropSettings(size=16)
 
@@ -103,13 +103,13 @@ def test_a_protocol_whose_package_is_missing_is_named() -> None:
     pytest.importorskip("fsspec")
     if importlib.util.find_spec("gcsfs") is not None:
         pytest.skip("gcsfs is installed")
-    with refused("remote.package_missing", "gs://bucket/raw", "gcsfs", "[cloud]"):
+    with fails("remote.package_missing", "gs://bucket/raw", "gcsfs", "[cloud]"):
         scan(location_of("gs://bucket/raw"))
 
 
 def test_an_unknown_protocol_is_wrong_usage() -> None:
     pytest.importorskip("fsspec")
-    with refused("remote.protocol", usage=True):
+    with fails("remote.protocol", usage=True):
         scan(location_of("nosuch://a/b"))
 
 
@@ -130,7 +130,7 @@ def test_a_setting_that_is_no_number_is_wrong_usage(
     memory: Any, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("IMAGENET_PREP_REMOTE_TIMEOUT_S", value)
-    with refused("remote.setting", "IMAGENET_PREP_REMOTE_TIMEOUT_S", usage=True):
+    with fails("remote.setting", "IMAGENET_PREP_REMOTE_TIMEOUT_S", usage=True):
         status("memory://raw")
 
 

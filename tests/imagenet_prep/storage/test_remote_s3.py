@@ -18,8 +18,8 @@ from imagenet_prep.cli import main as cli
 from imagenet_prep.sources.scan import scan
 from imagenet_prep.storage.location import location_of
 from tests.conftest import REPOSITORY, jpeg_bytes, smooth_pixels
+from tests.kit.errors import fails
 from tests.kit.remote import Fault, files_of, secrets_in
-from tests.kit.sources import refused
 from tests.kit.store import BUCKET, Store, crop, failures, made
 
 
@@ -187,7 +187,7 @@ def test_a_listing_that_cannot_be_had_is_one_sentence(
 
 def test_a_folder_or_bucket_that_is_not_there_is_wrong_usage(store: Store) -> None:
     for url in (f"s3://{BUCKET}/none", "s3://no-such-bucket/raw"):
-        with refused("source.missing", usage=True):
+        with fails("source.missing", usage=True):
             scan(location_of(url))
 
 
@@ -205,7 +205,7 @@ def test_keys_that_no_disk_can_hold_are_named(
     url = store.put(tmp_path, "odd")
     for key in keys:
         store.plain.put_object(Bucket=BUCKET, Key=f"odd/{key}", Body=b"x")
-    with refused(code):
+    with fails(code):
         _ = scan(url).sources
 
 

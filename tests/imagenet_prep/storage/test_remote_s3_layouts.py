@@ -11,7 +11,8 @@ import pytest
 
 from imagenet_prep.sources.scan import scan
 from imagenet_prep.storage.location import location_of
-from tests.kit.sources import WNIDS, idx_pair, refused, tar_bytes, train_tar, val_tar
+from tests.kit.errors import fails
+from tests.kit.sources import WNIDS, idx_pair, tar_bytes, train_tar, val_tar
 from tests.kit.store import BUCKET, Store, crop, failures, made
 
 
@@ -87,7 +88,7 @@ def test_a_shard_that_is_cut_off_is_one_sentence(store: Store, tmp_path: Path) -
     (tmp_path / "raw").mkdir()
     whole = tar_bytes({"1.jpg": b"x" * 90_000, "1.cls": b"1"})
     (tmp_path / "raw/0.tar").write_bytes(whole[:60_000])
-    with refused("archive.cut_off", "s3://pictures/raw/0.tar"):
+    with fails("archive.cut_off", "s3://pictures/raw/0.tar"):
         scan(store.put(tmp_path / "raw"))
 
 

@@ -21,8 +21,9 @@ from imagenet_prep.dataset.names import JOURNAL_NAME
 from imagenet_prep.sources.scan import scan
 from imagenet_prep.storage.location import location_of
 from tests.conftest import jpeg_bytes, smooth_pixels
+from tests.kit.errors import fails
 from tests.kit.remote import SECRETS, Answer, Fault, Spoiler, files_of, secrets_in
-from tests.kit.sources import idx_pair, refused, tar_bytes
+from tests.kit.sources import idx_pair, tar_bytes
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("fsspec")
@@ -140,7 +141,7 @@ def test_a_server_that_sends_no_parts_is_named_before_all_is_fetched(
     big = bytes(3 << 20)
     site = write(tmp_path / "site", {"0.tar": tar_bytes({"1.jpg": big, "1.cls": b"1"})})
     spoiler.serve = Site(site, parts=False).serve
-    with refused("remote.no_parts"):
+    with fails("remote.no_parts"):
         scan(location_of(f"{spoiler.url}/0.tar"))
 
 
@@ -185,9 +186,9 @@ def test_what_is_neither_a_list_nor_a_folder_is_wrong_usage(
     spoiler: Spoiler, tmp_path: Path
 ) -> None:
     write(tmp_path / "site", {"a.html": b"hello"})
-    with refused("source.layout_unknown", "end its URL with /", usage=True):
+    with fails("source.layout_unknown", "end its URL with /", usage=True):
         scan(location_of(f"{spoiler.url}/a.html"))
-    with refused("source.missing", usage=True):
+    with fails("source.missing", usage=True):
         scan(location_of(f"{spoiler.url}/none"))
 
 
@@ -250,6 +251,6 @@ def test_a_dead_server_of_listed_images_is_one_sentence(
     spoiler.serve = lambda *_: Answer(503, {}, b"")
     listed = tmp_path / "list.csv"
     listed.write_text("".join(f"{spoiler.url}/{n}.jpg,ant\n" for n in range(300)))
-    with refused("remote.silent", "503 Service Unavailable, tried 2 times"):
+    with fails("remote.silent", "503 Service Unavailable, tried 2 times"):
         _ = scan(listed).sources
     assert len(spoiler.asked) < 900  # and not each of them as often as is allowed

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_prep.core.errors import ToolError
 from imagenet_prep.workers.processes import Local, resolve_jobs
 from imagenet_prep.workers.threads import map_in_threads
+from tests.kit.errors import fails
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -69,9 +69,8 @@ def test_every_result_comes_once_and_items_are_not_read_far_ahead() -> None:
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_wait() -> None:
-    with pytest.raises(ToolError) as caught:
+    with fails("workers.died"):
         list(Local(2).map(die_at_seven, range(40)))
-    assert caught.value.code == "workers.died"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -94,9 +93,8 @@ def test_leaving_early_leaves_no_process() -> None:
 def test_jobs_default_to_the_processors_and_must_be_positive() -> None:
     assert resolve_jobs(None) >= 1
     assert resolve_jobs(3) == 3
-    with pytest.raises(ToolError) as caught:
+    with fails("jobs.invalid"):
         resolve_jobs(0)
-    assert caught.value.code == "jobs.invalid"
 
 
 LEFTOVERS = """

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from imagenet_prep.core.errors import UsageError, quiet
+from imagenet_prep.core.errors import quiet
 from imagenet_prep.crop.image import crop_pixels
 from imagenet_prep.dataset.crop_settings import CropSettings
-from tests.kit.refusal import refusal
+from tests.kit.errors import fails
 from trainer.checkpoint import load_checkpoint
 from trainer.config import presets
 from trainer.inference import predict as predict_module
@@ -157,10 +157,10 @@ def test_archives_urls_and_stdin_are_predicted_as_files_are(
 
 
 def test_places_without_images_are_usage_errors(tmp_path: Path) -> None:
-    with refusal("predict.empty", kind=UsageError):
+    with fails("predict.empty", usage=True):
         list_inputs([str(tmp_path)])
-    with refusal("predict.missing", "lost.jpg", kind=UsageError):
+    with fails("predict.missing", "lost.jpg", usage=True):
         list_inputs([str(tmp_path / "lost.jpg")])
     (tmp_path / "a.zip").write_text("text")
-    with refusal("predict.archive", "a.zip"):
+    with fails("predict.archive", "a.zip"):
         list_inputs([str(tmp_path / "a.zip")])

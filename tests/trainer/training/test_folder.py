@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_prep.core.errors import UsageError
-from tests.kit.refusal import refusal
+from tests.kit.errors import fails
 from trainer.training.folder import CONTENTS, LOCK_NAME, RunFolder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -47,10 +46,10 @@ def test_a_lock_names_its_owner_and_ends_when_it_is_killed(tmp_path: Path) -> No
     assert owner.stdout.readline() == "locked\n"
     words = (f"process {owner.pid} on {socket.gethostname()}", "--out")
     for options in ({}, {"overwrite": True}):
-        with refusal("run.locked", *words):
+        with fails("run.locked", *words):
             choose(tmp_path, tmp_path, **options)
     (tmp_path / "config.json").touch()
-    with refusal("run.locked", *words):  # also of the run that it trains
+    with fails("run.locked", *words):  # also of the run that it trains
         choose(tmp_path, resume=True)
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
@@ -62,7 +61,7 @@ def test_a_lock_names_its_owner_and_ends_when_it_is_killed(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", CONTENTS)
 def test_a_folder_with_a_run_needs_resume_or_overwrite(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("content")
-    with refusal("run.exists", name, "--resume", "--overwrite", kind=UsageError):
+    with fails("run.exists", name, "--resume", "--overwrite", usage=True):
         choose(tmp_path / "base", tmp_path)
     for options in ({"overwrite": True}, {"resume": True}):
         choose(tmp_path / "base", tmp_path, **options).close()
@@ -77,6 +76,6 @@ def test_impossible_choices_are_usage_errors(tmp_path: Path) -> None:
         ("run.overwrite_without_out", None, {"overwrite": True}),
         ("run.not_a_folder", tmp_path / "file", {}),
     ):
-        with refusal(code, kind=UsageError):
+        with fails(code, usage=True):
             choose(tmp_path / "base", out, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -13,7 +13,7 @@ import torch
 
 from imagenet_prep.core.errors import quiet
 from imagenet_prep.dataset.classes import Classes
-from tests.kit.refusal import refusal
+from tests.kit.errors import fails
 from trainer.config import presets
 from trainer.training import notices as watch
 from trainer.training.run import train
@@ -194,7 +194,7 @@ def test_a_loss_that_breaks_is_seen_before_the_epoch_ends(
     monkeypatch.setattr(watch, "LOOK_EVERY_STEPS", 1)
     wild = dataclasses.replace(STILL, optimizer="sgd", lr=1e30, clip_norm=0.0, batch_size=2)
     counted: list[int] = []
-    with refusal("run.diverged", "epoch 1, step "):
+    with fails("run.diverged", "epoch 1, step "):
         train(
             wild, small_beton.path, tmp_path, resume=False, report=lambda _: None,
             progress=lambda what, done, total: counted.append(done),
@@ -209,7 +209,7 @@ def test_a_loss_that_breaks_is_seen_before_the_epoch_ends(
 def test_what_needs_a_validation_set_is_refused_without_one(
     small_beton: Sample, tiny_network: str, tmp_path: Path, changes: dict[str, Any], word: str
 ) -> None:
-    with refusal("run.no_validation", word):
+    with fails("run.no_validation", word):
         train(
             dataclasses.replace(STILL, **changes), small_beton.path, tmp_path, resume=False,
             report=lambda _: None, progress=quiet,

@@ -16,7 +16,7 @@ from imagenet_prep.core.errors import ToolError, UsageError, quiet
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.names import stats_beside
 from imagenet_prep.dataset.statistics import load_stats, save_stats
-from tests.kit.refusal import refusal
+from tests.kit.errors import fails
 from tests.kit.short_run import PLAIN_SPEC
 from tests.trainer.conftest import make_beton
 from trainer.checkpoint import load_checkpoint
@@ -127,7 +127,7 @@ def test_a_run_without_validation_set_trains_and_keeps_the_last_epoch(workplace:
 
 def test_statistics_of_another_size_are_refused(workplace: Path, full_beton: Sample) -> None:
     save_stats(stats_beside(workplace / "train.beton"), full_beton.stats)
-    with refusal("stats.other_size", "256 px"):
+    with fails("stats.other_size", "256 px"):
         find_data(workplace / "train.beton")
 
 
@@ -151,13 +151,13 @@ def test_a_missing_beton_and_a_folder_are_wrong_usage(tmp_path: Path) -> None:
 def test_a_beton_cut_in_half_is_refused_at_once(workplace: Path) -> None:
     beton = workplace / "train.beton"
     beton.write_bytes(beton.read_bytes()[: beton.stat().st_size // 2])
-    with refusal("beton.truncated"):
+    with fails("beton.truncated"):
         find_data(beton)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_step(workplace: Path) -> None:
     wild = dataclasses.replace(TINY, optimizer="sgd", lr=1e30, clip_norm=0.0)
-    with refusal("run.diverged", "is not finite", "epoch 1, step ", "--lr"):
+    with fails("run.diverged", "is not finite", "epoch 1, step ", "--lr"):
         train(
             wild, workplace / "train.beton", workplace / "run", resume=False, report=silent,
             progress=quiet,
@@ -257,7 +257,7 @@ def test_settings_with_which_nothing_would_learn_are_refused(
     workplace: Path, changes: dict[str, Any], code: str
 ) -> None:
     config = dataclasses.replace(TINY, **changes)
-    with refusal(code):
+    with fails(code):
         train(
             config, workplace / "train.beton", workplace / "run",
             resume=False, report=silent, progress=quiet,
@@ -272,7 +272,7 @@ def test_more_processes_than_devices_are_one_sentence(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     world = World()
     world.local_rank = 2
-    with refusal("device.too_few", "has 2 CUDA devices; give torchrun"):
+    with fails("device.too_few", "has 2 CUDA devices; give torchrun"):
         Session(
             dataclasses.replace(TINY, device="cuda"), find_data(workplace / "train.beton"), world
         )
@@ -288,7 +288,7 @@ def test_resume_without_last_checkpoint_deletes_nothing(workplace: Path) -> None
         torch.save(values, folder / "best.pt")
     (folder / "last.pt").unlink()
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    with refusal("run.no_last", "--overwrite", "--weights"):
+    with fails("run.no_last", "--overwrite", "--weights"):
         train(TINY, beton, folder, resume=True, report=silent, progress=quiet)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
@@ -296,7 +296,7 @@ def test_resume_without_last_checkpoint_deletes_nothing(workplace: Path) -> None
 def test_weights_that_diverge_in_the_last_step_are_not_stored(workplace: Path) -> None:
     # One step an epoch: its loss is finite, the weights after it are not.
     wild = dataclasses.replace(TINY, optimizer="sgd", lr=1e38, clip_norm=0.0, batch_size=25)
-    with refusal("run.diverged", "weights are not finite after step 1", "--lr"):
+    with fails("run.diverged", "weights are not finite after step 1", "--lr"):
         train(
             wild, workplace / "train.beton", workplace / "run",
             resume=False, report=silent, progress=quiet,
@@ -312,14 +312,14 @@ def test_a_checkpoint_that_is_not_finite_is_neither_resumed_nor_used(workplace: 
         values = torch.load(folder / name, weights_only=True)
         values["model"]["classifier.1.weight"][0, 0] = math.nan
         torch.save(values, folder / name)
-    with refusal("checkpoint.not_finite", "last.pt"):
+    with fails("checkpoint.not_finite", "last.pt"):
         train(TINY, beton, folder, resume=True, force=True, report=silent, progress=quiet)
-    with refusal("checkpoint.not_finite", "best.pt", "diverged"):
+    with fails("checkpoint.not_finite", "best.pt", "diverged"):
         evaluate_beton(
             folder / "best.pt", beton, device="cpu", batch_size=None, precision="float32",
             jobs=1, progress=quiet,
         )  # fmt: skip
-    with refusal("checkpoint.not_finite", "best.pt"):
+    with fails("checkpoint.not_finite", "best.pt"):
         export(folder / "best.pt", "safetensors", None)
 
 
@@ -382,7 +382,7 @@ def test_further_validation_sets_are_evaluated_by_name(workplace: Path) -> None:
     assert rows[0]["v2_top1_error"] == rows[0]["val_top1_error"]
     assert rows[0]["v2_loss"] == pytest.approx(rows[0]["val_loss"])
     for names in ((str(mine), str(mine)), (f"val={mine}",)):
-        with refusal("data.validation_names", kind=UsageError):
+        with fails("data.validation_names", usage=True):
             find_data(workplace / "train.beton", names)
 
 
@@ -393,7 +393,7 @@ def test_symbolic_links_and_betons_of_other_tools(workplace: Path) -> None:
     assert find_data(link).manifest == find_data(workplace / "train.beton").manifest
     other = workplace / "other.beton"
     other.write_bytes((workplace / "train.beton").read_bytes())
-    with refusal("beton.foreign", f"imagenet-prep crop --src {other}"):
+    with fails("beton.foreign", f"imagenet-prep crop --src {other}"):
         find_data(other)
 
 
@@ -418,7 +418,7 @@ def test_a_changed_beton_file_ends_the_run_with_a_checkpoint(workplace: Path) ->
             beton.write_bytes(changed)
 
     config = dataclasses.replace(TINY, batch_size=2)
-    with refusal("beton.changed", str(beton), "a checkpoint is written", "--resume"):
+    with fails("beton.changed", str(beton), "a checkpoint is written", "--resume"):
         train(config, beton, folder, resume=False, report=silent, progress=change)
     stored = load_checkpoint(folder / "last.pt")
     assert stored.progress["epochs_done"] == 1
@@ -436,7 +436,7 @@ def test_a_set_of_one_image_or_one_class_trains(
     monkeypatch.setitem(NETWORKS, "plain", PLAIN_SPEC)
     one = dataclasses.replace(TINY, epochs=1)
     image = make_beton(tmp_path, 1, 64).path
-    with refusal("run.too_few_images", "1 image", "--network"):
+    with fails("run.too_few_images", "1 image", "--network"):
         train(one, image, tmp_path / "a", resume=False, report=silent, progress=quiet)
     (tmp_path / "class").mkdir()
     single = make_beton(tmp_path / "class", 4, 64, names=Classes(("ant",), {})).path

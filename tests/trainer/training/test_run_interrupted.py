@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from tests.kit.refusal import refusal
+from tests.kit.errors import fails
 from tests.kit.short_run import CONFIG, train_short
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.interrupt import REPEAT_S, Stop, StoppedError
@@ -192,7 +192,7 @@ def test_another_recipe_is_named_and_goes_on_with_force(beton: Path, tmp_path: P
     interrupted(beton, tmp_path)
     other = dataclasses.replace(CONFIG, preset="demo", lr=5e-4, batch_size=4)
     changes = ("preset small there and demo here", "lr 0.001 there and 0.0005 here")
-    with refusal("run.other_settings", *changes, "batch_size 3 there and 4 here", "--force"):
+    with fails("run.other_settings", *changes, "batch_size 3 there and 4 here", "--force"):
         train_short(other, beton, tmp_path, resume=True)
     train_short(other, beton, tmp_path, resume=True, force=True)
     found = load_checkpoint(tmp_path / "last.pt")
@@ -206,7 +206,7 @@ def test_another_beton_is_named_and_its_epoch_begins_again_with_force(
 ) -> None:
     interrupted(beton, tmp_path / "run")
     other = other_beton()
-    with refusal("run.other_settings", "other images than", "--force"):
+    with fails("run.other_settings", "other images than", "--force"):
         train_short(CONFIG, other, tmp_path / "run", resume=True)
     train_short(CONFIG, other, tmp_path / "run", resume=True, force=True)
     assert load_checkpoint(tmp_path / "run" / "last.pt").progress["epochs_done"] == 3
@@ -220,7 +220,7 @@ def test_another_validation_set_is_named_and_begins_the_search_for_the_best_agai
     interrupted(mine / "train.beton", tmp_path / "run")
     for path in other_beton().parent.glob("val.*"):
         shutil.copy(path, mine)
-    with refusal("run.other_settings", "the validation set was another", "--force"):
+    with fails("run.other_settings", "the validation set was another", "--force"):
         train_short(CONFIG, mine / "train.beton", tmp_path / "run", resume=True)
     train_short(CONFIG, mine / "train.beton", tmp_path / "run", resume=True, force=True)
     progress = load_checkpoint(tmp_path / "run" / "last.pt").progress
@@ -257,7 +257,7 @@ def test_overwrite_leaves_nothing_of_the_run_before(beton: Path, tmp_path: Path)
 def test_no_force_makes_another_network_fit(beton: Path, tmp_path: Path) -> None:
     interrupted(beton, tmp_path)
     other = dataclasses.replace(CONFIG, network="small")
-    with refusal("checkpoint.other_network", "network short, which do not fit small"):
+    with fails("checkpoint.other_network", "network short, which do not fit small"):
         train_short(other, beton, tmp_path, resume=True, force=True)
 
 
@@ -265,7 +265,7 @@ def test_a_damaged_last_checkpoint_is_one_sentence(beton: Path, tmp_path: Path) 
     interrupted(beton, tmp_path)
     last = tmp_path / "last.pt"
     last.write_bytes(last.read_bytes()[:-1000])
-    with refusal("checkpoint.truncated"):
+    with fails("checkpoint.truncated"):
         train_short(CONFIG, beton, tmp_path, resume=True)
 
 
@@ -273,5 +273,5 @@ def test_weights_of_an_evaluation_are_no_place_to_resume_from(beton: Path, tmp_p
     one = dataclasses.replace(CONFIG, epochs=1)
     train_short(one, beton, tmp_path)
     (tmp_path / "best.pt").replace(tmp_path / "last.pt")
-    with refusal("checkpoint.no_optimizer"):
+    with fails("checkpoint.no_optimizer"):
         train_short(one, beton, tmp_path, resume=True)

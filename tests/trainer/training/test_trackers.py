@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_prep.core.errors import UsageError
-from tests.kit.refusal import refusal
+from tests.kit.errors import fails
 from trainer.training.trackers import IDS_NAME, start_trackers
 
 # What trackers.py uses of each package, writing its calls to calls.jsonl in the working folder.
@@ -73,5 +72,5 @@ def test_a_tracker_that_is_not_installed_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mlflow", raising=False)
-    with refusal("log.not_installed", "pip install mlflow", kind=UsageError):
+    with fails("log.not_installed", "pip install mlflow", usage=True):
         start_trackers(("mlflow",), tmp_path, {})

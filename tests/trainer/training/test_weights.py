@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from imagenet_prep.core.errors import UsageError, quiet
+from imagenet_prep.core.errors import quiet
 from imagenet_prep.dataset.classes import Classes
-from tests.kit.refusal import refusal
+from tests.kit.errors import fails
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import presets
 from trainer.network.alexnet import NETWORKS, build, network_spec
@@ -100,7 +100,7 @@ def test_torchvision_weights_come_from_its_cache(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     ours = build(network_spec("torchvision", classes=2), 0).state_dict()
     two = Classes(("cat", "dog"), {})
-    with refusal("weights.not_fetched", TORCHVISION_FILE, "python -c", kind=UsageError):
+    with fails("weights.not_fetched", TORCHVISION_FILE, "python -c", usage=True):
         start_weights("torchvision", ours, two)
     theirs = alexnet().state_dict()
     path = tmp_path / "hub" / "checkpoints" / TORCHVISION_FILE
@@ -123,12 +123,12 @@ def test_weights_that_do_not_fit_are_refused(
         ("weights.not_finite", four_classes | {"features.0.bias": torch.full((8,), torch.inf)}),
     ):
         torch.save(values, path)
-        with refusal(code, str(path)):
+        with fails(code, str(path)):
             start_weights(str(path), four_classes, three)
     path.write_text("text")
-    with refusal("weights.unreadable"):
+    with fails("weights.unreadable"):
         start_weights(str(path), four_classes, three)
-    with refusal("weights.missing", kind=UsageError):
+    with fails("weights.missing", usage=True):
         start_weights(str(tmp_path / "lost.pt"), four_classes, three)
 
 
