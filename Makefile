@@ -15,7 +15,7 @@ demo: env ## All stages on a procedural data set (SRC=folder: your images; DEMO=
 	@$(BIN)/python tools/demo.py $(if $(SRC),--src '$(SRC)') $(if $(filter small,$(DEMO)),--small)
 
 test: check ## ruff, mypy, pytest, a short run of each benchmark
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 	@$(MAKE) --no-print-directory bench-smoke
 
 check: env ## ruff and mypy
