@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from imagenet_prep.beton.format import MODE_JPEG, Layout, broken, head_bytes, table_bytes
 from imagenet_prep.beton.options import Crop
 from imagenet_prep.core.errors import Progress, ToolError
+from imagenet_prep.core.threads import map_in_threads
 from imagenet_prep.dataset.manifest import add_digests, source_digest
 from imagenet_prep.jpeg import turbo
 from imagenet_prep.jpeg.header import jpeg_frame
 from imagenet_prep.jpeg.index import Index, index_images, join
 from imagenet_prep.workers import processes as parallel
-from imagenet_prep.workers.threads import map_in_threads
 
 _READ_BACK_BYTES = 1 << 18  # of this much the processor's cache holds both copies
 

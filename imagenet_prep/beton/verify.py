@@ -30,13 +30,13 @@ from imagenet_prep.beton.format import (
 from imagenet_prep.beton.pages import pixels_of
 from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.core.files import file_digest
+from imagenet_prep.core.threads import map_in_threads
 from imagenet_prep.dataset.manifest import Manifest, load_manifest, pages_digest
 from imagenet_prep.dataset.names import stats_beside
 from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import load_stats
 from imagenet_prep.jpeg.index import rows_beside
 from imagenet_prep.workers import processes as parallel
-from imagenet_prep.workers.threads import map_in_threads
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, cast
 
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.storage.buffered import Windows
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url
 
@@ -26,6 +25,7 @@ _REMEDY = "fetch or make the archive again"
 _RECORD_BYTES = 20 * BLOCK_BYTES
 _MAX_READ_BYTES = 1 << 22
 _MAX_NAME = 1000
+_SMALLEST_BYTES, _LARGEST_BYTES = 1 << 13, 1 << 22
 _UNPACKERS = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}
 
 Read = Callable[[int, int], bytes]
@@ -251,6 +251,36 @@ def _is_header(data: bytes, at: int) -> bool:
     except tarfile.TarError:
         return False
     return True
+
+
+class Windows:
+    """Reads pieces of a file of ``size`` bytes behind a URL with few requests.
+
+    Headers lie as far apart as members are long. Among small members the windows that are fetched
+    grow until the archive is streamed; among large ones they stay small.
+    """
+
+    def __init__(self, place: Place, size: int) -> None:
+        self._place = place
+        self._size = size
+        self._start = 0
+        self._data = b""
+        self._wide = _SMALLEST_BYTES
+
+    def read(self, length: int, offset: int) -> bytes:
+        """``length`` bytes from ``offset``, fewer at the end. Raises OSError."""
+        end = min(offset + length, self._size)
+        ahead = offset - (self._start + len(self._data))
+        if offset < self._start or end > self._start + len(self._data):
+            if self._data:
+                near = -len(self._data) <= ahead < self._wide
+                wide = self._wide * 4 if near else self._wide // 4
+                self._wide = min(max(wide, _SMALLEST_BYTES), _LARGEST_BYTES)
+            upto = min(max(end, offset + self._wide), self._size)
+            piece = self._place._replace(offset=offset, length=max(upto - offset, 0))
+            self._start, self._data = offset, piece.read()
+        at = offset - self._start
+        return self._data[at : at + max(end - offset, 0)]
 
 
 @contextmanager

@@ -30,9 +30,8 @@ from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import Part, journal_name, part_journals
 from imagenet_prep.dataset.journal_file import add_rows, attached, finish
 from imagenet_prep.sources.scan import Scan, Source, scan
-from imagenet_prep.storage import prefetch
+from imagenet_prep.storage.byte_range import fetch_ahead, read_fetched
 from imagenet_prep.storage.location import Location
-from imagenet_prep.storage.prefetch import worth_fetching
 from imagenet_prep.workers.processes import CHUNK, Jobs, Local, Workers, workers_of
 
 MAX_SOURCE_BYTES = 1 << 30
@@ -245,9 +244,7 @@ def _groups(sources: Iterator[Source]) -> Iterator[list[_Item]]:
 
 def _crop_group(job: _Job, items: list[_Item]) -> list[Outcome]:
     """In a worker: raw images -> crops under their final names."""
-    ahead = worth_fetching(source.place for source, data in items if data is None)
-    if ahead:
-        prefetch.fetch(ahead)
+    fetch_ahead(source.place for source, data in items if data is None)
     return [_crop_one(job, *item) for item in items]
 
 
@@ -256,7 +253,7 @@ def _read(source: Source) -> bytes | Outcome:
     if source.stamp()[0] > MAX_SOURCE_BYTES:
         return Outcome(source.key, "source.too_large", "larger than 1 GiB")
     try:
-        return prefetch.read(source.place)
+        return read_fetched(source.place)
     except OSError as error:
         if error.errno in _FATAL:
             raise

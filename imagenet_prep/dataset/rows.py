@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.core.files import publish
+from imagenet_prep.core.threads import map_in_threads
 from imagenet_prep.dataset.beton_tables import Images, read_images
 from imagenet_prep.dataset.manifest import load_manifest
 from imagenet_prep.dataset.names import manifest_beside
@@ -66,10 +66,9 @@ def make_rows(path: Path, jobs: int, progress: Progress = quiet) -> Index:
     found: list[Index] = []
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            for part in pool.map(lambda where: _indexed(file, images, where), parts):
-                found.append(part)
-                progress("row index", min(len(found) * _CHUNK, count), count)
+        for part in map_in_threads(lambda where: _indexed(file, images, where), parts, jobs=jobs):
+            found.append(part)
+            progress("row index", min(len(found) * _CHUNK, count), count)
     except OSError as error:
         raise ToolError("beton.unreadable", f"{path}: cannot be read ({error.strerror})") from None
     finally:

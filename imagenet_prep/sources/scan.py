@@ -11,18 +11,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
+from itertools import islice
 from operator import itemgetter
 
 from imagenet_prep.containers import imagenet
 from imagenet_prep.containers.names import Given, without_collector
 from imagenet_prep.containers.source import Finding, Source
 from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.threads import map_in_threads
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.names import CROP_SUFFIX
 from imagenet_prep.sources.class_list import Choice, read_choice
 from imagenet_prep.sources.layouts import LAYOUTS, find
-from imagenet_prep.sources.remote import asked
 from imagenet_prep.storage.location import Location, Url
+from imagenet_prep.storage.remote import AT_ONCE
 
 __all__ = ["LAYOUTS", "Scan", "Source", "scan"]
 
@@ -123,10 +125,48 @@ def scan(
     with without_collector():
         name, found = find(src, layout, splits or {})
         if found.unasked or (isinstance(src, Url) and src.web):
-            found.groups = asked(src, found.groups)
+            found.groups = _asked(src, found.groups)
         known = set().union(*found.classes.values(), found.order or ())
         choice = None if classes is None else read_choice(classes, known)
         return Scan(src, name, found, choice, class_order or "")
+
+
+def _asked(src: Location, groups: Iterable[Sequence[Source]]) -> Iterator[list[Source]]:
+    """The same groups, with what the servers report of images that were not listed with it.
+
+    Raises ToolError where they report nothing of all images, or of many one after the other:
+    then the server is the fault and not the images, and their crops are kept.
+    """
+    silent, answered = 0, False
+    for group in groups:
+        rest, known = iter(group), []
+        while batch := list(islice(rest, 4 * AT_ONCE)):
+            unasked = [source for source in batch if source.place.needs_asking()]
+            answers = map_in_threads(_ask, unasked, jobs=AT_ONCE, ahead=1)
+            for source in batch:
+                if source.place.needs_asking():
+                    source, reason = next(answers)
+                    silent, answered = (silent + 1, answered) if reason else (0, True)
+                    if silent > AT_ONCE:
+                        raise _silence(src, reason)
+                known.append(source)
+        yield known
+    if silent and not answered:
+        raise _silence(src, reason)
+
+
+def _silence(src: Location, reason: str) -> ToolError:
+    return ToolError(
+        "remote.silent",
+        f"{src}: no response from the image server ({reason}); check the addresses, the "
+        "credentials and the network, or try again later",
+    )
+
+
+def _ask(source: Source) -> tuple[Source, str]:
+    """A source with what its server reports, or the reason why that may fail."""
+    place, reason = source.place.asked()
+    return source._replace(seen=place.seen), reason
 
 
 def _labels(src: Location, found: Finding, choice: Choice | None, how: str) -> dict[str, int]:

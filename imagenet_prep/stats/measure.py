@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +15,8 @@ from imagenet_prep.workers.processes import Failed
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from imagenet_prep.stats.moments import Moments
 
 _MOST_PX = 4096
 
@@ -57,19 +59,6 @@ class PageGroup:
     size_px: int
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The sums of a group as ``Moments`` has them, in the smallest type that holds them.
-
-    ``source`` is the digest of its images; "" for those of a beton.
-    """
-
-    sum: NDArray[np.unsignedinteger]
-    products: NDArray[np.uint64]
-    count: int
-    source: str
-
-
 class BadImageError(Exception):
     """Why some bytes are not a crop; ``key`` names the crop or page where the caller cannot."""
 
@@ -78,8 +67,9 @@ class BadImageError(Exception):
         self.key = key
 
 
-def measure(group: CropGroup | PageGroup) -> Part | Failed:
-    """One group -> its Part, or the first image (or page) that is not as it should be."""
+def measure(group: CropGroup | PageGroup) -> tuple[Moments, str] | Failed:
+    """One group -> its Moments, their sum in the smallest type that holds it, and the digest of
+    its images ("" for those of a beton); or the first image or page that is not as it should be."""
     import numpy as np
 
     from imagenet_prep.stats.moments import Accumulator
@@ -98,9 +88,8 @@ def measure(group: CropGroup | PageGroup) -> Part | Failed:
     except BadImageError as error:
         return Failed(error.key or key, str(error))
     moments = total.moments()
-    smallest = np.min_scalar_type(255 * moments.count)
-    source = source_digest(pairs) if pairs else ""
-    return Part(moments.sum.astype(smallest), moments.products, moments.count, source)
+    smallest = moments.sum.astype(np.min_scalar_type(255 * moments.count))
+    return replace(moments, sum=smallest), source_digest(pairs) if pairs else ""
 
 
 def _crops(group: CropGroup) -> Iterator[tuple[str, bytes, bool]]:

@@ -33,7 +33,7 @@ from imagenet_prep.stats.measure import (
     take_jpeg,
     take_raw,
 )
-from imagenet_prep.stats.moments import Moments, empty, finish, merge
+from imagenet_prep.stats.moments import empty, finish, merge
 from imagenet_prep.workers.processes import Failed, Jobs, workers_of
 
 # Images of one work item: so many that adding its sums to the others costs nothing.
@@ -79,9 +79,8 @@ def run_stats(
         for found in results:
             if isinstance(found, Failed):
                 raise work.fault(found.key, found.reason)
-            moments = Moments(found.sum.astype(np.uint64), found.products, found.count)
-            total = merge(total, moments)
-            sources.append(found.source)
+            total = merge(total, found[0])
+            sources.append(found[1])
             progress("stats", total.count, work.count)
     source = add_digests(*sources) if work.source is None else work.source
     result = finish(total, source, coverage(work.keys, work.count))

@@ -14,6 +14,8 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from imagenet_prep.core.redact import shown
@@ -167,3 +169,31 @@ def _kept(file: str, _version: int, packed: bool) -> bytes:
     Its time or version is part of what is remembered: a changed file is read again.
     """
     return unpack(file) if packed else Place(file).read()
+
+
+_LARGEST_FETCHED_BYTES = 16 << 20
+_coming: dict[Place, Future[bytes]] = {}
+_pools: dict[int, ThreadPoolExecutor] = {}
+"""By process: the threads of a pool do not go into a forked process."""
+
+
+def fetch_ahead(places: Iterable[Place]) -> None:
+    """Begins to read those that are behind a URL and not too large to be kept, and forgets what
+    was fetched before.
+
+    A server takes tens of milliseconds to answer, a crop takes five: without this a worker would
+    mostly wait.
+    """
+    _coming.clear()
+    pool = _pools.setdefault(os.getpid(), ThreadPoolExecutor(remote.AT_ONCE))
+    for place in places:
+        if not is_url(place.file) or place.form:  # arrays are kept by themselves
+            continue
+        if not place.seen or place.stamp()[0] <= _LARGEST_FETCHED_BYTES:
+            _coming[place] = pool.submit(place.read)
+
+
+def read_fetched(place: Place) -> bytes:
+    """As ``place.read``, sooner if it was fetched ahead. Raises OSError."""
+    coming = _coming.pop(place, None)
+    return place.read() if coming is None else coming.result()

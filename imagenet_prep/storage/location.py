@@ -17,9 +17,10 @@ from urllib.parse import unquote
 
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.core.redact import shown
+from imagenet_prep.core.threads import map_in_threads
 from imagenet_prep.storage import remote
 from imagenet_prep.storage.byte_range import Place, seen
-from imagenet_prep.storage.remote import Listed, Status
+from imagenet_prep.storage.remote import AT_ONCE, Listed, Status
 from imagenet_prep.storage.remote_errors import RemoteError
 from imagenet_prep.storage.urls import below, is_url, name_of, parent_of, split_url
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@functools.lru_cache(maxsize=2 * remote.AT_ONCE)
+@functools.lru_cache(maxsize=2 * AT_ONCE)
 def _listing(url: str, _scan: object) -> dict[str, Listed]:
     """What lies in a folder, by name, asked once in a scan. Raises RemoteError."""
     found: dict[str, Listed] = {}
@@ -235,7 +236,7 @@ def each(function: Callable[[T], Iterable[R]], items: Iterable[T], *, waiting: b
     ``waiting``: it waits for a server, so that it looks at many items at a time.
     """
     if waiting:
-        for found in remote.in_parallel(lambda item: list(function(item)), items):
+        for found in map_in_threads(lambda x: list(function(x)), items, jobs=AT_ONCE, ahead=1):
             yield from found
     else:
         for item in items:
@@ -252,7 +253,7 @@ def listed_ahead(entries: list[Entry]) -> Iterable[Entry]:
             entry.entries()
         return entry
 
-    return remote.in_parallel(look, entries)
+    return map_in_threads(look, entries, jobs=AT_ONCE, ahead=1)
 
 
 def _why(error: RemoteError) -> str:

@@ -11,24 +11,18 @@ from __future__ import annotations
 import datetime
 import errno
 import hashlib
-import itertools
 import os
 import random
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.redact import shown
 from imagenet_prep.storage.remote_errors import RemoteError, fault_of
 from imagenet_prep.storage.urls import below, split_url
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 AT_ONCE = 32
 """How many questions wait for their answers at the same time."""
@@ -97,20 +91,6 @@ def sends_parts(url: str) -> bool:
     """Whether a web server sends parts of files; whatever else fsspec opens does."""
     # Not through ``read``: that would fetch all of a huge archive to find out.
     return not split_url(url).web or bool(_tried(url, "first_byte"))
-
-
-def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``function`` of every item in their order, many at a time; for waiting, not computing."""
-    source = iter(items)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        pending = deque(pool.submit(function, item) for item in itertools.islice(source, AT_ONCE))
-        try:
-            while pending:
-                yield pending.popleft().result()
-                pending.extend(pool.submit(function, i) for i in itertools.islice(source, 1))
-        finally:
-            for waiting in pending:
-                waiting.cancel()
 
 
 def _setting(name: str) -> float:

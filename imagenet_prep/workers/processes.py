@@ -1,6 +1,6 @@
 """One interface for parallel work: ``Workers.map``; and the processes of this machine, ``Local``.
 
-Clusters (``cluster``, ``dask``, ``ray``) are other ``Workers``; threads are in ``threads``. Local
+Clusters (``cluster``, ``dask``, ``ray``) are other ``Workers``; threads are in ``core``. Local
 processes are joblib's loky: they start fresh, so neither the threads nor the locks of this
 process are copied into them.
 """

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imagenet_prep.stats import moments as stats
-from imagenet_prep.stats.kernel import MAX_PIXELS
-from imagenet_prep.stats.moments import Moments
+from imagenet_prep.stats.moments import MAX_PIXELS, Moments
 
 
 def noise(count: int, size_px: int, seed: int) -> NDArray[np.uint8]:

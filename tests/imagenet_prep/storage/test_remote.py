@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagenet_prep.containers.tar import Windows
 from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.sources.scan import scan
-from imagenet_prep.storage import prefetch
-from imagenet_prep.storage.buffered import Windows
+from imagenet_prep.storage import byte_range
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Url, location_of
-from imagenet_prep.storage.remote import AT_ONCE, in_parallel, status
+from imagenet_prep.storage.remote import status
 from imagenet_prep.storage.remote_errors import RemoteError, fault_of
 from tests.conftest import REPOSITORY
 from tests.kit.errors import fails
@@ -222,22 +222,6 @@ def test_a_place_says_what_was_said_of_it_without_asking() -> None:
     assert not Place("/raw/a.jpg").needs_asking()
 
 
-def test_items_are_looked_at_together_and_come_in_order() -> None:
-    items = range(3 * AT_ONCE)
-    assert list(in_parallel(lambda item: item * 2, items)) == [item * 2 for item in items]
-    assert list(in_parallel(lambda item: item, [])) == []
-
-    def fail_at_two(item: int) -> int:
-        if item == 2:
-            raise RemoteError(errno.EIO, "broken", "s3://a/b")
-        return item
-
-    found = in_parallel(fail_at_two, items)
-    assert [next(found), next(found)] == [0, 1]
-    with pytest.raises(RemoteError, match="broken"):
-        next(found)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.integers(0, 60_000),
@@ -264,14 +248,15 @@ def test_what_is_fetched_ahead_is_read_once_and_faults_belong_to_their_image(
     memory.pipe("/raw/a.jpg", b"a")
     good, gone = Place("memory://raw/a.jpg"), Place("memory://raw/gone.jpg")
     local = Place("/raw/a.jpg")
-    assert prefetch.worth_fetching([good, local, gone]) == (good, gone)
-    assert prefetch.worth_fetching([good._replace(seen=f"{1 << 30} 1")]) == ()
-    prefetch.fetch([good, gone])
-    assert prefetch.read(good) == b"a"
+    byte_range.fetch_ahead([good._replace(seen=f"{1 << 30} 1")])
+    assert list(byte_range._coming) == []
+    byte_range.fetch_ahead([good, local, gone])
+    assert list(byte_range._coming) == [good, gone]
+    assert byte_range.read_fetched(good) == b"a"
     with pytest.raises(OSError, match="No such file"):
-        prefetch.read(gone)
+        byte_range.read_fetched(gone)
     memory.pipe("/raw/a.jpg", b"b")
-    assert prefetch.read(good) == b"b"
+    assert byte_range.read_fetched(good) == b"b"
 
 
 def test_what_a_server_says_of_a_file_is_a_number_that_stays(memory: Any) -> None:

@@ -6,14 +6,12 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from imagenet_prep.workers.processes import Local, resolve_jobs
-from imagenet_prep.workers.threads import map_in_threads
 from tests.kit.errors import fails
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -118,25 +116,3 @@ def test_what_a_killed_worker_left_is_not_told_to_the_user() -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("", "")
-
-
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_threads_keep_order_and_read_only_a_little_ahead(jobs: int) -> None:
-    assert list(map_in_threads(square, range(50), jobs=jobs)) == [x * x for x in range(50)]
-    assert list(map_in_threads(str, [], jobs=jobs)) == []
-    items = iter(range(1000))
-    with contextlib.closing(map_in_threads(str, items, jobs=jobs)) as results:
-        next(results)
-    assert next(items) <= 4 * jobs + 1
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_no_thread_outlives_its_map(jobs: int) -> None:
-    before = threading.active_count()
-    with pytest.raises(LookupError, match="seven is refused"):
-        list(map_in_threads(refuse_seven, range(100), jobs=jobs))
-    done: list[int] = []
-    with contextlib.closing(map_in_threads(done.append, range(1000), jobs=jobs)) as results:
-        next(results)
-    assert threading.active_count() == before
-    assert len(done) <= 10

@@ -1,7 +1,7 @@
 """Items and a function -> results, with threads of this process.
 
 For work that waits, reads, writes or hashes, all of which let other threads run: threads start
-at once, and nothing is copied between them. What computes in Python goes to ``processes``.
+at once, and nothing is copied between them. What computes in Python goes to ``workers``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
-from imagenet_prep.workers.processes import AHEAD
-
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def map_in_threads(
-    function: Callable[[T], R], items: Iterable[T], *, jobs: int
+    function: Callable[[T], R], items: Iterable[T], *, jobs: int, ahead: int = 4
 ) -> Generator[R, None, None]:
     """``function`` of every item, in their order, with ``jobs`` threads; 1: in this one, lazily.
 
-    ``items`` is read only a little ahead of the results. An exception of ``function`` or of
-    ``items`` is raised here. However the iteration ends, no thread outlives it: what has
+    ``items`` is read ahead of the results by ``ahead`` per thread. An exception of ``function``
+    or of ``items`` is raised here. However the iteration ends, no thread outlives it: what has
     begun is finished, the rest is cancelled.
     """
     if jobs == 1:
@@ -33,7 +31,7 @@ def map_in_threads(
 
     source, pool = iter(items), ThreadPoolExecutor(jobs)
     try:
-        pending = deque(pool.submit(function, x) for x in itertools.islice(source, jobs * AHEAD))
+        pending = deque(pool.submit(function, x) for x in itertools.islice(source, jobs * ahead))
         while pending:
             result = pending.popleft().result()
             pending.extend(pool.submit(function, x) for x in itertools.islice(source, 1))
