@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_prep import __version__
-from imagenet_prep.beton.format import FFCV_FORMAT, MODE_JPEG, MODE_RAW, MODES, broken, read_index
+from imagenet_prep.beton.format import MODE_JPEG, MODE_RAW, MODES, broken, read_index
 from imagenet_prep.beton.layout import plan_parts
 from imagenet_prep.beton.options import Crop, Packing, chosen, file_order
 from imagenet_prep.beton.pages import Part, fill, pixels_of
 from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.core.files import file_digest, publish
+from imagenet_prep.dataset.beton_tables import FFCV_FORMAT
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.manifest import Manifest, add_digests, pages_digest, save_manifest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside

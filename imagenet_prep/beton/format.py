@@ -21,8 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset.beton_tables import (
+    FFCV_FORMAT,
+    FIELD,
+    HEADER,
+    IMAGE,
+    REBUILD,
+    TABLE,
+)
 
-FFCV_FORMAT = 2
 # The smallest page that FFCV takes: a small set stays small (a file has at least two
 # pages), and a page-wise shuffle with a bounded buffer mixes the finer. It holds about a
 # hundred JPEG crops; of larger samples a page holds this many, so that little is lost at
@@ -33,24 +40,8 @@ MAX_PAGE_SIZE_BYTES = 1 << 30
 MODE_JPEG = 0
 MODE_RAW = 1
 MODES = {"jpeg": MODE_JPEG, "raw": MODE_RAW}
-REMEDY = "build it again with imagenet-prep build"
 
-HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("num_fields", "<u2"),
-        ("page_size", "<u4"),
-        ("num_samples", "<u8"),
-        ("alloc_table_ptr", "<u8"),
-    ],
-    align=True,
-)
-FIELD = np.dtype(
-    [("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True
-)
-IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
-TABLE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 # (name, FFCV's number of the field's type) in file order.
 FIELDS = (("image", 2), ("label", 1))
 METADATA_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
@@ -198,7 +189,7 @@ def read_index(path: Path) -> Index:
             table = np.frombuffer(file.read(count * TABLE.itemsize), TABLE)
     except OSError as error:
         raise ToolError(
-            "beton.unreadable", f"{path}: cannot be read ({error.strerror}); {REMEDY}"
+            "beton.unreadable", f"{path}: cannot be read ({error.strerror}); {REBUILD}"
         ) from None
     data = (data_start_for(count, page_size), table_start)
     for fault, wrong in sample_faults(samples, table, data, page_size).items():
@@ -209,7 +200,7 @@ def read_index(path: Path) -> Index:
 
 def broken(path: Path, reason: str) -> ToolError:
     """The error that says why a beton is not a good one."""
-    return ToolError("beton.damaged", f"{path}: {reason}; {REMEDY}")
+    return ToolError("beton.damaged", f"{path}: {reason}; {REBUILD}")
 
 
 def sample_faults(

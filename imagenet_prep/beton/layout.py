@@ -18,7 +18,6 @@ from imagenet_prep.beton.format import (
     MAX_PAGE_SIZE_BYTES,
     MODE_JPEG,
     MODE_RAW,
-    TABLE,
     Layout,
     data_start_for,
     page_size_for,
@@ -27,6 +26,7 @@ from imagenet_prep.beton.format import (
 from imagenet_prep.beton.options import Crop, Packing, is_jpeg
 from imagenet_prep.beton.pages import Part, bad_crop
 from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.dataset.beton_tables import TABLE
 from imagenet_prep.dataset.shards import MOST_SHARDS
 
 

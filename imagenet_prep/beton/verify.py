@@ -21,7 +21,6 @@ from imagenet_prep.beton.format import (
     MODE_JPEG,
     MODES,
     SAMPLE,
-    TABLE,
     broken,
     data_start_for,
     sample_faults,
@@ -31,6 +30,7 @@ from imagenet_prep.beton.pages import pixels_of
 from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.core.files import file_digest
 from imagenet_prep.core.threads import map_in_threads
+from imagenet_prep.dataset.beton_tables import TABLE
 from imagenet_prep.dataset.manifest import Manifest, load_manifest, pages_digest
 from imagenet_prep.dataset.names import stats_beside
 from imagenet_prep.dataset.shards import Betons

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from imagenet_prep.containers.names import safe_part
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.crop.plan import count, summary
+from imagenet_prep.crop.plan import count, remarks
 from imagenet_prep.dataset.classes import load_classes
 from imagenet_prep.dataset.journal import Part, journal_of, part_journals, unfinished_name
 from imagenet_prep.dataset.journal_file import (
@@ -33,7 +33,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What was merged: so many parts, and what became of their sources."""
+    """The number of parts, and of their crops and failures."""
 
     parts: int
     ok: int
@@ -68,9 +68,9 @@ def merge_parts(cropped: Path) -> MergeReport:
         path.unlink()
     with opened(whole) as journal:
         total, _ = finished(journal, whole)
-        done = summary(journal)
-    seconds = time.perf_counter() - start
-    return MergeReport(parts, total - done.failed, done.failed, done.reasons, seconds)
+        reasons = remarks(journal, "failed")
+    failed, seconds = sum(reasons.values()), time.perf_counter() - start
+    return MergeReport(parts, total - failed, failed, reasons, seconds)
 
 
 def _merged_before(whole: Path, found: Mapping[Part, Path], parts: int) -> bool:

@@ -13,19 +13,17 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from imagenet_prep.containers.names import without_collector
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.dataset.journal import Part, is_inside
-from imagenet_prep.dataset.journal_file import connected, explained
-from imagenet_prep.dataset.journal_legacy import EARLIER_VERSION
+from imagenet_prep.dataset.journal import Part, failed_labels, is_inside
+from imagenet_prep.dataset.journal_file import EARLIER_VERSION, connected, explained
 from imagenet_prep.sources.scan import Source
 from imagenet_prep.storage.byte_range import WHOLE
 
 RETRIED = ("source.unreadable", "image.unsupported_here", "image.no_memory", EARLIER_VERSION)
 """Failures of this machine at this time: another run tries these sources again."""
-_FAILURES_LISTED = 1000
 _CLASSES_SHOWN = 3
 _SCAN = """
 PRAGMA page_size = 16384;
@@ -64,17 +62,20 @@ WHERE NOT relabel AND form {{}} LIKE 'stream%' ORDER BY
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """The number of sources of this run, of all parts, and of those that are to be done.
+    """A database with the sources of a run in its table ``scan``, and their numbers.
 
-    ``failed`` sources failed in an earlier run and would fail again.
+    ``of_all`` counts those of all parts, ``missing`` those whose file is not there. Once compared
+    with the journal: ``todo`` are to be done, ``failed`` failed earlier and would fail again.
     """
 
-    total: int
-    of_all: int
-    todo: int
-    failed: int
+    connection: sqlite3.Connection
+    total: int = 0
+    of_all: int = 0
+    missing: int = 0
+    todo: int = 0
+    failed: int = 0
 
     @property
     def kept(self) -> int:
@@ -82,25 +83,12 @@ class Plan:
         return self.total - self.todo
 
 
-@dataclass
-class Scanned:
-    """A database with the sources of a part in its table ``scan``, and their numbers.
-
-    ``of_all`` counts those of all parts, ``missing`` those whose file is not there.
-    """
-
-    connection: sqlite3.Connection
-    total: int = 0
-    of_all: int = 0
-    missing: int = 0
-
-
 @contextlib.contextmanager
-def scanned(sources: Iterable[Source], part: Part | None = None) -> Iterator[Scanned]:
+def scanned(sources: Iterable[Source], part: Part | None = None) -> Iterator[Plan]:
     """Writes the sources into a temporary database; raises their faults before anything else."""
     temporary = Path(tempfile.gettempdir(), "scan")
     with contextlib.closing(connected(None)) as connection:
-        found = Scanned(connection)
+        found = Plan(connection)
         with explained(temporary), without_collector():
             connection.executescript(_SCAN)
             connection.execute("BEGIN")
@@ -111,7 +99,7 @@ def scanned(sources: Iterable[Source], part: Part | None = None) -> Iterator[Sca
         yield found
 
 
-def _rows(found: Scanned, sources: Iterable[Source], part: Part | None) -> Iterator[Any]:
+def _rows(found: Plan, sources: Iterable[Source], part: Part | None) -> Iterator[Any]:
     """The rows of ``scan``: sources with their size and version, which change with the file."""
     total = of_all = version = 0
     file = ""
@@ -152,15 +140,16 @@ def _stamp(file: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def plan_crops(found: Scanned, dst: Path, settings: str) -> Plan:
-    """Compares the scan with the attached journal, which keeps the rows that are up to date.
+def plan_crops(plan: Plan, dst: Path, settings: str) -> Plan:
+    """Completes a plan: compares the scan with the attached journal, which keeps the rows that
+    are up to date.
 
     ``settings`` is the text of the crop's settings. What ``todo`` gives is to be done. Crops
     that no longer belong in ``dst`` are removed. Where all is up to date, nothing is written.
     Raises ToolError where all sources that were cropped are missing.
     """
-    connection = found.connection
-    if found.missing:
+    connection = plan.connection
+    if plan.missing:
         _check_missing(connection, dst)
     connection.execute("BEGIN")
     _compare(connection, dst, settings)
@@ -171,12 +160,9 @@ def plan_crops(found: Scanned, dst: Path, settings: str) -> Plan:
         connection.execute("DELETE FROM source WHERE key IN (SELECT key FROM dead)")
         connection.execute(_RELABEL)
     connection.execute("COMMIT")
-    return Plan(
-        found.total,
-        found.of_all,
-        todo=count(connection, "SELECT count(*) FROM work WHERE NOT relabel"),
-        failed=count(connection, "SELECT count(*) FROM source WHERE status = 'failed'"),
-    )
+    plan.todo = count(connection, "SELECT count(*) FROM work WHERE NOT relabel")
+    plan.failed = count(connection, "SELECT count(*) FROM source WHERE status = 'failed'")
+    return plan
 
 
 def todo(connection: sqlite3.Connection) -> Iterator[Source]:
@@ -194,50 +180,23 @@ def count(journal: sqlite3.Connection, query: str) -> int:
     return int(journal.execute(query).fetchone()[0])
 
 
-class Summary(NamedTuple):
-    """What became of the sources of a journal.
-
-    ``reasons`` counts the failures and ``remarks`` what was tolerated, commonest first;
-    ``listed`` has (key, reason) of the first 1000 failures; ``classes`` has a notice for each
-    split with classes of which all images failed.
-    """
-
-    failed: int
-    reasons: dict[str, int]
-    remarks: dict[str, int]
-    listed: list[tuple[str, str]]
-    classes: list[str]
-
-
-def summary(journal: sqlite3.Connection, class_names: Sequence[str] = ()) -> Summary:
-    """Counts the rows of a journal; ``class_names`` for the notices about classes."""
-    counted = journal.execute(
-        "SELECT status, remark, count(*) FROM source WHERE status = 'failed' OR remark != '' "
-        "GROUP BY 1, 2 ORDER BY 3 DESC, min(key)"
-    ).fetchall()
-    reasons, remarks = (
-        {remark: times for status, remark, times in counted if status == wanted}
-        for wanted in ("failed", "ok")
+def remarks(journal: sqlite3.Connection, status: str) -> dict[str, int]:
+    """How many rows of ``status`` have which remark, commonest first: why images failed, or what
+    was tolerated of those that are ok."""
+    query = (
+        "SELECT remark, count(*) FROM source WHERE status = ? AND remark != '' GROUP BY 1 "
+        "ORDER BY 2 DESC, min(key)"
     )
-    if not reasons:
-        return Summary(0, {}, remarks, [], [])
-    listed = journal.execute(
-        "SELECT key, remark FROM source WHERE status = 'failed' ORDER BY key LIMIT ?",
-        (_FAILURES_LISTED,),
-    ).fetchall()
-    notices = _failed_classes(journal, class_names) if class_names else []
-    return Summary(sum(reasons.values()), reasons, remarks, listed, notices)
+    return dict(journal.execute(query, (status,)).fetchall())
 
 
-def _failed_classes(journal: sqlite3.Connection, names: Sequence[str]) -> list[str]:
-    rows = journal.execute(
-        "SELECT split, label FROM source GROUP BY split, label HAVING max(status) = 'failed'"
-    ).fetchall()
+def failed_classes(journal: sqlite3.Connection, names: Sequence[str]) -> list[str]:
+    """A notice for each split with classes of which all images failed."""
     notices = []
-    for split in dict.fromkeys(split for split, _ in rows):
-        failed = [names[label] for of, label in rows if of == split]
-        some = ", ".join(failed[:_CLASSES_SHOWN]) + (", ..." if failed[_CLASSES_SHOWN:] else "")
-        notices.append(f"{split}: all images of {len(failed)} classes failed: {some}")
+    for split, labels in failed_labels(journal).items():
+        some = ", ".join(names[label] for label in labels[:_CLASSES_SHOWN])
+        more = ", ..." if len(labels) > _CLASSES_SHOWN else ""
+        notices.append(f"{split}: all images of {len(labels)} classes failed: {some}{more}")
     return notices
 
 

@@ -25,7 +25,7 @@ from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.folder import check_places, keep_classes, temporary_mark, unfinished
 from imagenet_prep.crop.image import crop_image
-from imagenet_prep.crop.plan import Plan, plan_crops, scanned, summary, todo
+from imagenet_prep.crop.plan import Plan, failed_classes, plan_crops, remarks, scanned, todo
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import Part, journal_name, part_journals
 from imagenet_prep.dataset.journal_file import add_rows, attached, finish
@@ -49,7 +49,7 @@ class CropReport:
     """The outcome of a run; ``ok + failed + skipped`` is the number of sources.
 
     ``ok`` were cropped now, ``skipped`` earlier, ``failed`` now or earlier; ``reasons``
-    counts the failures, commonest first, ``failures`` lists the first 1000; ``remarks``
+    counts the failures, commonest first; ``remarks``
     counts what was tolerated, among all crops; ``classes`` is the number of classes found,
     ``layout``, ``splits`` and ``notices`` are those of ``sources.scan.Scan``;
     ``failed_classes`` are notices about classes without any crop.
@@ -60,7 +60,6 @@ class CropReport:
     skipped: int
     seconds: float
     reasons: dict[str, int]
-    failures: list[tuple[str, str]]
     remarks: dict[str, int]
     tried: int
     classes: int = 0
@@ -76,7 +75,7 @@ class CropReport:
 
 
 class Outcome(NamedTuple):
-    """What became of a source: ``code`` is empty for a crop; the facts are those of the source."""
+    """The result for a source: ``code`` is empty for a crop; the facts are those of the source."""
 
     key: str
     code: str
@@ -129,46 +128,47 @@ def run_crop(
     collection = scan(src, layout=layout, classes=classes, splits=splits, class_order=class_order)
     workers, path = workers_of(jobs), dst / journal_name(part)
     with contextlib.ExitStack() as stack:
-        found = stack.enter_context(scanned(collection, part))
+        plan = stack.enter_context(scanned(collection, part))
         if recognised is not None:
             recognised(collection)
         dst.mkdir(parents=True, exist_ok=True)
         stack.enter_context(unfinished(dst, part, cluster=not isinstance(workers, Local)))
-        stack.enter_context(attached(found.connection, path, "journal", create=True))
+        stack.enter_context(attached(plan.connection, path, "journal", create=True))
         keep_classes(dst, collection.classes, part)
         others = [] if part else list(part_journals(dst).values())
-        add_rows(found.connection, others)
-        plan = plan_crops(found, dst, settings.text())
+        add_rows(plan.connection, others)
+        plan_crops(plan, dst, settings.text())
         for other in others:
             other.unlink()
         progress("crop", plan.kept, plan.total)
         if plan.todo:
             job = _Job(dst, settings, temporary_mark(part))
-            _do(job, found.connection, plan, workers, max_failures, progress)
-        report = _report(found.connection, plan, collection, start)
+            _do(job, plan, workers, max_failures, progress)
+        report = _report(plan, collection, start)
         _check(report, src, dst, max_failures, part)
-        finish(found.connection, plan.total, plan.of_all)
+        finish(plan.connection, plan.total, plan.of_all)
         return report
 
 
-def _report(journal: sqlite3.Connection, plan: Plan, collection: Scan, start: float) -> CropReport:
+def _report(plan: Plan, collection: Scan, start: float) -> CropReport:
+    journal = plan.connection
+    reasons = remarks(journal, "failed")
+    failed, skipped = sum(reasons.values()), plan.kept - plan.failed
     whole = plan.total == plan.of_all  # another part may have other images of a class
-    found = summary(journal, collection.classes.names if whole else ())
-    skipped = plan.kept - plan.failed
+    names = collection.classes.names
     return CropReport(
-        ok=plan.total - found.failed - skipped,
-        failed=found.failed,
+        ok=plan.total - failed - skipped,
+        failed=failed,
         skipped=skipped,
         seconds=time.perf_counter() - start,
-        reasons=found.reasons,
-        failures=found.listed,
-        remarks=found.remarks,
+        reasons=reasons,
+        remarks=remarks(journal, "ok"),
         tried=plan.todo,
         classes=len(collection.classes),
         layout=collection.layout,
         splits=collection.splits,
         notices=collection.notices,
-        failed_classes=found.classes,
+        failed_classes=failed_classes(journal, names) if failed and whole else (),
     )
 
 
@@ -194,13 +194,13 @@ def _check(
 
 def _do(
     job: _Job,
-    journal: sqlite3.Connection,
     plan: Plan,
     workers: Workers,
     max_failures: int | None,
     progress: Progress,
 ) -> None:
     """Crops what is to be done, and writes a row for each source as its result arrives."""
+    journal = plan.connection
     if isinstance(workers, Local) and plan.todo <= CHUNK:
         workers = Local(1)  # a process takes longer to start
     groups = _groups(todo(journal))

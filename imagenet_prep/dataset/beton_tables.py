@@ -23,8 +23,8 @@ from imagenet_prep.dataset.manifest import Manifest
 REBUILD = "build it again with imagenet-prep build"
 
 # The format of FFCV 1.0.2, in which a beton is written: little-endian everywhere.
-_VERSION = 2
-_HEADER = np.dtype(
+FFCV_FORMAT = 2
+HEADER = np.dtype(
     [
         ("version", "<u2"),
         ("num_fields", "<u2"),
@@ -34,15 +34,15 @@ _HEADER = np.dtype(
     ],
     align=True,
 )
-_FIELD = np.dtype(
+FIELD = np.dtype(
     [("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True
 )
-_TABLE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-_IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+TABLE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 _RANGE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 # The metadata of a sample, by the number of a field's type.
 _INT, _RGB = 1, 2
-_KINDS: tuple[Any, ...] = ("<f8", "<i8", _IMAGE, _RANGE, "<u8", _RANGE, "<u8")
+_KINDS: tuple[Any, ...] = ("<f8", "<i8", IMAGE, _RANGE, "<u8", _RANGE, "<u8")
 _METADATA = {number: np.dtype(kind) for number, kind in enumerate(_KINDS)}
 
 
@@ -123,10 +123,12 @@ def inspect_beton(path: Path) -> BetonInfo:
 @dataclass(frozen=True, eq=False)
 class Images:
     """Where the images of any beton lie: ``places`` int64 (n, 2), offset and bytes; ``raw`` int64
-    (n, 2), height and width of those that are stored raw, zeros of the JPEGs."""
+    (n, 2), height and width of those that are stored raw, zeros of the JPEGs; ``labels`` int64
+    (n,), None unless one field is of integers."""
 
     places: NDArray[np.int64]
     raw: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
 
 
 def read_images(path: Path) -> Images:
@@ -134,7 +136,13 @@ def read_images(path: Path) -> Images:
 
     Raises ToolError where the file is missing, is something else or points outside itself.
     """
-    with _beton_errors(path), path.open("rb") as file:
+    with _beton_errors(path):
+        return images_in(path)
+
+
+def images_in(path: Path) -> Images:
+    """As ``read_images``; raises OSError or ValueError."""
+    with path.open("rb") as file:
         total = stamp_of(path)[0]
         metadata, names, kinds, table, _ = _read_tables(file, total)
         if kinds.count(_RGB) != 1:
@@ -144,7 +152,9 @@ def read_images(path: Path) -> Images:
     raw = np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
     raw[images["mode"] != 1] = 0
     places = np.stack([images["data_ptr"], sizes], axis=1).astype(np.int64)
-    return Images(places, raw)
+    one = kinds.count(_INT) == 1
+    labels = metadata[f"f{kinds.index(_INT)}"].astype(np.int64) if one else None
+    return Images(places, raw, labels)
 
 
 @contextlib.contextmanager
@@ -199,15 +209,15 @@ def _read_tables(
 ) -> tuple[NDArray[Any], list[str], list[int], NDArray[Any], int]:
     """-> (metadata of the samples, names and types of the fields, allocation table, bytes of a
     page)."""
-    header = _read(file, _HEADER, 1, total, "header")[0]
+    header = _read(file, HEADER, 1, total, "header")[0]
     fields, samples, page = (
         int(header[name]) for name in ("num_fields", "num_samples", "page_size")
     )
-    if header["version"] != _VERSION or not 0 < fields < 100 or page & (page - 1):
+    if header["version"] != FFCV_FORMAT or not 0 < fields < 100 or page & (page - 1):
         raise ValueError("it does not begin as FFCV's files do")
     if samples < 1 or page < 1:
         raise ValueError("it has no samples")
-    described = _read(file, _FIELD, fields, total, "list of fields")
+    described = _read(file, FIELD, fields, total, "list of fields")
     kinds = described["type_id"].tolist()
     try:
         names = [bytes(row["name"]).split(b"\0")[0].decode("ascii") for row in described]
@@ -216,11 +226,11 @@ def _read_tables(
         raise ValueError("it has fields of an unknown type") from None
     metadata = _read(file, rows, samples, total, "table of samples")
     start = int(header["alloc_table_ptr"])
-    length, rest = divmod(total - start, _TABLE.itemsize)
+    length, rest = divmod(total - start, TABLE.itemsize)
     if start < file.tell() or length < samples or rest:
         raise ValueError("it was cut short: the table at its end is not whole")
     file.seek(start)
-    table = _read(file, _TABLE, length, total, "last table")
+    table = _read(file, TABLE, length, total, "last table")
     return metadata, names, kinds, table, page
 
 

@@ -15,14 +15,12 @@ from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.journal_file import (
     REMEDY,
     SCHEMA,
-    Entry,
     add_rows,
     connected,
     finished,
     incomplete,
     opened,
 )
-from imagenet_prep.dataset.journal_legacy import take_over
 from imagenet_prep.dataset.names import JOURNAL_NAME, SPLITS
 
 UNFINISHED_NAME = ".crop.unfinished"
@@ -60,7 +58,11 @@ def unfinished_name(part: Part | None) -> str:
 
 def part_journals(cropped: Path) -> dict[Part, Path]:
     """The journals of parts in a folder, sorted; journals of earlier versions are taken over."""
-    take_over(cropped)
+    old = {*cropped.glob("crop.jsonl"), *cropped.glob("crop.*-of-*.jsonl")}
+    if old:
+        from imagenet_prep.dataset.journal_legacy import take_over
+
+        take_over(sorted(old))
     matches = ((_PART_NAME.fullmatch(path.name), path) for path in cropped.glob("crop.*.sqlite"))
     found = {Part(int(match[1]), int(match[2])): path for match, path in matches if match}
     return dict(sorted(found.items()))
@@ -110,14 +112,6 @@ def _finished(cropped: Path) -> Path:
             "it continues",
         )
     return journal
-
-
-def read_finished(cropped: Path) -> dict[str, Entry]:
-    """The rows of a folder that ``crop`` has finished, by key; raises what ``Crops`` does."""
-    path = _finished(cropped)
-    with opened(path) as journal:
-        finished(journal, path)
-        return {row[0]: Entry(*row) for row in journal.execute("SELECT * FROM source")}
 
 
 class Crops:
@@ -183,11 +177,6 @@ def failed_labels(journal: sqlite3.Connection) -> dict[str, list[int]]:
     ):
         found.setdefault(split, []).append(label)
     return found
-
-
-def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:
-    """The crops of one split; see ``Crops``."""
-    return Crops(cropped).of(split)
 
 
 def is_inside(path: str) -> bool:

@@ -21,6 +21,8 @@ from imagenet_prep.core.errors import ToolError
 from imagenet_prep.core.files import publish
 
 REMEDY = "run the same imagenet-prep crop again, it does what is missing"
+EARLIER_VERSION = "crop.earlier_version"
+"""The code of failures in a ``crop.jsonl``: the next run tries those sources again."""
 _FORMAT = 1
 _WAIT_S = 30.0  # for another process that is committing
 SCHEMA = f"""
@@ -47,7 +49,7 @@ _DISK_ERRORS = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_PE
 
 
 class Entry(NamedTuple):
-    """A row: what became of a source, in the order of the table's columns.
+    """A row: a source and its result, in the order of the table's columns.
 
     ``status`` is ok or failed. ``code`` is the failure's (``image.truncated``), empty for ok;
     ``remark`` is its text, or says what was tolerated. ``bytes``, ``version`` (mtime in ns, or

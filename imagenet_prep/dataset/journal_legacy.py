@@ -9,25 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from imagenet_prep.dataset.journal_file import PUT, Entry, finish, replacing
+from imagenet_prep.dataset.journal_file import EARLIER_VERSION, PUT, Entry, finish, replacing
 
-EARLIER_VERSION = "crop.earlier_version"
-"""The code of failures of an earlier version: the next run tries those sources again."""
 _CHECK = b',"check":'
 
 
-def take_over(folder: Path) -> list[Path]:
-    """Every ``crop.jsonl`` in a folder, also of parts -> ``.sqlite`` beside it; the old files.
+def take_over(journals: Iterable[Path]) -> None:
+    """Old journals, also of parts -> ``.sqlite`` beside each.
 
     An old file is renamed to ``crop.jsonl.old``. Lines that are not as they were written are left
     out, and then the new journal is not complete: the next run of ``crop`` does what is missing.
     """
-    found = sorted({*folder.glob("crop.jsonl"), *folder.glob("crop.*-of-*.jsonl")})
-    for old in found:
+    for old in journals:
         new = old.with_suffix(".sqlite")
         if not new.exists():
             with replacing(new) as journal:
@@ -40,7 +37,6 @@ def take_over(folder: Path) -> list[Path]:
                 journal.execute("COMMIT")
         with contextlib.suppress(FileNotFoundError):  # another process was first
             old.rename(old.with_suffix(".jsonl.old"))
-    return found
 
 
 class _Lines:

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_prep.beton.format import MODE_JPEG, REMEDY, Index, read_index
+from imagenet_prep.beton.format import MODE_JPEG, Index, read_index
 from imagenet_prep.core.errors import Progress, ToolError, UsageError, quiet
+from imagenet_prep.dataset.beton_tables import REBUILD
 from imagenet_prep.dataset.journal import Crops
 from imagenet_prep.dataset.manifest import Manifest, add_digests, load_manifest, source_digest
 from imagenet_prep.dataset.statistics import Stats, save_stats
@@ -122,7 +123,7 @@ def _crop_work(src: Path, split: str | None, jobs: int) -> _Work:
 
 def _beton_work(src: Path, split: str | None, jobs: int) -> _Work:
     def fault(key: str, reason: str) -> ToolError:
-        return ToolError("beton.damaged", f"{src}: {key} {reason}; {REMEDY}")
+        return ToolError("beton.damaged", f"{src}: {key} {reason}; {REBUILD}")
 
     manifest, index = load_manifest(src), read_index(src)
     if split not in (None, manifest.split):
@@ -179,6 +180,6 @@ def first_image(beton: Path) -> NDArray[np.uint8]:
     try:
         (take_jpeg if image["mode"] == MODE_JPEG else take_raw)(data, pixels)
     except BadImageError as error:
-        message = f"{beton}: its first image {error}; {REMEDY}"
+        message = f"{beton}: its first image {error}; {REBUILD}"
         raise ToolError("beton.damaged", message) from None
     return pixels[..., :3]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_prep.dataset.journal import read_finished
 from tests.end_to_end.conftest import PREP, Ended, complete, contents, crops_of, must, prep
+from tests.kit.journal import read_finished
 
 
 def _namespaces() -> bool:

@@ -7,6 +7,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from imagenet_prep.dataset.journal import Crops, journal_of
+from imagenet_prep.dataset.journal_file import Entry, finished, opened
+
 
 def journal_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of ``crop.sqlite``, sorted by key; none where there is no table yet."""
@@ -15,6 +18,25 @@ def journal_rows(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(sqlite3.OperationalError):
             return [dict(row) for row in journal.execute("SELECT * FROM source ORDER BY key")]
     return []
+
+
+def list_crops(cropped: Path, split: str) -> list[tuple[str, int]]:
+    """The crops of one split; see ``Crops``."""
+    return Crops(cropped).of(split)
+
+
+def read_finished(cropped: Path) -> dict[str, Entry]:
+    """The rows of a folder that ``crop`` has finished, by key; raises what ``Crops`` does."""
+    Crops(cropped)
+    with opened(journal_of(cropped)) as journal:
+        finished(journal, cropped)
+        return {row[0]: Entry(*row) for row in journal.execute("SELECT * FROM source")}
+
+
+def failures(cropped: Path) -> dict[str, str]:
+    """The sources that failed, sorted, with their reasons."""
+    rows = journal_rows(cropped / "crop.sqlite")
+    return {row["key"]: row["remark"] for row in rows if row["status"] == "failed"}
 
 
 def journal_text(path: Path) -> bytes:

@@ -99,9 +99,3 @@ def made(dst: Path) -> dict[str, Any]:
     for row in rows:
         del row["version"]
     return files | {"journal": rows}
-
-
-def failures(dst: Path) -> dict[str, str]:
-    """The failed sources of a journal with their reasons."""
-    rows = journal_rows(dst / JOURNAL_NAME)
-    return {row["key"]: row["remark"] for row in rows if row["status"] == "failed"}

@@ -13,12 +13,12 @@ import numpy as np
 from imagenet_prep.beton.format import (
     METADATA_START,
     SAMPLE,
-    TABLE,
     data_start_for,
     read_index,
     start_bytes,
 )
 from imagenet_prep.core.files import publish
+from imagenet_prep.dataset.beton_tables import TABLE
 from imagenet_prep.dataset.manifest import load_manifest, save_manifest
 from imagenet_prep.dataset.names import stats_beside
 from imagenet_prep.jpeg.index import load_index, mcu_rows, rows_beside, save_index

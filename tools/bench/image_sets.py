@@ -100,8 +100,8 @@ def make_crops(images: ImageFiles, work: Path, count: int, jobs: int | None) -> 
     """
     from imagenet_prep.core.errors import quiet
     from imagenet_prep.crop.run import run_crop
+    from imagenet_prep.dataset import journal
     from imagenet_prep.dataset.crop_settings import CropSettings
-    from imagenet_prep.dataset.journal import list_crops
     from imagenet_prep.dataset.names import STATS_NAME
     from imagenet_prep.stats.run import run_stats
     from imagenet_prep.workers.processes import workers_of
@@ -121,7 +121,7 @@ def make_crops(images: ImageFiles, work: Path, count: int, jobs: int | None) -> 
         run_crop(raw, cropped, CropSettings(), jobs=jobs, max_failures=0, progress=quiet)
         run_stats(cropped, stats, jobs=jobs)
         shutil.rmtree(raw)
-    crops = list_crops(cropped, "train")
+    crops = journal.Crops(cropped).of("train")
     files = tuple(cropped / path for path, _ in crops)
     return Crops(cropped, files, tuple(label for _, label in crops), stats)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from imagenet_prep.beton import build as beton
 from imagenet_prep.beton import format as beton_format
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset import beton_tables
 
 if TYPE_CHECKING:
     from tests.imagenet_prep.conftest import Made
@@ -73,10 +74,10 @@ def test_byte_layouts_are_those_of_ffcv() -> None:
     from ffcv import types
     from ffcv.fields import IntField, RGBImageField
 
-    assert types.CURRENT_VERSION == beton_format.FFCV_FORMAT
-    assert types.HeaderType == beton_format.HEADER
-    assert types.FieldDescType == beton_format.FIELD
-    assert types.ALLOC_TABLE_TYPE == beton_format.TABLE
+    assert types.CURRENT_VERSION == beton_tables.FFCV_FORMAT
+    assert types.HeaderType == beton_tables.HEADER
+    assert types.FieldDescType == beton_tables.FIELD
+    assert types.ALLOC_TABLE_TYPE == beton_tables.TABLE
     theirs = types.get_metadata_type([RGBImageField(), IntField()])
     assert theirs.itemsize == beton_format.SAMPLE.itemsize
     ours: Any = beton_format.SAMPLE.fields

@@ -13,6 +13,7 @@ import pytest
 from imagenet_prep.beton import format as beton_format
 from imagenet_prep.beton.verify import check_beton
 from imagenet_prep.core.errors import ToolError
+from imagenet_prep.dataset import beton_tables
 from imagenet_prep.dataset.manifest import Manifest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
 from tests.imagenet_prep.conftest import Made
@@ -20,7 +21,7 @@ from tests.imagenet_prep.conftest import Made
 SAMPLES = 12
 PAGE = 1 << 21
 METADATA = beton_format.METADATA_START
-SAMPLE, TABLE = beton_format.SAMPLE.itemsize, beton_format.TABLE.itemsize
+SAMPLE, TABLE = beton_format.SAMPLE.itemsize, beton_tables.TABLE.itemsize
 WILD = (0, 1, 7, 2**16, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 2**31, 2**32, 2**63, 2**64 - 8)
 
 

@@ -18,9 +18,9 @@ from imagenet_prep.crop import run as crop_stage
 from imagenet_prep.crop.merge import merge_parts
 from imagenet_prep.crop.run import CropReport, run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.dataset.journal import Part, list_crops, part_journals
+from imagenet_prep.dataset.journal import Part, part_journals
 from tests.kit.errors import fails
-from tests.kit.journal import journal_rows, tree
+from tests.kit.journal import journal_rows, list_crops, tree
 
 SMALL = CropSettings(size=32)
 PARTS = 3

@@ -21,11 +21,11 @@ from imagenet_prep.crop.run import CropReport, run_crop
 from imagenet_prep.dataset import journal_file
 from imagenet_prep.dataset.classes import load_classes
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.dataset.journal import UNFINISHED_NAME, Crops, list_crops
+from imagenet_prep.dataset.journal import UNFINISHED_NAME, Crops
 from imagenet_prep.workers.processes import Local
 from tests.conftest import jpeg_bytes, smooth_pixels
 from tests.kit.errors import fails
-from tests.kit.journal import journal_rows, tree
+from tests.kit.journal import failures, journal_rows, list_crops, tree
 
 SMALL = CropSettings(size=32)
 
@@ -56,8 +56,9 @@ def test_every_source_is_cropped_or_failed_and_in_the_journal(raw: Path, tmp_pat
     dst = tmp_path / "cropped"
     report = cropped(raw, dst, progress=lambda what, done, total: seen.append((done, total)))
     assert counts(report) == (6, 1, 0)
-    assert report.reasons == {report.failures[0][1]: 1}
-    assert report.failures[0][0] == "train/ant/broken.jpg"
+    [(failed, reason)] = failures(dst).items()
+    assert report.reasons == {reason: 1}
+    assert failed == "train/ant/broken.jpg"
     assert seen[0] == (0, 7) and seen[-1] == (7, 7)
     lines = {line["key"]: line for line in journal(dst)}
     assert len(lines) == 7
@@ -309,8 +310,8 @@ def test_what_only_this_machine_cannot_decode_is_tried_again(
 
 def test_an_unreadable_source_is_one_failure(raw: Path, tmp_path: Path) -> None:
     (raw / "train/ant/gone.jpg").symlink_to(tmp_path / "nothing")
-    report = cropped(raw, tmp_path / "cropped")
-    assert dict(report.failures)["train/ant/gone.jpg"].startswith("cannot be read: ")
+    cropped(raw, tmp_path / "cropped")
+    assert failures(tmp_path / "cropped")["train/ant/gone.jpg"].startswith("cannot be read: ")
 
 
 @pytest.mark.parametrize(("src", "dst"), [("raw", "raw"), ("raw", "raw/out"), ("raw/train", "raw")])

@@ -20,14 +20,12 @@ from imagenet_prep.dataset.journal import (
     Part,
     all_rows,
     is_inside,
-    list_crops,
     part_journals,
-    read_finished,
 )
 from imagenet_prep.dataset.journal_file import PUT, Entry, finish, opened
 from imagenet_prep.dataset.names import JOURNAL_NAME
 from tests.kit.errors import fails
-from tests.kit.journal import journal_rows
+from tests.kit.journal import journal_rows, list_crops, read_finished
 
 MUTATIONS = 300
 

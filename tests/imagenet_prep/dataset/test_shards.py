@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_prep.beton import layout as beton_plan
-from imagenet_prep.beton.format import PAGE_SIZE_BYTES, TABLE, data_start_for, read_index
+from imagenet_prep.beton.format import PAGE_SIZE_BYTES, data_start_for, read_index
 from imagenet_prep.beton.verify import check_betons
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset import shards
+from imagenet_prep.dataset.beton_tables import TABLE
 from imagenet_prep.dataset.manifest import Manifest, load_manifest, pages_digest, save_manifest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
 from imagenet_prep.dataset.shards import Betons, find_betons

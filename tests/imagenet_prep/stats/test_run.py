@@ -14,11 +14,11 @@ from PIL import Image
 from imagenet_prep.core.errors import ToolError, quiet
 from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.dataset.journal import list_crops
 from imagenet_prep.dataset.manifest import source_digest
 from imagenet_prep.dataset.statistics import load_stats
 from imagenet_prep.stats import moments as stats
 from imagenet_prep.stats import run as stats_stage
+from tests.kit.journal import list_crops
 
 SIZE_PX = 32
 

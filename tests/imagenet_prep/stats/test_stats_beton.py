@@ -17,11 +17,11 @@ from imagenet_prep.core.files import file_digest
 from imagenet_prep.crop.run import run_crop
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.dataset.journal import list_crops
 from imagenet_prep.dataset.manifest import Manifest, load_manifest, save_manifest
 from imagenet_prep.dataset.names import manifest_beside
 from imagenet_prep.stats import run as stats_stage
 from tests.kit.errors import fails
+from tests.kit.journal import list_crops
 
 SIZE_PX = 48
 

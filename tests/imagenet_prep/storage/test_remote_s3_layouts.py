@@ -12,8 +12,9 @@ import pytest
 from imagenet_prep.sources.scan import scan
 from imagenet_prep.storage.location import location_of
 from tests.kit.errors import fails
+from tests.kit.journal import failures
 from tests.kit.sources import WNIDS, idx_pair, tar_bytes, train_tar, val_tar
-from tests.kit.store import BUCKET, Store, crop, failures, made
+from tests.kit.store import BUCKET, Store, crop, made
 
 
 def same(store: Store, folder: Path, file: str = "", **options: Any) -> list[tuple[Any, ...]]:
