@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+import collections
+import re
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,35 +16,42 @@ from imagenet_prep.cli.options import (
     FOLDER,
     Where,
     json_option,
-    part_of,
     print_result,
     size_option,
     warn_stock_pillow,
     where_options,
 )
-from imagenet_prep.cli.scan import (
-    SCAN_OPTIONS,
-    look,
-    scan_lines,
-    scan_options,
-    scan_value,
-    show_scan,
-)
-from imagenet_prep.core.console import Bar, one_line
+from imagenet_prep.core.console import Bar, one_line, say
 from imagenet_prep.core.errors import UsageError
 from imagenet_prep.dataset.crop_settings import EXIF, FILTERS, FITS, TRUNCATED, CropSettings
-from imagenet_prep.sources.scan import LAYOUTS
+from imagenet_prep.dataset.names import SPLITS
+from imagenet_prep.sources.scan import LAYOUTS, Scan, scan
 from imagenet_prep.storage.location import Location, location_of
 
 if TYPE_CHECKING:
     from imagenet_prep.crop.run import CropReport
-    from imagenet_prep.workers.processes import Jobs
+    from imagenet_prep.dataset.journal import Part
 
+SCAN_OPTIONS = ("layout", "classes", "splits", "class_order")
+"""The parameters of ``sources.scan.scan`` that are options."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _splits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=train`` of each option -> by name."""
+    found = {}
+    for value in values:
+        name, _, split = value.rpartition("=")
+        if not name or split not in (*SPLITS, "class"):
+            raise click.BadParameter(
+                f"{value!r} is not NAME=train, NAME=val, NAME=test or NAME=class", ctx, param
+            )
+        found[name.strip("/")] = split
+    return found
+
+
 def source_options(command: F) -> F:
-    """The raw images: --src, --layout, --classes."""
+    """The raw images: --src, --layout, --classes, --split, --class-order."""
     for option in (
         click.option(
             "--classes",
@@ -62,9 +71,22 @@ def source_options(command: F) -> F:
             required=True,
             help="Raw images: path or URL (s3://bucket/raw) of a folder, an archive or a list.",
         ),
+        click.option(
+            "--class-order",
+            type=click.Choice(("name", "number")),
+            help="Order of classes that are named by numbers.  [default: number, with a notice]",
+        ),
+        click.option(
+            "--split",
+            "splits",
+            metavar="NAME=SPLIT",
+            multiple=True,
+            callback=_splits,
+            help="Folder NAME of --src is train, val or test; or class: no split. Repeatable.",
+        ),
     ):
         command = option(command)
-    return scan_options(command)
+    return command
 
 
 def crop_options(command: F) -> F:
@@ -110,6 +132,19 @@ def _limit(ctx: click.Context, param: click.Parameter, value: str) -> int | None
     return int(value)
 
 
+def _part(context: click.Context, option: click.Parameter, value: str | None) -> Part | None:
+    """``K/N`` -> the K-th of N parts."""
+    from imagenet_prep.dataset.journal import Part
+
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", value)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        reason = f"{value!r} is not K/N with K from 1 to N, such as 2/8."
+        raise click.BadParameter(reason, context, option)
+    return Part(int(match[1]), int(match[2]))
+
+
 def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
     default = getattr(CropSettings, name)
     return click.option(
@@ -124,7 +159,7 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
 @click.option(
     "--part",
     metavar="K/N",
-    callback=part_of,
+    callback=_part,
     help="K-th of N parts of the images, joined later by merge.",
 )
 @click.option("--dry-run", is_flag=True, help="Recognise --src and count its images only.")
@@ -133,7 +168,7 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
 def crop(
     src: Location,
     dst: Path | None,
-    part: tuple[int, int] | None,
+    part: Part | None,
     dry_run: bool,
     where: Where,
     as_json: bool,
@@ -156,8 +191,15 @@ def crop(
       imagenet-prep crop --src raw --dst cropped --backend dask --address tcp://head:8786
     """
     if dry_run:
-        found = look(where.path(src), **{name: options[name] for name in SCAN_OPTIONS})
-        print_result(as_json, scan_value(found), scan_lines(found))
+        found = scan(where.path(src), **{name: options[name] for name in SCAN_OPTIONS})
+        collections.deque(found, maxlen=0)  # counts the images
+        value = {
+            "layout": found.layout,
+            "classes": len(found.classes),
+            "splits": dict(sorted(found.splits.items())),
+            "notices": list(found.notices),
+        }
+        print_result(as_json, value, _scan_lines(found))
         return
     if dst is None:
         raise UsageError("crop.no_dst", "--dst is missing: name the folder of the crops")
@@ -167,38 +209,28 @@ def crop(
     print_result(as_json, results.crop_value(report), results.crop_lines(report, dst))
 
 
-def make_crops(
-    src: Location,
-    dst: Path,
-    *,
-    layout: str | None,
-    classes: Location | None,
-    jobs: Jobs,
-    max_failures: int | None,
-    splits: Mapping[str, str] | None = None,
-    class_order: str | None = None,
-    part: tuple[int, int] | None = None,
-    **settings: Any,
-) -> CropReport:
-    """Runs ``run_crop`` with a progress bar; ``settings`` are the fields of CropSettings."""
-    from imagenet_prep.crop.run import run_crop
-    from imagenet_prep.dataset.journal import Part
+def _scan_lines(found: Scan) -> list[str]:
+    """What was recognised, for people: layout, classes, images of each split; the notices."""
+    splits = ", ".join(f"{split} {count:,}" for split, count in sorted(found.splits.items()))
+    head = f"layout {found.layout}: {len(found.classes):,} classes; images: {splits}"
+    return [head, *(f"note: {notice}" for notice in found.notices)]
 
+
+def _show_scan(found: Scan) -> None:
+    """What was recognised -> stderr."""
+    for line in _scan_lines(found):
+        say(line)
+
+
+def make_crops(src: Location, dst: Path, **options: Any) -> CropReport:
+    """Runs ``run_crop`` with a progress bar; ``options`` are its own and the fields of
+    CropSettings."""
+    from imagenet_prep.crop.run import run_crop
+
+    names = [field.name for field in fields(CropSettings)]
+    settings = CropSettings(**{name: options.pop(name) for name in names})
     with Bar() as bar:
-        return run_crop(
-            src,
-            dst,
-            CropSettings(**settings),
-            layout=layout,
-            classes=classes,
-            splits=splits,
-            class_order=class_order,
-            recognised=show_scan,
-            jobs=jobs,
-            max_failures=max_failures,
-            part=None if part is None else Part(*part),
-            progress=bar,
-        )
+        return run_crop(src, dst, settings, recognised=_show_scan, progress=bar, **options)
 
 
 @click.command(short_help="Join the parts of a crop.")
@@ -244,7 +276,7 @@ def failures(folder: Path, reason: str | None, as_json: bool) -> None:
         ).fetchall()
     value = {
         "failed": len(failed),
-        "reasons": dict(Counter(why for _, why in failed).most_common()),
+        "reasons": dict(collections.Counter(why for _, why in failed).most_common()),
         "failures": [{"source": key, "reason": why} for key, why in failed],
     }
     if as_json:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from imagenet_prep.cli.options import is_pillow_simd
 from imagenet_prep.cli.results import stats_value
 from imagenet_prep.core.errors import UsageError
 from imagenet_prep.core.files import publish
@@ -21,24 +21,6 @@ from imagenet_prep.dataset.statistics import load_stats
 _PACKAGES = ("imagenet-alexnet", "pillow-simd", "Pillow", "numpy", "joblib", "ffcv", "torch")
 _LIBRARIES = ("littlecms2", "jpg_2000", "webp", "libtiff", "zlib")
 _SHEET_IMAGES = 48
-
-
-def _pillow() -> tuple[str, bool]:
-    """The version of the module PIL, and whether it is pillow-simd."""
-    import PIL
-
-    return PIL.__version__, re.search(r"\.post\d+$", PIL.__version__) is not None
-
-
-def stock_pillow() -> str | None:
-    """A warning where the module PIL is not pillow-simd, else None."""
-    version, is_simd = _pillow()
-    if is_simd:
-        return None
-    return (
-        f"the module PIL here is stock Pillow {version}, not pillow-simd: the crops are the same, "
-        "but made more slowly; install pillow-simd with make env"
-    )
 
 
 def installed() -> dict[str, Any]:
@@ -59,7 +41,7 @@ def installed() -> dict[str, Any]:
     return {
         "what": "installation",
         "versions": versions,
-        "pillow_simd": _pillow()[1],
+        "pillow_simd": is_pillow_simd(),
         "formats": {
             "webp": bool(features.check("webp")),
             "avif": bool(avif),

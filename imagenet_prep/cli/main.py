@@ -17,16 +17,8 @@ from typing import Any
 import click
 
 from imagenet_prep import INTERRUPTED_MESSAGE, __version__
+from imagenet_prep.cli import build as betons
 from imagenet_prep.cli import results
-from imagenet_prep.cli.build import (
-    build,
-    index,
-    info,
-    make_betons,
-    packing_options,
-    require_way,
-    verify,
-)
 from imagenet_prep.cli.crop import crop, crop_options, failures, make_crops, merge, source_options
 from imagenet_prep.cli.options import (
     FOLDER,
@@ -110,19 +102,16 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
     "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder of all results."
 )
 @crop_options
-@packing_options
+@betons.packing_options
 @where_options
 @json_option
 def prepare(
     src: Location,
     dst: Path,
-    layout: str | None,
-    classes: Location | None,
     where: Where,
-    max_failures: int | None,
     as_json: bool,
     packing: dict[str, Any],
-    **settings: Any,
+    **cropping: Any,
 ) -> None:
     """Run crop, stats and build: cropped/ with stats.npz, train.beton, val.beton, ... in --dst.
 
@@ -130,18 +119,15 @@ def prepare(
     Example: imagenet-prep prepare --src raw --dst .
     """
     warn_stock_pillow()
-    require_way(dst, SPLITS, **packing)
+    betons.require_way(dst, SPLITS, **packing)
     start = time.perf_counter()
     with where.workers(reads=[src], writes=[dst]) as jobs:
         src, dst = where.path(src), where.path(dst)
         cropped = dst / "cropped"
-        report = make_crops(
-            src, cropped, layout=layout, classes=classes, jobs=jobs, max_failures=max_failures,
-            **settings,
-        )  # fmt: skip
+        report = make_crops(src, cropped, jobs=jobs, **cropping)
         stats_file = cropped / STATS_NAME
         statistics, _ = make_stats(cropped, stats_file, jobs)
-        built = make_betons(cropped, dst, stats_file, jobs, **packing)
+        built = betons.make_betons(cropped, dst, stats_file, jobs, **packing)
     seconds = time.perf_counter() - start
     value = {
         "crop": results.crop_value(report),
@@ -159,14 +145,10 @@ def prepare(
     print_result(as_json, value, lines)
 
 
-cli.add_command(crop)
-cli.add_command(merge)
-cli.add_command(failures)
-cli.add_command(stats)
-cli.add_command(build)
-cli.add_command(index)
-cli.add_command(verify)
-cli.add_command(info)
+for _command in (crop, merge, failures, stats):
+    cli.add_command(_command)
+for _command in (betons.build, betons.index, betons.verify, betons.info):
+    cli.add_command(_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -114,28 +114,25 @@ size_option = click.option(
 )
 
 
-def part_of(
-    context: click.Context, option: click.Parameter, value: str | None
-) -> tuple[int, int] | None:
-    """``K/N`` -> (K, N): the K-th of N parts."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", value)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        reason = f"{value!r} is not K/N with K from 1 to N, such as 2/8."
-        raise click.BadParameter(reason, context, option)
-    return int(match[1]), int(match[2])
-
-
 def print_result(as_json: bool, value: dict[str, Any], lines: Sequence[str]) -> None:
     """The result of a command: ``value`` as JSON, or ``lines`` for people."""
     click.echo(json.dumps(value) if as_json else "\n".join(map(one_line, lines)))
 
 
+def is_pillow_simd() -> bool:
+    """Whether the module PIL is pillow-simd."""
+    import PIL
+
+    return re.search(r"\.post\d+$", PIL.__version__) is not None
+
+
 def warn_stock_pillow() -> None:
     """Prints a warning where the module PIL is not pillow-simd."""
-    from imagenet_prep.cli.info import stock_pillow
+    if not is_pillow_simd():
+        import PIL
 
-    warning = stock_pillow()
-    if warning:
-        say(f"{PROGRAM}: warning: {warning}")
+        say(
+            f"{PROGRAM}: warning: the module PIL here is stock Pillow {PIL.__version__}, not "
+            "pillow-simd: the crops are the same, but made more slowly; install pillow-simd with "
+            "make env"
+        )

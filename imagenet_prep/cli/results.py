@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +66,7 @@ def crop_lines(report: CropReport, dst: Path) -> list[str]:
 
 def crop_merge_value(report: MergeReport) -> dict[str, Any]:
     """What ``merge --json`` prints."""
-    return {
-        "parts": report.parts,
-        "ok": report.ok,
-        "failed": report.failed,
-        "seconds": round(report.seconds, 3),
-        "reasons": report.reasons,
-    }
+    return {**asdict(report), "seconds": round(report.seconds, 3)}
 
 
 def crop_merge_lines(value: dict[str, Any], folder: Path) -> list[str]:

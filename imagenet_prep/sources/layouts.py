@@ -45,6 +45,8 @@ _KNOWN: dict[str, tuple[_Recognise, _Find]] = {
     "huggingface": (is_huggingface, find_huggingface),
     **{kind: (partial(is_list, kind=kind), partial(find_list, kind=kind)) for kind in LISTS},
 }
+_OF_FILES = {"idx", "cifar", "beton", *LISTS}
+"""The layouts that are a file, or a folder with files in it: no other folder is one."""
 _OF_FOLDERS = {"flat": find_flat, "folders": find_folders}
 """The layouts whose folders can be named with ``--split``."""
 LAYOUTS = tuple(sorted([*_KNOWN, "archive", "folders"]))
@@ -105,7 +107,9 @@ def _in_archive(src: Location, given: Given) -> Finding:
 
 def _recognised(src: Location) -> str:
     """The name of the layout that a source shows; "" where none does."""
-    return next((name for name, (recognise, _) in _KNOWN.items() if recognise(src)), "")
+    files = not src.is_dir() or any(not is_folder(entry) for entry in entries_of(src))
+    possible = ((n, known[0]) for n, known in _KNOWN.items() if files or n not in _OF_FILES)
+    return next((name for name, recognise in possible if recognise(src)), "")
 
 
 def _wrapped(src: Location, given: Given) -> Location | None:

@@ -67,7 +67,7 @@ class _Left:
         self.first.setdefault(reason, where)
 
     def notices(self) -> list[str]:
-        """One sentence for each reason."""
+        """One notice for each reason."""
         return [
             f"{count} samples left out: {reason} (first: {self.first[reason]})"
             for reason, count in self.counts.most_common()

@@ -80,7 +80,7 @@ def _connect(place: Any) -> Any:
         except (OSError, ValueError, TypeError, ImportError) as error:
             answers.put(error)
 
-    # A server that accepts and sends nothing would block the constructor for ever.
+    # A server that accepts and sends nothing would block the constructor.
     threading.Thread(target=connect, daemon=True).start()
     try:
         found = answers.get(timeout=_ANSWER_S + 2)

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from imagenet_prep.cli import info as describe
 from imagenet_prep.cli import main as cli
+from imagenet_prep.cli import options
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.manifest import load_manifest
 from imagenet_prep.dataset.statistics import load_stats
@@ -183,7 +183,7 @@ def test_stock_pillow_is_warned_of_once(
     assert captured.err.count("stock Pillow 12.1.1") == 1
     json.loads(captured.out)
     monkeypatch.setattr("PIL.__version__", "12.1.1.post0")
-    assert describe.stock_pillow() is None
+    assert options.is_pillow_simd()
 
 
 @pytest.mark.parametrize(
