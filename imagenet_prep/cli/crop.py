@@ -17,13 +17,12 @@ from imagenet_prep.cli.options import (
     Where,
     json_option,
     print_result,
-    size_option,
     warn_stock_pillow,
     where_options,
 )
 from imagenet_prep.core.console import Bar, one_line, say
 from imagenet_prep.core.errors import UsageError
-from imagenet_prep.dataset.crop_settings import EXIF, FILTERS, FITS, TRUNCATED, CropSettings
+from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.names import SPLITS
 from imagenet_prep.sources.scan import LAYOUTS, Scan, scan
 from imagenet_prep.storage.location import Location, location_of
@@ -91,35 +90,24 @@ def source_options(command: F) -> F:
 
 def crop_options(command: F) -> F:
     """The fields of CropSettings, and --max-failures."""
-    for option in (
-        click.option(
-            "--max-failures",
-            metavar="N|none",
-            callback=_limit,
-            default="none",
+    command = click.option(
+        "--max-failures",
+        metavar="N|none",
+        callback=_limit,
+        default="none",
+        show_default=True,
+        help="Largest number of failed images; more end the run with an error.",
+    )(command)
+    for field in reversed(fields(CropSettings)):
+        is_text, allowed = isinstance(field.default, str), field.metadata["allowed"]
+        kind = click.Choice(allowed) if is_text else click.IntRange(*allowed)
+        command = click.option(
+            f"--{field.name}",
+            type=kind,
+            default=field.default,
             show_default=True,
-            help="Largest number of failed images; more end the run with an error.",
-        ),
-        _choice(
-            "truncated", TRUNCATED, "Incomplete files: failure, or crop of the part that decodes."
-        ),
-        _choice("exif", EXIF, "EXIF orientation: applied, or ignored."),
-        _choice("filter", FILTERS, "Resampling filter."),
-        _choice(
-            "fit",
-            FITS,
-            "Shape: centre crop after scaling the short side to --size, or whole image squashed.",
-        ),
-        click.option(
-            "--quality",
-            type=click.IntRange(min=1, max=100),
-            default=CropSettings.quality,
-            show_default=True,
-            help="JPEG quality of the crops, 1 to 100.",
-        ),
-        size_option,
-    ):
-        command = option(command)
+            help=field.metadata["help"],
+        )(command)
     return command
 
 
@@ -143,13 +131,6 @@ def _part(context: click.Context, option: click.Parameter, value: str | None) ->
         reason = f"{value!r} is not K/N with K from 1 to N, such as 2/8."
         raise click.BadParameter(reason, context, option)
     return Part(int(match[1]), int(match[2]))
-
-
-def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
-    default = getattr(CropSettings, name)
-    return click.option(
-        f"--{name}", type=click.Choice(values), default=default, show_default=True, help=text
-    )
 
 
 @click.command(short_help="Crop every image to a square.")

@@ -15,7 +15,6 @@ import click
 
 from imagenet_prep.core.console import one_line, say
 from imagenet_prep.core.redact import shown
-from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.storage.location import Location, Url
 from imagenet_prep.storage.urls import is_url
 
@@ -103,15 +102,6 @@ def where_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         with_where = option(with_where)
     return with_where
-
-
-size_option = click.option(
-    "--size",
-    type=click.IntRange(min=1, max=4096),
-    default=CropSettings.size,
-    show_default=True,
-    help="Side of the crops, pixels.",
-)
 
 
 def print_result(as_json: bool, value: dict[str, Any], lines: Sequence[str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
-FITS = ("shortest", "squash")
-FILTERS = ("bilinear", "area", "bicubic", "lanczos")
-EXIF = ("apply", "ignore")
-TRUNCATED = ("fail", "keep")
 ALGORITHM = 3  # counts the versions of the module crop that give other pixels
+
+
+def _setting(default: Any, allowed: tuple[Any, ...], text: str) -> Any:
+    """A field, and its option: the choices, or the smallest and the largest number; its help."""
+    return field(default=default, metadata={"allowed": allowed, "help": text})
 
 
 @dataclass(frozen=True)
@@ -16,17 +18,26 @@ class CropSettings:
     """How an image becomes a square of ``size`` pixels a side.
 
     ``fit``: "shortest" takes the short side to ``size`` and cuts the centre out, "squash"
-    resizes the whole image whatever its shape. ``filter``: the antialiasing one. ``exif``:
-    whether the EXIF orientation is applied to the image. ``truncated``: whether what is there of an
-    incomplete file is taken or the file fails. ``quality``: of the crop as JPEG.
+    resizes the whole image whatever its shape. ``filter``: the antialiasing one. ``truncated``:
+    whether what is there of an incomplete file is taken or the file fails.
     """
 
-    size: int = 256
-    quality: int = 90
-    fit: str = "shortest"
-    filter: str = "bilinear"
-    exif: str = "apply"
-    truncated: str = "fail"
+    size: int = _setting(256, (1, 4096), "Side of the crops, pixels.")
+    quality: int = _setting(90, (1, 100), "JPEG quality of the crops, 1 to 100.")
+    fit: str = _setting(
+        "shortest",
+        ("shortest", "squash"),
+        "Shape: centre crop after scaling the short side to --size, or whole image squashed.",
+    )
+    filter: str = _setting(
+        "bilinear", ("bilinear", "area", "bicubic", "lanczos"), "Resampling filter."
+    )
+    exif: str = _setting("apply", ("apply", "ignore"), "EXIF orientation: applied, or ignored.")
+    truncated: str = _setting(
+        "fail",
+        ("fail", "keep"),
+        "Incomplete files: failure, or crop of the part that decodes.",
+    )
 
     def text(self) -> str:
         """These settings and the algorithm in one line: equal where crops are."""
