@@ -67,7 +67,11 @@ def find_cifar(src: Location) -> Finding:
         raise UsageError(
             "source.layout_mismatch", f"{src}: has no files of CIFAR; give cifar-10-batches-py"
         )
-    names = _names(src / kind.meta, kind)
+    meta = src / kind.meta
+    if kind.skipped is not None:
+        names = read_text(meta, "the names of the classes").split()
+    else:
+        names = [str(value) for value in _pickled(meta, kind.names)[0]]
     sources: list[Source] = []
     for split, files in (("train", kind.train), ("val", (kind.val,))):
         for name in files:
@@ -79,12 +83,6 @@ def find_cifar(src: Location) -> Finding:
         finding.notices.append(f"{', '.join(missing)}: not there")
     finding.order = names
     return finding
-
-
-def _names(path: Path, kind: _Kind) -> list[str]:
-    if kind.skipped is not None:
-        return read_text(path, "the names of the classes").split()
-    return [str(value) for value in _pickled(Path(str(path)), kind.names)[0]]
 
 
 def _images(path: Path, split: str, names: list[str], kind: _Kind) -> Iterator[Source]:

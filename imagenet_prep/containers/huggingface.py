@@ -66,7 +66,10 @@ def find_huggingface(src: Location) -> Finding:
     names: tuple[str, ...] | None = None
     groups: list[tuple[str, str, Path, _Columns, list[str]]] = []
     for name, path in files:
-        split, (columns, labels) = _split(name), _labels(Path(str(path)))
+        # data/train-00000-of-00294.parquet -> train; train where no word tells a split
+        words = [w for part in reversed(name.lower().split("/")) for w in re.split(r"\W+", part)]
+        split = next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
+        columns, labels = _labels(Path(str(path)))
         if groups and columns.names != names:
             raise ToolError(
                 "parquet.classes", f"{path}: names other classes than {files[0][1]}; keep one set"
@@ -98,12 +101,6 @@ def _files(src: Location, depth: int = 2) -> list[tuple[str, Location]]:
                 below = _files(src / entry.name, depth - 1)
                 files += [(f"{text_of(entry.name)}/{name}", path) for name, path in below]
     return files
-
-
-def _split(name: str) -> str:
-    """``data/train-00000-of-00294.parquet`` -> train; train where no word tells a split."""
-    words = [word for part in reversed(name.lower().split("/")) for word in re.split(r"\W+", part)]
-    return next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
 
 
 def _columns(path: Path, schema: Any) -> _Columns:

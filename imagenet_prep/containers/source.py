@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,15 +87,3 @@ def in_memory(sources: Iterable[Source], notices: list[str] | None = None) -> Fi
     for source in every:
         classes.setdefault(source.split, set()).add(source.class_name)
     return Finding([every], classes, notices=notices or [])
-
-
-def grouped(sources: Iterable[Source]) -> Iterator[list[Source]]:
-    """Sources that come class by class -> the sources of each class of each split."""
-    group: list[Source] = []
-    for source in sources:
-        if group and (source.class_name != group[0].class_name or source.split != group[0].split):
-            yield group
-            group = []
-        group.append(source)
-    if group:
-        yield group

@@ -160,7 +160,7 @@ def _crop(image: ImageFile.ImageFile, data: bytes, settings: CropSettings) -> Im
         min(box.bottom, float(pixels.height)),
     )
     crop = pixels.resize((size, size), resampling, box=within).convert("RGB")
-    return _turn(crop, orientation)
+    return crop.transpose(_TURNS[orientation]) if orientation in _TURNS else crop
 
 
 def _decoded_at_once(image: ImageFile.ImageFile, data: bytes) -> Image.Image | None:
@@ -220,11 +220,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    """The stored image -> upright (EXIF 2.3, tag 0x0112)."""
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+"""EXIF orientation (EXIF 2.3, tag 0x0112) -> how the stored image becomes upright."""
 
 
 def _before_turning(box: Box, width: int, height: int, orientation: int) -> Box:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.core.files import publish
@@ -84,10 +82,6 @@ def _indexed(file: int, images: Images, where: slice) -> Index:
     begins = np.cumsum(held) - held
     data = np.zeros(int(held.sum()), np.uint8)
     view = memoryview(data.data)
-    for at, begin, size in _rows_of(places[:, 0], begins, held):
+    for at, begin, size in np.stack([places[:, 0], begins, held], axis=1).tolist():
         os.preadv(file, [view[begin : begin + size]], at)
     return index_images(data, begins, sizes, raw)
-
-
-def _rows_of(*columns: NDArray[np.int64]) -> Sequence[tuple[int, ...]]:
-    return list(zip(*(column.tolist() for column in columns), strict=True))

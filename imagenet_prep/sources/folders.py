@@ -122,7 +122,9 @@ def split_folders(src: Location, given: Given, notices: list[str]) -> list[Split
     named = {name: given.get(text_of(name), split_of(name)) for name in folders}
     named = {name: split for name, split in named.items() if split not in ("", "class")}
     # Among class folders "train" may be a class (a railway), unless classes lie in it.
-    deep = any(text_of(name) in given or _is_deep(src / name) for name in named)
+    deep = any(
+        text_of(name) in given or any(map(is_folder, entries_of(src / name))) for name in named
+    )
     if not named or (len(named) < len(folders) and not deep):
         return [SplitFolder("train", src, "")]
     notices += [
@@ -132,10 +134,6 @@ def split_folders(src: Location, given: Given, notices: list[str]) -> list[Split
     ]
     _check_twice(src, named, given)
     return [_innermost(split, src / name, f"{text_of(name)}/") for name, split in named.items()]
-
-
-def _is_deep(folder: Location) -> bool:
-    return any(is_folder(entry) for entry in entries_of(folder))
 
 
 def _holds_images(folder: Location) -> bool:

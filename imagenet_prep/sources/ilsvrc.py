@@ -60,7 +60,7 @@ def find_ilsvrc(src: Location) -> Finding:
         groups.append(_in_class_tars(tars))
     if has_val:
         classes["val"] = set()
-        groups.append(_val_group(val))
+        groups.append(list(_find_val(path)) for path in (val,))
     if not groups:
         raise UsageError(
             "source.layout_mismatch",
@@ -148,10 +148,6 @@ def _images_of_class(tar: Tar, wnid: str) -> Iterator[Source]:
             inside = f"{folder}/{image.name}"
             place = place_of(tar.place, image.offset, image.length, image.fault)
             yield found(f"train/{inside}", "train", wnid, inside, place)
-
-
-def _val_group(path: Location) -> Iterator[list[Source]]:
-    yield list(_find_val(path))
 
 
 def _find_val(path: Location) -> Iterator[Source]:

@@ -125,22 +125,17 @@ class _Rows:
         self._group, self._values = -1, None
 
     def __getitem__(self, row: int) -> bytes | None:
+        import pyarrow.compute
+
         group = bisect.bisect_right(self._ends, row)
         if group != self._group:
             column = self._file.read_row_group(group, columns=[self._column]).column(0)
             for part in self._column.split(".")[1:]:
-                column = pyarrow_field(column, part)
+                column = pyarrow.compute.struct_field(column, part)
             self._group, self._values = group, column
         assert self._values is not None
         value = self._values[row - (self._ends[group - 1] if group else 0)].as_py()
         return value if isinstance(value, bytes) else None
-
-
-def pyarrow_field(column: Any, name: str) -> Any:
-    """A field of a column of structs."""
-    import pyarrow.compute
-
-    return pyarrow.compute.struct_field(column, name)
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ server needs is not in these figures; making things up is.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -85,11 +86,12 @@ def _found(count: int) -> Iterator[Any]:
 
 
 def _collection(count: int) -> Any:
-    from imagenet_prep.containers.source import Finding, grouped
+    from imagenet_prep.containers.source import Finding
     from imagenet_prep.sources.scan import Scan
 
     names = {f"n{label:08d}" for label in range(min(CLASSES, max(1, count // 50)))}
-    finding = Finding(grouped(_found(count)), {"train": names})
+    by_class = itertools.groupby(_found(count), key=lambda source: source.class_name)
+    finding = Finding((list(group) for _, group in by_class), {"train": names})
     return Scan(Path("bucket"), "folders", finding, None, "")
 
 
