@@ -49,7 +49,7 @@ def _listing(url: str, _scan: object) -> dict[str, Listed]:
 class Url:
     """A file or folder behind a URL, and an entry of the folder that it lies in.
 
-    ``above`` is that folder where it can be listed, ``listed`` what it reports of this,
+    ``above`` is that folder, ``listed`` what it reports of this where it was listed,
     ``scan`` any object that is the same for all of one scan.
     """
 
@@ -64,7 +64,7 @@ class Url:
         self.name = listed.name if listed is not None else name_of(full)
         self._above, self._listed = above, listed
         self._scan = object() if scan is None else scan
-        self._asked: list[Status | None] = []
+        self._listable = True
 
     def __str__(self) -> str:
         return shown(self.full)
@@ -88,7 +88,10 @@ class Url:
     @property
     def parent(self) -> Url:
         """The folder that holds it."""
-        return self._above or _Unlisted(parent_of(self.full), scan=self._scan)
+        if self._above is None:
+            self._above = Url(parent_of(self.full), scan=self._scan)
+            self._above._listable = False
+        return self._above
 
     @property
     def web(self) -> bool:
@@ -117,39 +120,31 @@ class Url:
 
     def exists(self) -> bool:
         """Whether there is such a file or folder. Raises ToolError where nobody answers."""
-        return self._status() is not None
+        return self._status is not None
 
     def is_dir(self) -> bool:
         """Whether it is a folder."""
-        if self._listed is not None:
-            return self._listed.folder
-        status = self._status()
-        return status is not None and status.folder
+        known = self._listed or self._status
+        return known is not None and known.folder
 
     def is_file(self) -> bool:
         """Whether it is a file."""
-        if self._listed is not None:
-            return not self._listed.folder
-        status = self._status()
-        return status is not None and not status.folder
+        known = self._listed or self._status
+        return known is not None and not known.folder
 
     def is_symlink(self) -> bool:
         """No: the server follows its own links."""
         return False
 
+    @functools.cached_property
     def _status(self) -> Status | None:
         """What is known or reported of it; None if it is not there."""
-        if not self._asked:
-            self._asked.append(self._find_out())
-        return self._asked[0]
-
-    def _find_out(self) -> Status | None:
         listed, above = self._listed, self._above
         if listed is not None and (listed.status is not None or listed.folder):
             return listed.status or Status(True, -1, 0)
-        if listed is None and above is not None and above.is_listable() and above.is_dir():
+        if listed is None and above is not None and above._listable and above.is_dir():
             entry = above._entries().get(self.name)
-            return entry and Url(entry.url, above, entry, self._scan)._status()
+            return entry and Url(entry.url, above, entry, self._scan)._status
         if self.web and (not self.name or split_url(self.full).path.endswith("/")):
             return Status(True, -1, 0)  # listing it shows whether that is so
         try:
@@ -161,15 +156,11 @@ class Url:
                 "remote.unreadable", f"{self}: cannot be reached {_why(error)}"
             ) from None
 
-    def is_listable(self) -> bool:
-        """Whether to look for something in it by listing it."""
-        return True
-
     def place(self) -> Place:
         """Where its bytes lie, with what is known of them already."""
         if self._listed is not None and self._listed.status is None:
             return Place(self.full)
-        return Place(self.full, seen=seen(self._status()))
+        return Place(self.full, seen=seen(self._status))
 
     def place_of_parts(self) -> Place:
         """As ``place``, of a file that will be read in parts. Raises ToolError if it cannot be."""
@@ -195,13 +186,6 @@ class Url:
         """Its text. Raises OSError and UnicodeDecodeError."""
         with self.open(encoding=encoding) as file:
             return file.read()
-
-
-class _Unlisted(Url):
-    """A folder that need not be listed to look for something in it."""
-
-    def is_listable(self) -> bool:
-        return False
 
 
 Location = Path | Url
