@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 from imagenet_prep.containers.names import entries_of, split_of, text_of
 from imagenet_prep.containers.tar import Tar, check_member_name, open_tar
@@ -25,22 +25,14 @@ ARCHIVES = (".zip", *_TARS)
 _ENCRYPTED = 1
 
 
-class _Archive(NamedTuple):
-    """What all members of an archive have in common."""
-
-    file: str
-    seen: str
-
-
-_Leaf = tuple[_Archive, int, int, str]  # archive, offset, length, form
-_Tree = dict[str, "_Tree | _Leaf"]
+_Tree = dict[str, "_Tree | Place"]
 
 
 class Inside(Url):
     """A file or folder in an archive; also an entry of the folder that it lies in."""
 
     def __init__(
-        self, shown: str, name: str, node: _Tree | _Leaf | None, above: Inside | None
+        self, shown: str, name: str, node: _Tree | Place | None, above: Inside | None
     ) -> None:
         super().__init__(f"archive://{shown}")
         self._shown, self.name, self._node, self._up = shown, name, node, above
@@ -80,14 +72,13 @@ class Inside(Url):
 
     def is_file(self) -> bool:
         """Whether it is a file."""
-        return isinstance(self._node, tuple)
+        return isinstance(self._node, Place)
 
     def place(self) -> Place:
         """Where its bytes lie."""
-        if not isinstance(self._node, tuple):
-            return Place(self._shown, form="unusable:no such member")
-        archive, offset, length, form = self._node
-        return Place(archive.file, offset, length, form, archive.seen)
+        if isinstance(self._node, Place):
+            return self._node
+        return Place(self._shown, form="unusable:no such member")
 
     def place_of_parts(self) -> Place:
         """As ``place``; an archive within an archive is not read."""
@@ -158,19 +149,19 @@ def _twice(path: Location, name: str) -> ToolError:
     return ToolError("source.duplicate", f"{path}: has {name} twice; make the archive again")
 
 
-def _of_tar(tar: Tar, form: str) -> Iterator[tuple[str, _Leaf]]:
-    archive = _Archive(tar.place.file, tar.place.seen)
+def _of_tar(tar: Tar, form: str) -> Iterator[tuple[str, Place]]:
+    file, *_, seen = tar.place
     for member in tar.members():
         what = f"unusable:{member.fault}" if member.fault else form
-        yield member.name, (archive, member.offset, member.length, what)
+        yield member.name, Place(file, member.offset, member.length, what, seen)
 
 
-def _in_tar(path: Location) -> Iterator[tuple[str, _Leaf]]:
+def _in_tar(path: Location) -> Iterator[tuple[str, Place]]:
     with open_tar(path) as tar:
         yield from _of_tar(tar, "")
 
 
-def _in_compressed_tar(path: Location) -> Iterator[tuple[str, _Leaf]]:
+def _in_compressed_tar(path: Location) -> Iterator[tuple[str, Place]]:
     with open_compressed(str(path)) as stream:
         tar = Tar(lambda: stream.read_at, Place(str(path)), str(path), 0, 1 << 62)
         try:
@@ -181,8 +172,7 @@ def _in_compressed_tar(path: Location) -> Iterator[tuple[str, _Leaf]]:
             ) from None
 
 
-def _in_zip(path: Location) -> Iterator[tuple[str, _Leaf]]:
-    archive = _Archive(str(path), "")
+def _in_zip(path: Location) -> Iterator[tuple[str, Place]]:
     try:
         with zipfile.ZipFile(str(path)) as file:
             for info in file.infolist():
@@ -194,7 +184,7 @@ def _in_zip(path: Location) -> Iterator[tuple[str, _Leaf]]:
                     form = "unusable:encrypted in its archive"
                 elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     form = "unusable:compressed in its archive in an unknown way"
-                yield name, (archive, info.header_offset, info.compress_size, form)
+                yield name, Place(str(path), info.header_offset, info.compress_size, form)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise ToolError(
             "archive.damaged", f"{path}: cannot be read ({error}); fetch or make the archive again"
