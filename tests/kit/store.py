@@ -20,7 +20,7 @@ from tests.kit.journal import journal_rows
 from tests.kit.remote import SECRETS, Spoiler, files_of, passed_on
 
 SMALL = CropSettings(size=16)
-BUCKET = "pictures"
+BUCKET = "images"
 
 
 @dataclasses.dataclass

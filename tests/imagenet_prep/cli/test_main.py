@@ -1,4 +1,4 @@
-"""The command line of imagenet-prep: results, sentences, exit statuses, and Ctrl-C."""
+"""The command line of imagenet-prep: results, error messages, exit statuses, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def complaint(capsys: Capture, status: int, *arguments: object) -> str:
 
 @pytest.fixture
 def raw(make_raw: Callable[..., Path]) -> Path:
-    """Small pictures in splits, and a file that is none."""
+    """Small images in splits, and a file that is none."""
     root = make_raw(train=3, val=1)
     (root / "train" / "ant" / "empty.jpg").write_bytes(b"")
     return root
@@ -75,7 +75,7 @@ def test_every_help_has_an_example(capsys: Capture, command: str) -> None:
     assert f"Example: imagenet-prep {command}" in capsys.readouterr().out
 
 
-def test_the_list_of_commands_cuts_no_sentence_off(capsys: Capture) -> None:
+def test_the_list_of_commands_cuts_no_text_off(capsys: Capture) -> None:
     assert cli.run(["--help"]) == 0
     rows = capsys.readouterr().out.partition("Commands:")[2].splitlines()
     assert len([row for row in rows if row.endswith(".")]) == len(COMMANDS)
@@ -235,15 +235,15 @@ def test_build_wants_statistics_of_these_crops(capsys: Capture, raw: Path, tmp_p
     assert "statistics file is missing" in missing
     answer(capsys, "stats", "--src", tmp_path / "c48", "--jobs", 1)
     foreign = tmp_path / "c48" / "stats.npz"
-    said = complaint(
+    printed = complaint(
         capsys, 1, "build", "--src", tmp_path / "c32", "--dst", dst, "--stats", foreign
     )
-    assert said.count("\n") == 1
+    assert printed.count("\n") == 1
     assert not list(dst.glob("*.beton"))
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "sentence"),
+    ("error", "status", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "x.JPEG"), 1, "No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "x: Permission denied"),
@@ -251,21 +251,21 @@ def test_build_wants_statistics_of_these_crops(capsys: Capture, raw: Path, tmp_p
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_faults_of_the_machine_get_one_sentence(
+def test_faults_of_the_machine_get_one_message(
     capsys: Capture,
     raw: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
     status: int,
-    sentence: str,
+    message: str,
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr("imagenet_prep.crop.run.run_crop", fail)
-    said = complaint(capsys, status, "crop", "--src", raw, "--dst", tmp_path / "x")
-    assert sentence in said
+    printed = complaint(capsys, status, "crop", "--src", raw, "--dst", tmp_path / "x")
+    assert message in printed
 
 
 def test_a_reader_that_leaves_is_no_error_message(tmp_path: Path) -> None:
@@ -390,23 +390,23 @@ def test_names_with_line_breaks_stay_on_their_line(
     assert capsys.readouterr().out == line
     value = answer(capsys, "failures", cropped, "--reason", "known format")
     assert value["failures"][0]["source"] == f"val/bee/{odd}"
-    said = complaint(capsys, 2, "crop", "--src", tmp_path / "no\nsuch", "--dst", cropped)
-    assert said.count("\n") == 1 and "no\\nsuch" in said
+    printed = complaint(capsys, 2, "crop", "--src", tmp_path / "no\nsuch", "--dst", cropped)
+    assert printed.count("\n") == 1 and "no\\nsuch" in printed
 
 
 def test_files_that_cannot_be_written_are_named(capsys: Capture, raw: Path, tmp_path: Path) -> None:
     cropped = tmp_path / "cropped"
     answer(capsys, "crop", "--src", raw, "--dst", cropped, "--size", 32, "--jobs", 1)
-    said = complaint(capsys, 2, "stats", "--src", cropped, "--out", tmp_path, "--jobs", 1)
-    assert f"File '{tmp_path}' is a directory" in said
+    printed = complaint(capsys, 2, "stats", "--src", cropped, "--out", tmp_path, "--jobs", 1)
+    assert f"File '{tmp_path}' is a directory" in printed
     file = tmp_path / "file"
     file.write_text("")
     out = file / "stats.npz"
-    said = complaint(capsys, 2, "stats", "--src", cropped, "--out", out, "--jobs", 1)
-    assert f"{file}: is not a folder" in said
+    printed = complaint(capsys, 2, "stats", "--src", cropped, "--out", out, "--jobs", 1)
+    assert f"{file}: is not a folder" in printed
     answer(capsys, "stats", "--src", cropped, "--jobs", 1)
-    said = complaint(capsys, 2, "build", "--src", cropped, "--dst", file, "--jobs", 1)
-    assert f"{file}: is not a folder" in said
+    printed = complaint(capsys, 2, "build", "--src", cropped, "--dst", file, "--jobs", 1)
+    assert f"{file}: is not a folder" in printed
     assert not list(tmp_path.rglob(".*.tmp"))
 
 

@@ -161,7 +161,7 @@ def test_an_old_sparse_member_with_a_long_map_is_passed_over(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_tar_cut_off_anywhere_is_one_sentence(tmp_path: Path, form: int) -> None:
+def test_a_tar_cut_off_anywhere_is_one_message(tmp_path: Path, form: int) -> None:
     whole = tar_bytes({"n" * 99: b"x" * 700, "m" * 90: b"y" * 30}, form)
     end = whole.rindex(b"y") + 1
     for length in (1, 511, 513, 700, end - 1, (end + 511) // 512 * 512):
@@ -240,7 +240,7 @@ def test_a_size_that_cannot_be_never_leads_round_in_a_circle(tmp_path: Path, siz
 
 @settings(max_examples=150, deadline=None)
 @given(where=st.integers(0, 3 * 1024 - 1), value=st.integers(0, 255), form=st.sampled_from(FORMATS))
-def test_a_changed_byte_is_a_sentence_or_harmless(where: int, value: int, form: int) -> None:
+def test_a_changed_byte_is_an_error_or_harmless(where: int, value: int, form: int) -> None:
     data = bytearray(tar_bytes({"n" * 99: b"x" * 700, "m" * 90: b"y" * 30}, form))
     data[where] = value
     handle = os.memfd_create("tar")

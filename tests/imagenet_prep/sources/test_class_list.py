@@ -50,12 +50,12 @@ def test_a_class_that_only_val_has_can_be_left_out(raw: Path) -> None:
         ("\n \n", "classes.empty"),
     ],
 )
-def test_faulty_class_lists_are_one_sentence(raw: Path, text: str, code: str) -> None:
+def test_faulty_class_lists_are_one_message(raw: Path, text: str, code: str) -> None:
     with fails(code):
         scan(raw, classes=chosen(raw, text))
 
 
-def test_a_class_list_that_is_missing_or_no_text_is_one_sentence(raw: Path) -> None:
+def test_a_class_list_that_is_missing_or_no_text_is_one_message(raw: Path) -> None:
     with fails("classes.missing", usage=True):
         scan(raw, classes=raw / "none.txt")
     (raw.parent / "classes.txt").write_bytes(b"caf\xe9\n")

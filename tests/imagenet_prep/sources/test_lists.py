@@ -125,12 +125,12 @@ def test_a_list_of_another_name_is_read_when_its_layout_is_named(tmp_path: Path)
         ("path,label,split\na.jpg,ant,train\nb.jpg,bee,val\n", "source.class_unknown"),
     ],
 )
-def test_faulty_lists_are_one_sentence(tmp_path: Path, text: str, code: str) -> None:
+def test_faulty_lists_are_one_message(tmp_path: Path, text: str, code: str) -> None:
     with fails(code):
         _ = scan(listed(tmp_path / "raw", text)).sources
 
 
-def test_a_list_in_another_encoding_is_one_sentence(tmp_path: Path) -> None:
+def test_a_list_in_another_encoding_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"caf\xe9.jpg,ant\n")
     with fails("list.encoding"):
         scan(tmp_path / "list.csv")

@@ -81,7 +81,7 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "url"), [("fsspec", "s3://bucket/raw"), ("s3fs", f"s3://{SECRETS[0]}@bucket/raw")]
 )
-def test_a_missing_package_is_one_sentence_that_names_the_extra(missing: str, url: str) -> None:
+def test_a_missing_package_is_one_message_that_names_the_extra(missing: str, url: str) -> None:
     pytest.importorskip("fsspec")
     code = (
         "import sys; sys.modules[sys.argv[1]] = None; from imagenet_prep.cli import main as cli; "
@@ -213,7 +213,7 @@ def test_nothing_that_is_printed_by_chance_has_a_secret() -> None:
     assert url.full == full
 
 
-def test_a_place_says_what_was_said_of_it_without_asking() -> None:
+def test_a_place_with_a_known_stamp_asks_no_server() -> None:
     place = Place("s3://never/asked", seen="12 34")
     assert place.stamp() == (12, 34)
     assert place._replace(offset=2, length=5).stamp() == (5, 34)

@@ -155,7 +155,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_done_again(
 
 
 @pytest.mark.parametrize("fault", ["outage", "403"])
-def test_a_listing_that_cannot_be_had_is_one_sentence(
+def test_a_listing_that_cannot_be_had_is_one_message(
     store: Store,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -176,14 +176,14 @@ def test_a_listing_that_cannot_be_had_is_one_sentence(
     finally:
         if fault == "outage":
             S3FileSystem.clear_instance_cache()
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert status == 1
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert f"s3://{BUCKET}/raw: cannot be " in said.err
-    assert ("check the credentials" if fault == "403" else "try again later") in said.err
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert f"s3://{BUCKET}/raw: cannot be " in printed.err
+    assert ("check the credentials" if fault == "403" else "try again later") in printed.err
     assert not dst.exists()
-    assert secrets_in(said.err) == []
+    assert secrets_in(printed.err) == []
 
 
 def test_a_folder_or_bucket_that_is_not_there_is_wrong_usage(store: Store) -> None:

@@ -85,11 +85,11 @@ def test_shards_are_read_in_place(store: Store, tmp_path: Path) -> None:
     assert 3 < asked < 30  # and neither all at once nor one for each of 60 members
 
 
-def test_a_shard_that_is_cut_off_is_one_sentence(store: Store, tmp_path: Path) -> None:
+def test_a_shard_that_is_cut_off_is_one_message(store: Store, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     whole = tar_bytes({"1.jpg": b"x" * 90_000, "1.cls": b"1"})
     (tmp_path / "raw/0.tar").write_bytes(whole[:60_000])
-    with fails("archive.cut_off", "s3://pictures/raw/0.tar"):
+    with fails("archive.cut_off", "s3://images/raw/0.tar"):
         scan(store.put(tmp_path / "raw"))
 
 
@@ -113,7 +113,7 @@ def test_lists_name_images_beside_them_and_anywhere(
     assert failures(tmp_path / "mixed") == {
         urls[-1][0]: "cannot be read: No such file or directory"
     }
-    assert (tmp_path / "mixed/train/ant/pictures/raw/train/ant/ant0.JPEG").is_file()
+    assert (tmp_path / "mixed/train/ant/images/raw/train/ant/ant0.JPEG").is_file()
     assert crop(here, tmp_path / "mixed").tried == 1
 
 

@@ -53,20 +53,20 @@ class Site:
         if not path.is_file():
             return Answer(404, {}, b"")
         data = path.read_bytes()
-        said = {"Content-Type": "application/octet-stream"}
+        fields = {"Content-Type": "application/octet-stream"}
         if self.etags:
-            said["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
+            fields["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
         else:
-            said["Last-Modified"] = email.utils.formatdate(path.stat().st_mtime, usegmt=True)
+            fields["Last-Modified"] = email.utils.formatdate(path.stat().st_mtime, usegmt=True)
         if method == "HEAD":
-            return Answer(200, said | {"Content-Length": str(len(data))}, b"")
+            return Answer(200, fields | {"Content-Length": str(len(data))}, b"")
         asked = headers.get("Range", "").removeprefix("bytes=")
         if not asked or not self.parts:
-            return Answer(200, said, data)
+            return Answer(200, fields, data)
         first, _, last = asked.partition("-")
         start, stop = int(first), min(int(last or len(data) - 1), len(data) - 1)
-        said["Content-Range"] = f"bytes {start}-{stop}/{len(data)}"
-        return Answer(206, said, data[start : stop + 1])
+        fields["Content-Range"] = f"bytes {start}-{stop}/{len(data)}"
+        return Answer(206, fields, data[start : stop + 1])
 
     def _page(self, folder: Path) -> bytes:
         names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
@@ -211,8 +211,8 @@ def test_addresses_that_are_secrets_are_nowhere_and_may_change(
 
     assert cli.run(listing(SECRETS[1])) == 0
     assert cli.run(["failures", str(dst)]) == 0
-    said = capsys.readouterr()
-    assert "4.jpg" in said.out
+    printed = capsys.readouterr()
+    assert "4.jpg" in printed.out
     # Signed anew: the same images.
     spoiler.serve = Site(site, token=SECRETS[1] + "new").serve
     assert cli.run([*listing(SECRETS[1] + "new"), "--json"]) == 0
@@ -223,7 +223,7 @@ def test_addresses_that_are_secrets_are_nowhere_and_may_change(
     denied = capsys.readouterr()
     assert "no response from the image server (access denied (403 Forbidden))" in denied.err
     assert len([name for name in files_of(dst) if name.startswith("train/")]) == 2
-    assert secrets_in(said.out, said.err, denied.err, denied.out) == []
+    assert secrets_in(printed.out, printed.err, denied.err, denied.out) == []
     assert secrets_in(*files_of(dst).values(), "\n".join(files_of(dst))) == []
 
 
@@ -237,12 +237,12 @@ def test_a_source_with_a_password_is_named_without_it(
     assert cli.run(["crop", "--src", src.replace("token=", "token=x"), "--dst", "c"]) == 1
     assert cli.run(["crop", "--src", src.replace("http:", "nohttp:"), "--dst", "c"]) == 2
     assert cli.run(["crop", "--src", "raw", "--dst", "c", src]) == 2
-    said = capsys.readouterr().err
-    assert said.count("http://***@127.0.0.1") == 5
-    assert secrets_in(said) == []
+    printed = capsys.readouterr().err
+    assert printed.count("http://***@127.0.0.1") == 5
+    assert secrets_in(printed) == []
 
 
-def test_a_dead_server_of_listed_images_is_one_sentence(
+def test_a_dead_server_of_listed_images_is_one_message(
     spoiler: Spoiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGENET_PREP_REMOTE_TRIES", "2")
