@@ -184,7 +184,7 @@ class Decoder:
         self._mcux = mcux
         self._coefs = np.zeros(6 * 64 * mcux, np.int16)
         self._work = np.zeros(2 * 64 * mcux, np.int32)
-        self._sums = np.zeros((2, 2 * mcux), np.uint32)
+        self._sums = np.zeros(2 * mcux, np.uint32)
         self._chroma = np.zeros(8 * mcux + 2, np.int16)
         self._lines = np.zeros((2, 16 * mcux), np.uint8)
 

@@ -52,6 +52,13 @@ def inlined(function: T) -> T:
     return cast(T, numba.njit(nogil=True, error_model="numpy", forceinline=True)(function))
 
 
+def bare(function: T) -> T:
+    """``compiled``, without counting references to arrays, which can take most of a loop's time:
+    for functions that neither make arrays nor return any."""
+    options: Any = {"_nrt": False, "nogil": True, "error_model": "numpy"}
+    return cast(T, numba.njit(**options)(function))
+
+
 def entry(function: T) -> T:
     """``compiled``, and cached on disk. A parameter ``_source`` with the default ``core.SOURCE``
     is part of the cache's key, so that a change of any module of this package compiles anew."""

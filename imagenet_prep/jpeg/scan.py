@@ -37,6 +37,7 @@ from imagenet_prep.jpeg.parse import (
     P_MODE,
     P_START,
     WIDE,
+    bare,
     build_pairs,
     build_table,
     compiled,
@@ -72,7 +73,7 @@ def _refill(data: F, end: F, p: F, buf: F, n: F) -> F:
     return p, buf, n
 
 
-@compiled
+@bare
 def _position(data: F, start: F, end: F, p: F, n: F) -> F:
     """Bit position, from the start of ``data``, of the next of ``n`` bits read before ``p``."""
     while n > 0:
@@ -103,7 +104,7 @@ def _value(e: F, buf: F, n: F) -> F:
     return v, buf << u64(size), n - (e >> 8) - size
 
 
-@compiled
+@bare
 def _row(
     data: F, end: F, p: F, buf: F, n: F, dcs: F, found: F, lut: F, pairs: F, zigzags: F,
     coefs: F,
@@ -176,52 +177,63 @@ def _row(
     return bad, p, buf, n
 
 
-@compiled
-def _overflows(coefs: F, quant: F, wide: F, shares: F, sums: F) -> F:
+@inlined
+def _share(v: F, share: F) -> F:
+    return np.uint32(np.uint32(abs(i32(v))) * share)
+
+
+@bare
+def _overflows(coefs: F, quant: F, wide: F, shares: F, sums: F, work: F) -> F:
     """Whether a row of blocks (64, wide) has one that overflows libjpeg-turbo's arithmetic, for
-    which what it makes of it depends on the processor."""
+    which what it makes of it depends on the processor. ``work``: 64 int32."""
     worst = np.uint32(0)
-    total, pixels = sums[0, :wide], sums[1, :wide]
+    pixels, step = sums[:wide], 8 * wide
     pixels[:] = 0
     for j in range(8):
-        total[:] = 0
-        for r in range(8):
-            share = shares[8 * r + j]
-            line = coefs[(8 * r + j) * wide : (8 * r + j + 1) * wide]
-            for b in range(wide):
-                total[u64(b)] += np.uint32(abs(i32(line[u64(b)]))) * share
+        c = coefs[j * wide : (57 + j) * wide]
+        s0, s1, s2, s3 = shares[j], shares[8 + j], shares[16 + j], shares[24 + j]
+        s4, s5, s6, s7 = shares[32 + j], shares[40 + j], shares[48 + j], shares[56 + j]
         of_column = np.uint32(_SHARES[j])
         for b in range(wide):
-            worst = max(worst, total[u64(b)])
-            pixels[u64(b)] += total[u64(b)] * of_column
+            total = np.uint32(
+                _share(c[u64(b)], s0) + _share(c[u64(b + step)], s1)
+                + _share(c[u64(b + 2 * step)], s2) + _share(c[u64(b + 3 * step)], s3)
+                + _share(c[u64(b + 4 * step)], s4) + _share(c[u64(b + 5 * step)], s5)
+                + _share(c[u64(b + 6 * step)], s6) + _share(c[u64(b + 7 * step)], s7)
+            )  # fmt: skip
+            worst = max(worst, total)
+            pixels[u64(b)] += np.uint32(total * of_column)
     bad = worst > np.uint32(_MOST)
     for b in range(wide):
         if pixels[b] > np.uint32(_MOST_PIXEL) and not bad:
-            bad = _wraps(coefs, quant, wide, b)
+            bad = _wraps(coefs, quant, wide, b, work)
     return bad
 
 
-@compiled
-def _wraps(coefs: F, quant: F, wide: F, b: F) -> F:
+@bare
+def _wraps(coefs: F, quant: F, wide: F, b: F, work: F) -> F:
     """Whether a pixel of block ``b`` is 512 levels or more away from grey."""
-    work = np.zeros((8, 8), np.int32)
-    x = np.zeros(8, np.int32)
+    for k in range(64):
+        work[k] = i32(i32(coefs[k * wide + b]) * quant[k])
     for j in range(8):
+        line = idct8(
+            work[j], work[8 + j], work[16 + j], work[24 + j],
+            work[32 + j], work[40 + j], work[48 + j], work[56 + j], i32(11),
+        )  # fmt: skip
         for r in range(8):
-            x[r] = i32(coefs[(8 * r + j) * wide + b]) * quant[8 * r + j]
-        line = idct8(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], i32(11))
-        for r in range(8):
-            work[r, j] = line[r]
-    for r in range(8):
-        x = work[r]
-        line = idct8(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], i32(18))
+            work[8 * r + j] = line[r]
+    for r in range(0, 64, 8):
+        line = idct8(
+            work[r], work[r + 1], work[r + 2], work[r + 3],
+            work[r + 4], work[r + 5], work[r + 6], work[r + 7], i32(18),
+        )  # fmt: skip
         for j in range(8):
             if line[j] < -512 or line[j] > 511:
                 return True
     return False
 
 
-@compiled
+@bare
 def _idct_row(coefs: F, quant: F, wide: F, work: F, plane: F) -> None:
     """A row of blocks (64, wide) -> eight rows of a plane, as int32 of four pixels each."""
     s = 8 * wide
@@ -257,7 +269,7 @@ def _idct_row(coefs: F, quant: F, wide: F, work: F, plane: F) -> None:
             out[u64(2 * b + 1)] = high
 
 
-@compiled
+@bare
 def _finish_row(
     found: F, row: F, quants: F, shares: F, coefs: F, work: F, sums: F, planes: F, draw: F
 ) -> F:
@@ -268,7 +280,7 @@ def _finish_row(
     bad = False
     for line in range(lines):
         part = coefs[line * 64 * wide : (line + 1) * 64 * wide]
-        bad |= _overflows(part, quants[0], wide, shares[0], sums)
+        bad |= _overflows(part, quants[0], wide, shares[0], sums, work)
         if draw and not bad:
             at = (row * lines + line) * 16 * wide
             _idct_row(part, quants[0], wide, work, planes[at : at + 16 * wide])
@@ -276,7 +288,7 @@ def _finish_row(
     if mode != GREY:
         for c in range(2):
             part = coefs[64 * (luma + c * mcux) : 64 * (luma + (c + 1) * mcux)]
-            bad |= _overflows(part, quants[1 + c], mcux, shares[1 + c], sums)
+            bad |= _overflows(part, quants[1 + c], mcux, shares[1 + c], sums, work)
             if draw and not bad:
                 at = (luma * mcuy + (c * mcuy + row) * mcux) * 16
                 _idct_row(part, quants[1 + c], mcux, work, planes[at : at + 16 * mcux])
