@@ -179,13 +179,14 @@ def header(given: Options, name: str, prepared: Prepared, folder: Path) -> dict[
 
 def command(given: Options, name: str) -> str:
     """The command that repeats this side; of folders only the last part."""
-    words = ["tools/recipes.sh", given.recipe.name]
+    words, changes = ["tools/recipes.sh", given.recipe.name], given.changes(name)
     if given.betons is None:
         words += ["--raw", given.raw.resolve().name]
-    else:
+    else:  # the selection of the images was an option of --prepare-only
         words += ["--betons", given.betons.resolve().name]
+        changes = changes[:2] if "--preset" in changes else []
     words += ["--theirs"] if name == "theirs" else []
-    words += ["--seeds", ",".join(map(str, given.seeds)), *given.changes(name)]
+    words += ["--seeds", ",".join(map(str, given.seeds)), *changes]
     return shlex.join([*words, *(["--", *given.extra] if given.extra else [])])
 
 
