@@ -3,20 +3,27 @@ and that every variant's network and feed train."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import itertools
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from imagenet_prep.dataset.names import stats_beside
 from tests.conftest import jpeg_bytes, smooth_pixels
-from tools.bench import speedup_variants
+from tests.trainer.conftest import Sample, make_beton
+from tools.bench import speedup, speedup_variants
 from tools.bench.contenders_step import tutorial_network
-from tools.bench.harness import Lap
+from tools.bench.harness import Lap, option_parser, options_of
+from tools.bench.speedup_chart import draw
 from tools.bench.speedup_plan import (
     IMAGENET_SAMPLES,
     NAIVE,
     TRAINER,
+    TUTORIAL,
     Measured,
     groups,
     measure,
@@ -38,14 +45,31 @@ def figures() -> list[Measured]:
 def test_each_variant_changes_one_thing() -> None:
     series = variants("bfloat16")
     assert [variant.name for variant in series] == [
-        "naive loop", "cropped once", "workers", "beton", "our pipeline", "our LRN",
-        "half precision, channels-last", "compiled", "trainer run",
+        "naive loop", "cropped once", "workers", "beton", "our loader", "decoding on the GPU",
+        "our LRN", "half precision, channels-last", "compiled", "blocks", "trainer run",
     ]  # fmt: skip
-    for below, variant in itertools.pairwise(series[:-1]):
+    for below, variant in itertools.pairwise(series[:-2]):
         fed, built = below.feed != variant.feed, dict(below.network) != dict(variant.network)
-        assert fed != built, variant.name
+        # "last" is "decoded" on a GPU, and "ours" on a CPU.
+        assert (fed and variant.feed != "last") != built, variant.name
         assert dict(below.network).items() <= dict(variant.network).items()
     assert len({variant.change for variant in series}) == len(series)
+
+
+def test_variants_of_a_gpu_are_left_out_with_a_reason_on_a_cpu() -> None:
+    given = options_of(option_parser(""), option_parser("").parse_args([]))
+    reasons = {one.name: speedup.skipped(one, given, "cpu") for one in variants("bfloat16")}
+    left_out = {name: reason for name, reason in reasons.items() if reason}
+    assert left_out == dict.fromkeys(("decoding on the GPU", "blocks"), "needs a CUDA device")
+    assert not any(speedup.skipped(one, given, "cuda") for one in variants("bfloat16"))
+
+
+def test_the_chart_has_the_published_hours_and_is_the_same_each_time() -> None:
+    data = draw(figures(), "a machine", TUTORIAL)
+    assert data == draw(figures(), "a machine", TUTORIAL)
+    assert data != draw(figures(), "a machine", TUTORIAL[:2])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PNG"
 
 
 @pytest.mark.parametrize("at_once", [2, 3, 4, 9, 20])
@@ -63,6 +87,12 @@ def test_seconds_for_imagenet_are_of_the_median_lap_with_the_spread_beside_them(
     assert (first.least_s, first.most_s) == (IMAGENET_SAMPLES / 4, IMAGENET_SAMPLES)
     assert (first.images, first.laps, first.times) == (300, 3, 1.0)
     assert last.times == pytest.approx(12.0)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """Five images of 256 px."""
+    return make_beton(tmp_path_factory.mktemp("sample"), 5, 256)
 
 
 PLACE = speedup_variants.Place(batch=2, threads=1, device="cpu", small=True)
@@ -98,6 +128,17 @@ def test_our_lrn_changes_the_time_and_not_the_tutorials_result() -> None:
     images = torch.randn(1, 3, 227, 227)
     with torch.inference_mode():
         assert torch.allclose(library(images), ours(images), rtol=1e-4, atol=1e-5)
+
+
+def test_our_feeds_give_every_image_and_the_trainer_takes_them(sample: Sample) -> None:
+    data = speedup_variants.Data(beton=str(sample.path), stats=str(stats_beside(sample.path)))
+    for feed in ("ours", "last"):
+        labels = [n for _, batch in speedup_variants.FEEDS[feed](data, PLACE)() for n in batch]
+        assert len(labels) == 5
+    network = dict(variants("float32")[-1].network)
+    shared = dataclasses.asdict(PLACE)
+    made = speedup_variants.variant("trainer", network, dataclasses.asdict(data), shared)
+    assert made.lap()["count"] == 5
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -21,12 +21,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 HERE = Path(__file__).resolve().parent
-# (script, its options, seconds it may take, whether a smoke test runs it)
+# (script, its options, seconds it may take, whether a smoke run has it: the others have tests)
 PARTS = (
     ("gpu_step.py", ("--part", "check"), 100, True),
     ("gpu_step.py", ("--part", "steps"), 150, False),
-    ("gpu_loader.py", (), 90, True),
-    ("gpu_epoch.py", (), 180, True),
+    ("gpu_loader.py", (), 90, False),
+    ("gpu_epoch.py", (), 180, False),
     ("gpu_decode.py", (), 90, False),
     ("gpu_step.py", ("--part", "profile"), 60, False),
     ("gpu_step.py", ("--part", "blocks"), 200, False),
@@ -40,17 +40,6 @@ def command_of(script: str, options: tuple[str, ...], crops: Path, out: Path) ->
         return [*command, "--out", str(out)]
     record = out / script.replace(".py", ".json")
     return [*command, "--crops", str(crops), "--json", str(record)]
-
-
-def small_crops(folder: Path) -> Path:
-    """Four drawn images, cropped: what a smoke test reads."""
-    from imagenet_prep.crop.run import run_crop
-    from imagenet_prep.dataset.crop_settings import CropSettings
-    from imagenet_prep.sample.dataset import make_sample
-
-    make_sample(folder / "raw", train=8, val=4, classes=2, jobs=1)
-    run_crop(folder / "raw", folder / "cropped", CropSettings(), jobs=1)
-    return folder / "cropped" / "train"
 
 
 def main() -> int:
@@ -68,13 +57,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) if given.smoke else given.out
         out.mkdir(parents=True, exist_ok=True)
-        crops = small_crops(out) if given.smoke else given.crops
         for script, options, limit_s, brief in PARTS:
             if given.smoke and not brief:
                 continue
             print(f"== {script} {' '.join(options)}", flush=True)
-            command = command_of(script, options, crops, out) + ["--smoke"] * given.smoke
+            command = command_of(script, options, given.crops, out) + ["--smoke"] * given.smoke
             try:
+                # A smoke run on a busy machine is not to fail for its seconds.
+                limit_s *= 10 if given.smoke else 1
                 done = subprocess.run(command, timeout=limit_s, env=environment, check=False)
                 failed |= done.returncode != 0
             except subprocess.TimeoutExpired:

@@ -19,41 +19,68 @@ NAIVE, COMPILED, TRAINER = "naive loop", "compiled", "trainer run"
 
 
 @dataclass(frozen=True)
+class Published:
+    """Hours of an ImageNet epoch that others published, with the hardware."""
+
+    change: str
+    hardware: str
+    hours: float
+
+
+# danipari/alexnet, 2025: a blog with the times of its own series.
+TUTORIAL = (
+    Published("naive loop", "a CPU", 44.0),
+    Published("the same on a GPU", "GTX 1050", 7.0),
+    Published("workers, pinned memory", "GTX 1050", 1.75),
+    Published("a newer GPU", "RTX 3090", 0.18),
+)
+
+
+@dataclass(frozen=True)
 class Variant:
     """One step of the series: all of the one before it, and ``change``.
 
     ``feed`` is where batches come from (``speedup_variants.FEEDS``), ``network`` what is trained
-    (the fields of ``speedup_variants.Network``). ``batches`` are those of a lap on a GPU: enough
-    for some seconds of work.
+    (the fields of ``speedup_variants.Network``; for the trainer, those of ``Ours``). ``batches``
+    are those of a lap, on a CPU and on a GPU: enough for some seconds of work. ``cuda`` variants
+    need a GPU.
     """
 
     name: str
     change: str
     feed: str
-    batches: int
+    batches: tuple[int, int]
     network: Mapping[str, Any] = field(default_factory=dict)
+    cuda: bool = False
 
 
 def variants(precision: str) -> tuple[Variant, ...]:
-    """The series from the bottom; ``precision`` is the fastest that the machine has in
-    hardware, as ``trainer.device.choose_precision`` says. Where that is float32 there is a variant
-    of channels-last alone."""
+    """The series from the bottom, for CPU and GPU; ``precision`` is the fastest that the machine
+    has in hardware, see ``trainer.device.choose_precision``. Where that is float32 there is a
+    variant of channels-last alone."""
     lrn = {"our_lrn": True}
     last: dict[str, Any] = {**lrn, "channels_last": True, "precision": precision}
     half = precision != "float32"
     return (
         Variant(NAIVE, "PIL from original sizes, no workers, eager float32, library's LRN",
-             "originals", 4),
-        Variant("cropped once", "crops of 256 px on the disk, made beforehand", "crops", 8),
-        Variant("workers", "a loading process per core, pinned memory on a GPU", "workers", 32),
-        Variant("beton", "one file, FFCV's own pipeline", "ffcv", 128),
-        Variant("our pipeline", "trainer.loader: crop, mirror, colour noise, mean", "ours", 128),
-        Variant("our LRN", "exact and fused", "ours", 128, lrn),
+             "originals", (2, 4)),
+        Variant("cropped once", "crops of 256 px on the disk, made beforehand", "crops", (2, 8)),
+        Variant("workers", "a loading process per core, pinned memory on a GPU", "workers",
+             (2, 32)),
+        Variant("beton", "one file, FFCV's own pipeline", "ffcv", (2, 128)),
+        Variant("our loader", "trainer.loader on the CPU: crop, flip, colour, mean", "ours",
+             (2, 128)),
+        Variant("decoding on the GPU", "trainer.loader with its kernels for JPEG", "decoded",
+             (2, 128), cuda=True),
+        Variant("our LRN", "exact and fused", "last", (2, 128), lrn),
         Variant("half precision, channels-last" if half else "channels-last",
              f"{precision}, channels last" if half else "channels last alone, in float32",
-             "ours", 128, last),
-        Variant(COMPILED, "torch.compile", "ours", 128, {**last, "compiled": True}),
-        Variant(TRAINER, "the trainer's own step as it comes", "trainer", 128),
+             "last", (4, 128), last),
+        Variant(COMPILED, "torch.compile", "last", (4, 128), {**last, "compiled": True}),
+        Variant("blocks", "the trainer's own fused blocks and optimiser, no CUDA graph",
+             "trainer", (4, 128), {"graph": False, "precision": precision}, cuda=True),
+        Variant(TRAINER, "the trainer's own step; on a GPU one CUDA graph", "trainer", (6, 256),
+             {"graph": True, "precision": precision}),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Who stands on a variant of The speedup: a feed of batches and a network trained on them.
+"""What a variant of the speedup is made of: a feed of batches and a network trained on them.
 
 A lap is one epoch of a set of fixed size: every image is read, prepared and trained on. The
 loops are as tutorials write them, with the loss asked for after each step.
@@ -131,18 +131,19 @@ def _ffcv(data: Data, place: Place) -> Feed:
     return epoch
 
 
-def _loader(data: Data, place: Place, layout: str) -> Any:
+def _loader(data: Data, place: Place, layout: str, decode: str) -> Any:
+    """The trainer's loader; JPEGs are decoded on the CPU (``decode`` "cpu") or on the GPU."""
     from imagenet_prep.dataset.statistics import load_stats
     from trainer.loader.loader import train_loader
 
     return train_loader(
         Path(data.beton), load_stats(Path(data.stats)), batch_size=place.batch,
-        crop_size=INPUT_PX, jobs=place.threads, device=place.device, layout=layout,
+        crop_size=INPUT_PX, jobs=place.threads, device=place.device, layout=layout, decode=decode,
     )  # fmt: skip
 
 
-def _ours(data: Data, place: Place) -> Feed:
-    loader = _loader(data, place, "channels_first")
+def _ours(data: Data, place: Place, decode: str = "cpu") -> Feed:
+    loader = _loader(data, place, "channels_first", decode)
 
     def epoch() -> Iterator[Pair]:
         for batch in loader:
@@ -151,12 +152,27 @@ def _ours(data: Data, place: Place) -> Feed:
     return epoch
 
 
+def _decoded(data: Data, place: Place) -> Feed:
+    return _ours(data, place, "gpu")
+
+
+def _last(data: Data, place: Place) -> Feed:
+    """The fastest loader of the device, which the variants after the loaders keep."""
+    return _ours(data, place, _fastest(place))
+
+
+def _fastest(place: Place) -> str:
+    return "gpu" if place.device == "cuda" else "cpu"
+
+
 FEEDS: dict[str, Callable[[Data, Place], Feed]] = {
     "originals": _originals,
     "crops": _crops,
     "workers": _workers,
     "ffcv": _ffcv,
     "ours": _ours,
+    "decoded": _decoded,
+    "last": _last,
 }
 
 
@@ -207,7 +223,7 @@ def variant(
     """A variant from plain values, as they come from another process."""
     where, given = Place(**place), Data(**data)
     if feed == "trainer":
-        return _trainer(given, where)
+        return _trainer(given, where, **network)
     epoch, step = FEEDS[feed](given, where), Network(**network).steps(where)
 
     def lap() -> dict[str, Any]:
@@ -220,8 +236,8 @@ def variant(
     return Contender(lap)
 
 
-def _trainer(data: Data, place: Place) -> Contender:
+def _trainer(data: Data, place: Place, *, graph: bool, precision: str) -> Contender:
     """The trainer's step and loader: what ``trainer run --preset paper`` runs."""
-    made = Ours(place.threads, "auto", place.small, place.device)
-    loader = _loader(data, place, "channels_last")
+    made = Ours(place.threads, precision, place.small, place.device, graph=graph)
+    loader = _loader(data, place, "channels_last", _fastest(place))
     return Contender(lambda: made.train(loader))
