@@ -69,6 +69,8 @@ def draws(views: Views, epoch: int, indices: NDArray[Any], side_px: int) -> Draw
     y = _below(word[_Y], side_px - height + 1)
     x = _below(word[_X], side_px - width + 1)
     mirror = (word[_MIRROR] >> np.uint64(63)).astype(np.bool_) & views.mirror
+    if views.alternate and epoch % 2:
+        mirror = ~draws(views, epoch - 1, indices, side_px).mirror & views.mirror
     radius = [np.sqrt(-2 * np.log(_unit(word[k]) + 2.0**-53)) for k in (_NORMAL, _NORMAL + 2)]
     angle = [2 * np.pi * _unit(word[k]) for k in (_NORMAL + 1, _NORMAL + 3)]
     normals = [

@@ -156,6 +156,13 @@ class RunConfig:
         high=1,
     )
     mirror: bool = setting(True, IMAGES, "Random horizontal flips.", negative="--no-mirror")
+    alternate: bool = setting(
+        False,
+        IMAGES,
+        "Flips in pairs of epochs: the second one flips what the first one did not.",
+        negative="--no-alternate",
+        needs=("mirror", ()),
+    )
     lighting: float = setting(
         0.1, IMAGES, "Colour noise, in standard deviations of the set's colours.", low=0
     )

@@ -113,7 +113,7 @@ def evaluation_batches(
         batch_size=max(1, config.batch_size // views),
         view=VIEWS[views],
         crop_size=config.crop_size,
-        out_size=spec.input_size,
+        out_size=spec.test_side,
         mean=config.pixel_mean,
         std=config.pixel_std,
         scaled=config.scaled,
@@ -122,7 +122,7 @@ def evaluation_batches(
         jobs=config.jobs,
         device=device.type,
         decode=config.decode,
-        **batch_form(spec, precision),
+        **batch_form(replace(spec, input_size=spec.test_side), precision),
     )
 
 

@@ -83,7 +83,7 @@ def export(checkpoint_path: Path, format: str, out: Path | None) -> Exported:
         )
     checkpoint = load_checkpoint(checkpoint_path)
     model, config = model_of(checkpoint, torch.device("cpu"))
-    prepare = Preparation.of(config, checkpoint.stats, model.spec.input_size)
+    prepare = Preparation.of(config, checkpoint.stats, model.spec.test_side)
     target = out or checkpoint_path.with_suffix(FORMATS[format])
     if target.resolve() == checkpoint_path.resolve():
         raise UsageError(
@@ -123,7 +123,7 @@ def describe(
     checkpoint: Checkpoint, model: AlexNet, prepare: Preparation, mean_file: str | None
 ) -> dict[str, Any]:
     """The description for other programs: input, preparation, output, classes, origin."""
-    size, names = model.spec.input_size, checkpoint.classes
+    size, names = model.spec.test_side, checkpoint.classes
     best = checkpoint.progress.get("best") or {}
     known = ("epoch", "val_top1_error", "val_top5_error", "val_loss")
     return {

@@ -164,7 +164,7 @@ def predict(
     place = choose_device(device)
     model, config = model_of(checkpoint, place)
     chosen = Precision(place, choose_precision(precision, place))
-    prepare = Preparation.of(config, checkpoint.stats, model.spec.input_size)
+    prepare = Preparation.of(config, checkpoint.stats, model.spec.test_side)
     classes, settings = checkpoint.classes, checkpoint.crop_settings
     for start in range(0, len(inputs), batch_size):
         some = inputs[start : start + batch_size]

@@ -46,6 +46,7 @@ def train_loader(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     mirror: bool = True,
+    alternate: bool = False,
     mean: str | Numbers = "image",
     std: Numbers | None = None,
     lighting: float = 0.1,
@@ -80,7 +81,7 @@ def train_loader(
     """
     views = Views(
         crop_size, crop_size if out_size is None else out_size, view, scale, ratio, mirror,
-        _levels(mean), lighting, lighting_mode, scaled, _levels(std), dtype, seed,
+        _levels(mean), lighting, lighting_mode, scaled, _levels(std), dtype, seed, alternate,
     )  # fmt: skip
     if not views.drawn:
         raise UsageError("loader.view", f"view is {view!r}; for training use random or resized")

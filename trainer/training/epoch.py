@@ -311,6 +311,7 @@ def training_batches(session: Session, progress: Progress = quiet) -> BetonLoade
         lighting=config.lighting,
         lighting_mode=config.lighting_mode,
         mirror=config.mirror,
+        alternate=config.alternate,
         mean=config.pixel_mean,
         std=config.pixel_std,
         scaled=config.scaled,

@@ -19,6 +19,7 @@ from trainer.views.views import Views, colour_basis
 
 # The numbers of a sample's draws; order.py has 7 and 10. A change changes every run's pixels.
 _Y, _X, _MIRROR, _NORMAL, _SHARE, _RATIO = 0, 1, 2, 3, 8, 9
+_INDEPENDENT, _ALTERNATING = 1, 2
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -60,7 +61,8 @@ class Draws:
         ratio = (math.log(views.ratio[0]), math.log(views.ratio[1]))
         draw_batch(
             np.array([views.seed & MASK, self.epoch], np.uint64), indices, self.side_px,
-            views.crop_px, views.kind == "resized", views.mirror,
+            views.crop_px, views.kind == "resized",
+            views.mirror * (_ALTERNATING if views.alternate else _INDEPENDENT),
             np.array([*views.scale, *ratio, views.lighting]), self._basis,
             self.windows[:n, 0], self.normals[:n], self.shifts[:n],
         )  # fmt: skip
@@ -103,12 +105,15 @@ def draw_batch(
 ) -> None:  # fmt: skip
     """(seed, epoch) and sample indices (n,) -> windows (n, 5), normals (n, 3), shifts (n, 3).
 
-    ``numbers``: least and largest area fraction, log of the least and largest ratio of width to
-    height, lighting. Windows are uniform over where they fit; a resized one has an area uniform
-    within the scale, and a ratio log-uniform over what fits; normals are Box and Muller's.
+    ``mirror``: 0, _INDEPENDENT or _ALTERNATING (two epochs have one draw, and the second one its
+    opposite). ``numbers``: least and largest area fraction, log of the least and largest ratio of
+    width to height, lighting. Windows are uniform over where they fit; a resized one has an area
+    uniform within the scale, and a ratio log-uniform over what fits; normals are Box and Muller's.
     """
     golden = np.uint64(_GOLDEN)
     of_epoch = _mix((_mix(control[0] + golden) ^ control[1]) + golden)
+    odd = control[1] & np.uint64(1)
+    of_pair = _mix((_mix(control[0] + golden) ^ (control[1] - odd)) + golden)
     for i in range(len(indices)):
         key = _mix((of_epoch ^ np.uint64(indices[i])) + golden)
         height, width = crop, crop
@@ -122,7 +127,11 @@ def draw_batch(
         windows[i, 0] = _below(_word(key, _Y), side - height + 1)
         windows[i, 1] = _below(_word(key, _X), side - width + 1)
         windows[i, 2], windows[i, 3] = height, width
-        windows[i, 4] = mirror and _word(key, _MIRROR) >> np.uint64(63) != np.uint64(0)
+        if mirror == _ALTERNATING:
+            of_both = _mix((of_pair ^ np.uint64(indices[i])) + golden)
+            windows[i, 4] = _word(of_both, _MIRROR) >> np.uint64(63) != odd
+        else:
+            windows[i, 4] = mirror and _word(key, _MIRROR) >> np.uint64(63) != np.uint64(0)
         first = np.sqrt(-2 * np.log(_unit(_word(key, _NORMAL)) + 2.0**-53))
         second = np.sqrt(-2 * np.log(_unit(_word(key, _NORMAL + 2)) + 2.0**-53))
         angle = 2 * np.pi * _unit(_word(key, _NORMAL + 1))

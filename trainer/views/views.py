@@ -27,7 +27,8 @@ class Views:
     corners and the centre (``five``), these and their mirror images (``ten``); ``resized``
     windows have a random area, a fraction within ``scale`` of the image's, and a random ratio
     of width to height within ``ratio``. A window of another size is resampled to ``out_px``.
-    ``mirror``: half of the random windows are flipped horizontally.
+    ``mirror``: half of the random windows are flipped horizontally; with ``alternate`` those of
+    an odd epoch are the ones that were not flipped in the epoch before it.
 
     Pixels (levels 0-255): (window - mean + shift) * gain. ``mean`` is one of MEANS (the mean
     image at the window's own place, its ``centre`` wherever the window is (the 2012 code), its
@@ -53,6 +54,7 @@ class Views:
     std: tuple[float, ...] | None = None
     dtype: str = "float32"
     seed: int = 0
+    alternate: bool = False
 
     @property
     def drawn(self) -> bool:

@@ -51,6 +51,7 @@ def test_a_shorter_run_has_a_shorter_warm_up_unless_it_is_given() -> None:
         ({"drops": (3, 5)}, "config.no_effect", "--schedule drops"),
         ({"freeze_epoch": 3}, "config.no_effect", "--freeze;"),
         ({"lighting": 0.0, "lighting_epochs": 3}, "config.no_effect", "--lighting;"),
+        ({"alternate": True, "mirror": False}, "config.no_effect", "--mirror;"),
         ({"schedule": "drops"}, "config.no_drops", "--drops 25,51,79"),
         ({"schedule": "drops", "drops": (9, 5)}, "config.drops", "--drops"),
         ({"warmup_epochs": 99.0}, "config.warmup_too_long", "--warmup-epochs"),

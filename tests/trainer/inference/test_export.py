@@ -47,6 +47,7 @@ def normed() -> Iterator[str]:
     """A small network with both response normalisations, pooling first and groups."""
     NETWORKS["normed"] = NetworkSpec(
         input_size=67,
+        test_size=99,
         widths=(8, 8, 8, 8, 8),
         groups=(1, 2, 1, 2, 2),
         hidden=(16, 16),
@@ -99,7 +100,7 @@ def test_onnx_on_pictures_prepared_as_described_gives_the_checkpoints_logits(
     done = export(checkpoint, "onnx", tmp_path / "net.onnx")
     stored = load_checkpoint(checkpoint)
     model, config = model_of(stored, CPU)
-    prepare = Preparation.of(config, stored.stats, model.spec.input_size)
+    prepare = Preparation.of(config, stored.stats, model.spec.test_side)
     with torch.no_grad():
         expected = torch.cat(
             [model(prepare(torch.from_numpy(p))[None]) for p in small_beton.pictures[:3]]
@@ -111,7 +112,7 @@ def test_onnx_on_pictures_prepared_as_described_gives_the_checkpoints_logits(
     assert done.difference is not None
     value = json.loads(done.description.read_text())
     assert [one["name"] for one in value["classes"]] == ["ant", "bee", "cat"]
-    assert value["input"]["shape"] == ["N", 3, 67, 67]
+    assert value["input"]["shape"] == ["N", 3, 99, 99]
     assert value["preparation"]["colour"] == "RGB"
     assert {path.name for path in tmp_path.iterdir()} == {
         "net.onnx", "net.onnx.json", "net.mean.npy",
@@ -124,7 +125,7 @@ def test_torch_export_gives_the_checkpoints_logits(checkpoint: Path, tmp_path: P
     assert done.difference < 1e-3
     with done.path.open("rb") as file:
         program = torch.export.load(file)
-    assert program.module()(torch.zeros(5, 3, 67, 67)).shape == (5, 3)
+    assert program.module()(torch.zeros(5, 3, 99, 99)).shape == (5, 3)
 
 
 @needs("safetensors")

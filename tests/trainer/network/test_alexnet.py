@@ -180,6 +180,32 @@ def test_variants_have_their_own_initialisation() -> None:
     assert round(float(caffe["classifier.1.weight"].std()), 4) == 0.005
 
 
+def test_batch_normalisation_comes_before_the_relu_or_after_it() -> None:
+    before = ["Conv2d", "BatchNorm2d", "ReLU"]
+    after = ["Conv2d", "ReLU", "BatchNorm2d"]
+    middle = kinds("best-compact")
+    assert kinds("compact")[:4] == [*before, "MaxPool2d"]
+    assert middle[:4] == [*after, "MaxPool2d"]
+    assert middle[-7:-4] == after  # conv4: nothing is pooled
+    for name, order in (("compact", "BatchNorm1d ReLU"), ("best-compact", "ReLU BatchNorm1d")):
+        dense = [
+            type(layer).__name__ for layer in AlexNet(network_spec(name, classes=2)).classifier
+        ]
+        assert " ".join(dense) == f"Dropout Linear {order} Dropout Linear {order} Linear"
+
+
+def test_a_larger_test_image_is_averaged_to_the_dense_layers_input() -> None:
+    spec = replace(network_spec("best-compact", classes=2), init="torch", test_size=163)
+    model = build(spec, seed=0).eval()
+    images = torch.randn(2, 3, 163, 163, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        maps = model.features(model.scale(images))
+        assert maps.shape[-1] == 4
+        pooled = torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1)
+        assert torch.allclose(model(images), model.classifier(pooled), atol=1e-6)
+        assert model(images[:, :, :131, :131]).shape == (2, 2)
+
+
 def test_an_unknown_word_in_the_order_is_refused() -> None:
     with pytest.raises(UsageError, match="orders: 'softmax'"):
         AlexNet(NetworkSpec(orders=("relu softmax pool", "relu norm pool")))

@@ -29,13 +29,17 @@ def test_the_five_and_ten_views_lie_where_the_2012_code_puts_them() -> None:
 
 
 @settings(deadline=None)
-@given(SEEDS, st.integers(0, 2**40), U64, st.integers(1, 40), st.sampled_from((0.08, 0.5, 1.0)))
+@given(
+    SEEDS, st.integers(0, 2**40), U64, st.integers(1, 40), st.sampled_from((0.08, 0.5, 1.0)),
+    st.booleans(),
+)  # fmt: skip
 def test_compiled_draws_equal_the_definition(
-    seed: int, epoch: int, index: int, side: int, least: float
+    seed: int, epoch: int, index: int, side: int, least: float, alternate: bool
 ) -> None:
     views = Views(
-        (side + 1) // 2, side, "resized", (least, 1.0), mirror=True, seed=seed, lighting=0.5
-    )
+        (side + 1) // 2, side, "resized", (least, 1.0), mirror=True, seed=seed, lighting=0.5,
+        alternate=alternate,
+    )  # fmt: skip
     stats, indices = made_stats(side), np.array([index], np.uint64)
     compiled = Draws(views, stats, side, 1)
     compiled.epoch = epoch
@@ -65,6 +69,14 @@ def test_offsets_and_mirrors_are_uniform() -> None:
         assert len(counts) == cells
         # The mean is cells - 1, the variance twice that: five deviations away is no accident.
         assert chi_squared < cells - 1 + 5 * np.sqrt(2 * (cells - 1)) + 5
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
+    views = Views(227, 227, mirror=True, alternate=True, seed=5)
+    flips = [draws(views, epoch, np.arange(1000), 256).mirror for epoch in range(4)]
+    assert (flips[0] ^ flips[1]).all() and (flips[2] ^ flips[3]).all()
+    assert 300 < (flips[0] ^ flips[2]).sum() < 700  # another draw for the next pair
+    assert 300 < flips[0].sum() < 700
 
 
 def test_colour_draws_are_independent_standard_normals() -> None:
