@@ -233,7 +233,7 @@ def test_presets_are_listed_and_shown_with_everything(capsys: Capture) -> None:
     assert run("presets") == 0
     text = capsys.readouterr().out
     names = ("paper", "original-2012", "tutorial-imagenet", "tiny-imagenet", "fashion-mnist")
-    for name in (*names, "cat-fish", "cats-dogs", "torchvision", "fast"):
+    for name in (*names, "cat-fish", "cats-dogs", "torchvision", "best"):
         assert f"\n{name} " in f"\n{text}"
     assert run("presets", "original-2012") == 0
     text = capsys.readouterr().out
