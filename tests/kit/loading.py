@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -26,6 +30,19 @@ def train(sample: Sample, **changes: Any) -> BetonLoader:
 def kept(batches: BetonLoader) -> list[Batch]:
     """The epoch's batches, cloned: the loader's own are valid until the next one."""
     return [Batch(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in batches]
+
+
+def open_betons(folder: Path) -> int:
+    """How many betons of this folder the process has open; skips where a system does not show."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.exists():
+        pytest.skip("the system does not show a process its descriptors")
+    gc.collect()
+    names = []
+    for entry in descriptors.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # other threads open and close files
+            names.append(entry.readlink())
+    return sum(name.parent == folder and name.suffix == ".beton" for name in names)
 
 
 def pixels(batches: list[Batch]) -> NDArray[np.float32]:

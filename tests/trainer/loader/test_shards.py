@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from imagenet_prep.core.files import file_digest
 from imagenet_prep.dataset import beton_tables
 from imagenet_prep.dataset.beton_tables import inspect_beton, inspect_betons
 from imagenet_prep.dataset.shards import Betons, find_betons
-from tests.kit.loading import TRAIN, Sample, kept, pixels
+from tests.kit.loading import TRAIN, Sample, kept, open_betons, pixels
 from tests.trainer.conftest import CLASSES
 from trainer.loader.loader import Batch, BetonLoader, eval_loader, train_loader
 from trainer.report.gallery import read_images
@@ -254,28 +254,20 @@ def test_a_shard_that_changes_between_epochs_is_named(
             kept(batches)
 
 
-@pytest.fixture
-def open_files() -> Iterator[Callable[[], int]]:
-    if not Path("/proc/self/fd").exists():
-        pytest.skip("the system does not show a process its descriptors")
-    yield lambda: len(list(Path("/proc/self/fd").iterdir()))
-
-
-def test_all_files_are_closed_when_the_epoch_ends(
-    four: Betons, open_files: Callable[[], int]
-) -> None:
+def test_all_files_are_closed_when_the_epoch_ends(four: Betons) -> None:
+    folder = four.paths[0].parent
     with train_loader(four, **TRAIN) as batches:
         kept(batches)
-        before = open_files()
+        before = open_betons(folder)
         begun = iter(batches)
         next(begun)
-        assert open_files() >= before + 4
+        assert open_betons(folder) == before + 4
         batches.close()
-        assert open_files() == before
+        assert open_betons(folder) == before
         four.paths[2].unlink()
         with pytest.raises(ToolError, match="no longer exists"):
             next(iter(batches))
-        assert open_files() == before
+        assert open_betons(folder) == before
 
 
 def test_a_batch_asks_only_for_the_files_that_it_was_made_of(
