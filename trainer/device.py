@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import time
 from typing import Any
 
@@ -75,6 +76,11 @@ def _convolution_s(dtype: torch.dtype) -> float:
         torch.autograd.backward(functional.conv2d(x, weight, padding=1).sum())
         best = min(best, time.perf_counter() - started)
     return best
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from imagenet_prep.core.errors import Progress
 from trainer.config import run_config as configs
 from trainer.data import Data, find_data
-from trainer.device import choose_precision
+from trainer.device import choose_precision, usable_cpus
 from trainer.distributed.world import World
 from trainer.inference.judge import evaluate
 from trainer.loader.loader import Batch, BetonLoader
@@ -92,13 +92,10 @@ def examine(
         rate, wait = _together(session, batches, seconds)
     done("together", rate, f"{100 * wait:.0f} % of the time waiting for data")
     tried = tuple(_alternatives(session, fixed, step, seconds / 2))
-    formats = data.manifest.formats
-    return diagnose(tuple(measured), tried, wait, config, formats, usable_cpus())
-
-
-def usable_cpus() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ratio = data.validation.manifest.samples / data.manifest.samples if data.validation else 0.0
+    return diagnose(
+        tuple(measured), tried, wait, config, data.manifest.formats, usable_cpus(), ratio
+    )
 
 
 def diagnose(
@@ -108,8 +105,12 @@ def diagnose(
     config: configs.RunConfig,
     formats: Mapping[str, int],
     cpus: int,
+    validation_ratio: float = 0.0,
 ) -> Diagnosis:
-    """The measured stages, ``together`` last -> what limits, by how much, what helps."""
+    """The measured stages, ``together`` last -> what limits, by how much, what helps.
+
+    ``validation_ratio``: images of the validation set for each one of the training set.
+    """
     rates = {stage.name: stage.images_per_second for stage in stages}
     together = stages[-1]
     data = [name for name in ("disk", "decode", "copy") if name in rates]
@@ -117,32 +118,26 @@ def diagnose(
     if wait_share >= _ENOUGH_WAIT:
         # Decoding reads the disk too: only a clearly slower disk is the cause.
         limit = min(data, key=lambda name: rates[name] * (1.0 if name == "decode" else 0.91))
-    other = min(rates[name] for name in data) if limit == "step" else rates["step"]
-    gain = max(1.0, other / together.images_per_second)
-    if limit == "step":
+    loader = min(rates[name] for name in data)
+    gain = max(1.0, (loader if limit == "step" else rates["step"]) / together.images_per_second)
+    training_s = 1 / together.images_per_second  # an image of an epoch
+    advice: tuple[str, ...]
+    evaluation_s = validation_ratio / min(loader, rates["evaluation"])
+    if evaluation_s > training_s:
+        limit, gain = "evaluation", 1 + evaluation_s / training_s
+        share = evaluation_s / (training_s + evaluation_s)
+        advice = (f"a smaller validation set (--val): evaluation takes {share:.0%} of an epoch",)
+    elif limit == "step":
         step = next(stage for stage in stages if stage.name == "step")
         advice = tuple(_step_advice(config, tried, step, together))
     else:
         advice = tuple(_data_advice(limit, config, formats, cpus, together))
-    if rates["evaluation"] < 1.5 * together.images_per_second:
+    if limit != "evaluation" and rates["evaluation"] < 1.5 * together.images_per_second:
         advice += (
             f"evaluation runs at {rates['evaluation']:,.0f} images/s, little faster than training: "
             "a smaller validation set shortens each epoch",
         )
     return Diagnosis(stages, tried, wait_share, limit, gain, advice)
-
-
-def _until(batches: Iterable[Batch], seconds: float, first: Callable[[], None]) -> Iterator[Batch]:
-    """``batches`` for that long after the warm-up; ``first()`` is called when that ends."""
-    end = float("inf")
-    for number, batch in enumerate(batches):
-        if number == WARM_UP_BATCHES:
-            first()
-            end = time.perf_counter() + seconds
-        # One batch at least is measured, however long it takes.
-        if number > WARM_UP_BATCHES and time.perf_counter() >= end:
-            return
-        yield batch
 
 
 def _endless(batches: BetonLoader) -> Iterator[Batch]:
@@ -154,77 +149,42 @@ def _endless(batches: BetonLoader) -> Iterator[Batch]:
 
 
 class _Meter:
-    """Images and seconds after the warm-up, on a device that may lag behind."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.images, self.started = device, 0, 0.0
-
-    def start(self) -> None:
-        self._settle()
-        self.images, self.started = 0, time.perf_counter()
-
-    def count(self, images: int) -> None:
-        self.images += images
-
-    @property
-    def seconds(self) -> float:
-        self._settle()
-        return max(time.perf_counter() - self.started, 1e-9)
-
-    def _settle(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-def _loader_rate(batches: BetonLoader, seconds: float) -> float:
-    meter = _Meter(batches.device)
-    for batch in _until(_endless(batches), seconds, meter.start):
-        meter.count(len(batch.labels))
-    batches.close()
-    return meter.images / meter.seconds
-
-
-def _fixed_batch(batches: BetonLoader) -> Batch:
-    batch = next(_endless(batches))
-    kept = Batch(batch.images.clone(), batch.labels.clone(), batch.indices.clone())
-    batches.close()
-    return kept
-
-
-def _step_rate(session: Session, batch: Batch, seconds: float) -> float:
-    return _train(session, itertools.repeat(batch), seconds)
-
-
-def _copy(batches: BetonLoader, batch: Batch) -> tuple[float, str]:
-    """Images a second that fit through the connection to the device, and what travels."""
-    if batches.decode == "gpu":
-        each = batches.manifest.bytes / max(1, batches.info.samples)
-    else:
-        each = batch.images.nbytes / len(batch.labels)
-    host = torch.empty(2**26, dtype=torch.uint8, pin_memory=True)
-    device = torch.empty_like(host, device=batches.device)
-    clock, moments = _Clock(batches.device), []
-    for _ in range(6):
-        moments.append(clock.now())
-        device.copy_(host, non_blocking=True)
-    per_second = 4 * host.nbytes / clock.between(moments[1], moments[5])
-    return per_second / each, f"{per_second / 1e9:.1f} GB/s, {each / 1e3:,.0f} kB an image"
-
-
-def _evaluation_rate(session: Session, batch: Batch, seconds: float) -> float:
-    meter = _Meter(session.device)
-    fed = _until(itertools.repeat(batch), seconds, meter.start)
-    evaluate(session.judging(), fed, session.precision, meter.count)
-    return meter.images / meter.seconds
-
-
-class _Clock:
-    """Moments in the order of the device's work: events on CUDA, the time of day elsewhere."""
+    """Images, seconds and moments after the warm-up, on a device that may lag behind."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
+        self.images, self.started = 0, 0.0
+        self.steps: list[tuple[Any, Any]] = []
+
+    def over(self, batches: Iterable[Batch], seconds: float) -> Iterator[Batch]:
+        """``batches`` for that long after the warm-up; measures what is done with each."""
+        end = float("inf")
+        for number, batch in enumerate(batches):
+            if number == WARM_UP_BATCHES:
+                self._settle()
+                self.images, self.steps, self.started = 0, [], time.perf_counter()
+                end = self.started + seconds
+            # One batch at least is measured, however long it takes.
+            if number > WARM_UP_BATCHES and time.perf_counter() >= end:
+                return
+            begun = self.now()
+            yield batch
+            self.steps.append((begun, self.now()))
+            self.images += len(batch.labels)
+
+    def rate(self) -> float:
+        """Images a second, until now; waits for the device."""
+        self._settle()
+        return self.images / max(time.perf_counter() - self.started, 1e-9)
+
+    def wait_share(self) -> float:
+        """The share of the time in which no step ran, for want of data."""
+        busy = sum(self.between(*moments) for moments in self.steps)
+        whole = self.between(self.steps[0][0], self.steps[-1][1]) if self.steps else 0.0
+        return max(0.0, 1.0 - busy / whole) if whole else 0.0
 
     def now(self) -> Any:
+        """A moment in the order of the device's work: an event on CUDA, else the time of day."""
         if not self.cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -238,43 +198,70 @@ class _Clock:
         last.synchronize()
         return float(first.elapsed_time(last)) / 1000
 
+    def _settle(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+
+def _loader_rate(batches: BetonLoader, seconds: float) -> float:
+    meter = _Meter(batches.device)
+    for _ in meter.over(_endless(batches), seconds):
+        pass
+    rate = meter.rate()
+    batches.close()
+    return rate
+
+
+def _fixed_batch(batches: BetonLoader) -> Batch:
+    batch = next(_endless(batches))
+    kept = Batch(batch.images.clone(), batch.labels.clone(), batch.indices.clone())
+    batches.close()
+    return kept
+
+
+def _step_rate(session: Session, batch: Batch, seconds: float) -> float:
+    return _trained(session, itertools.repeat(batch), seconds).rate()
+
+
+def _copy(batches: BetonLoader, batch: Batch) -> tuple[float, str]:
+    """Images a second that fit through the connection to the device, and what travels."""
+    if batches.decode == "gpu":
+        each = batches.manifest.bytes / max(1, batches.info.samples)
+    else:
+        each = batch.images.nbytes / len(batch.labels)
+    host = torch.empty(2**26, dtype=torch.uint8, pin_memory=True)
+    device = torch.empty_like(host, device=batches.device)
+    clock, moments = _Meter(batches.device), []
+    for _ in range(6):
+        moments.append(clock.now())
+        device.copy_(host, non_blocking=True)
+    per_second = 4 * host.nbytes / clock.between(moments[1], moments[5])
+    return per_second / each, f"{per_second / 1e9:.1f} GB/s, {each / 1e3:,.0f} kB an image"
+
+
+def _evaluation_rate(session: Session, batch: Batch, seconds: float) -> float:
+    meter = _Meter(session.device)
+    fed = meter.over(itertools.repeat(batch), seconds)
+    evaluate(session.judging(), fed, session.precision, lambda _: None)
+    return meter.rate()
+
 
 def _together(session: Session, batches: BetonLoader, seconds: float) -> tuple[float, float]:
     """(images a second, share of the time in which no step ran, for want of data)."""
-    clock = _Clock(session.device)
-    steps: list[tuple[Any, Any]] = []
-
-    def timed() -> Iterator[Batch]:
-        for batch in _endless(batches):
-            begun = clock.now()
-            yield batch
-            steps.append((begun, clock.now()))
-
-    rate = _train(session, timed(), seconds, steps.clear)
+    meter = _trained(session, _endless(batches), seconds)
+    rate = meter.rate()
     batches.close()
-    busy = sum(clock.between(*moments) for moments in steps)
-    whole = clock.between(steps[0][0], steps[-1][1]) if steps else 0.0
-    return rate, max(0.0, 1.0 - busy / whole) if whole else 0.0
+    return rate, meter.wait_share()
 
 
-def _train(
-    session: Session,
-    batches: Iterable[Batch],
-    seconds: float,
-    begun: Callable[[], None] = lambda: None,
-) -> float:
+def _trained(session: Session, batches: Iterable[Batch], seconds: float) -> _Meter:
     """Real steps over ``batches`` for that long, with a learning rate that moves nothing far."""
     meter = _Meter(session.device)
-
-    def start() -> None:
-        meter.start()
-        begun()
-
     train_epoch(
-        session.stepping, _until(batches, seconds, start), lambda _: 1e-9, 0,
-        Sums(session.device), meter.count,
+        session.stepping, meter.over(batches, seconds), lambda _: 1e-9, 0,
+        Sums(session.device), lambda _: None,
     )  # fmt: skip
-    return meter.images / meter.seconds
+    return meter
 
 
 def _disk(batches: BetonLoader, seconds: float) -> Stage:

@@ -26,7 +26,7 @@ _FAR = 10
 
 
 @click.command(
-    cls=BetonCommand, short_help="The limit of a run: disk, loader or step, and remedies."
+    cls=BetonCommand, short_help="The limit of a run: disk, decoding, step or evaluation; remedies."
 )
 @click.option(
     "--beton",
@@ -48,7 +48,8 @@ _FAR = 10
 @config_options("device", "precision", "jobs")
 @json_option
 def doctor(beton: Path, preset: str, seconds: float, as_json: bool, **options: Any) -> None:
-    """Measures what limits a run: disk, loader and step alone, and loader and step together.
+    """Measures what limits a run: disk, decoding, copy to the device, step and evaluation alone,
+    and loader and step together.
 
     \b
     Example: trainer doctor --beton train.beton --preset small
@@ -88,7 +89,7 @@ def _lines(found: Diagnosis) -> list[str]:
             for stage in found.tried
         ]
     if found.gain > _FAR:
-        by = f"everything else is more than {_FAR} times as fast"
+        by = f"without it the run would be more than {_FAR} times as fast"
     elif found.gain > 1.005:
         by = f"the run would be at most {found.gain:.1f} times as fast without it"
     else:

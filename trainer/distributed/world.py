@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from imagenet_prep.core.errors import ToolError, UsageError
+from trainer.device import usable_cpus
 from trainer.distributed.gradients import Exchange
 from trainer.distributed.rendezvous import meet
 from trainer.inference.judge import Judged
@@ -33,9 +34,7 @@ _SILENCE = re.compile(r"timed? ?out", re.IGNORECASE)
 
 def _share_of_cpus() -> int:
     """The CPUs of this process, divided by the ranks on this machine; at least 1."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class World:

@@ -14,6 +14,7 @@ from imagenet_prep.core.errors import Progress, ToolError, UsageError, quiet
 from imagenet_prep.dataset.beton_tables import REBUILD, BetonInfo
 from imagenet_prep.dataset.shards import Betons
 from imagenet_prep.dataset.statistics import Stats
+from trainer.device import usable_cpus
 from trainer.loader.cpu import MOST_THREADS
 from trainer.loader.order import ORDERS
 from trainer.views.views import DTYPES, KINDS, LAYOUTS, LIGHTINGS, MEANS, Views
@@ -88,9 +89,7 @@ def usable_threads(jobs: int | None) -> int:
     """The threads to use; numba raises above the cores that this process may use."""
     if jobs is not None and jobs < 1:
         raise _wrong("jobs", f"jobs is {jobs}; it must be at least 1")
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    most = min(cores, MOST_THREADS)
+    most = min(usable_cpus(), MOST_THREADS)
     return most if jobs is None else min(jobs, most)
 
 
