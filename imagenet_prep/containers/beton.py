@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from imagenet_prep.containers.names import SPLIT_OF, entries_of, safe_part, text_of
+from imagenet_prep.containers.names import entries_of, safe_part, split_in, text_of
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.names import manifest_beside
@@ -53,8 +53,7 @@ def find_beton(src: Location) -> Finding:
     if known is not None:
         finding.order, finding.readable = known
     else:
-        most = max(int(name) for names_ in finding.classes.values() for name in names_)
-        finding.order = [str(label) for label in range(most + 1)]
+        finding.number_labels()
     return finding
 
 
@@ -79,8 +78,7 @@ def _samples(path: Path, classes: list[str] | None) -> list[Source]:
             raise ValueError("has not exactly one integer label a sample")
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from None
-    words = re.split(r"[^a-z]+", path.stem.lower())
-    split = next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
+    split = split_in(re.split(r"[^a-z]+", path.stem.lower()))
     labels, stem = images.labels.tolist(), text_of(path.stem)
     digits = len(str(len(labels) - 1))
     rows = zip(labels, images.places.tolist(), images.raw.tolist(), strict=True)

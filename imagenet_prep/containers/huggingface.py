@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from imagenet_prep.containers import imagenet
 from imagenet_prep.containers.names import (
-    SPLIT_OF,
     entries_of,
     is_folder,
     safe_part,
+    split_in,
     split_of,
     text_of,
 )
@@ -68,8 +68,7 @@ def find_huggingface(src: Location) -> Finding:
     for name, path in files:
         # data/train-00000-of-00294.parquet -> train; train where no word tells a split
         words = [w for part in reversed(name.lower().split("/")) for w in re.split(r"\W+", part)]
-        split = next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
-        columns, labels = _labels(Path(str(path)))
+        split, (columns, labels) = split_in(words), _labels(Path(str(path)))
         if groups and columns.names != names:
             raise ToolError(
                 "parquet.classes", f"{path}: names other classes than {files[0][1]}; keep one set"

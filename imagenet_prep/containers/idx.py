@@ -18,7 +18,7 @@ from imagenet_prep.containers.names import SPLIT_OF, entries_of
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.storage.byte_range import MAX_UNPACKED_BYTES, Place, unpack
-from imagenet_prep.storage.location import Location, Url, place_of_file
+from imagenet_prep.storage.location import Location, Url, place_at
 
 _NAME = re.compile(r"(?P<set>.*?)(?P<what>images|labels)(?P<rest>[-.]idx[13]-ubyte(?:\.gz)?)")
 _SETS = re.compile(r"(?:.*[^a-z0-9])?(train|t10k|test|val|valid|validation)[^a-z0-9]*")
@@ -78,9 +78,8 @@ def find_idx(src: Location) -> Finding:
             f"{src}: has no images in IDX files (train-images-idx3-ubyte)",
         )
     finding = in_memory(s for split, path in by_split.items() for s in _find_split(split, path))
-    most = max((int(name) for names in finding.classes.values() for name in names), default=-1)
-    finding.order = order = [str(label) for label in range(most + 1)]
-    path = folder.resolve()
+    finding.number_labels()
+    order, path = finding.order or (), folder.resolve()
     if len(order) == len(_FASHION) and "fashion" in f"{path.parent.name}/{path.name}".lower():
         finding.readable = dict(zip(order, _FASHION, strict=True))
     return finding
@@ -139,7 +138,7 @@ def _read_array(path: Location, dimensions: int) -> _Array:
     kind = "gz " if path.suffix == ".gz" else ""
     start = 4 + 4 * dimensions
     try:
-        place = place_of_file(path)
+        place = place_at(path)
         if kind:
             data = unpack(place.file)
             size = len(data)

@@ -57,6 +57,11 @@ def split_of(name: str) -> str:
     return SPLIT_OF[match["split"]] if match else ""
 
 
+def split_in(words: Iterable[str]) -> str:
+    """The split that the first of the words tells that tells one; train where none does."""
+    return next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
+
+
 @contextmanager
 def without_collector() -> Iterator[None]:
     """No cyclic garbage collection: a million new objects would be walked again and again."""

@@ -79,6 +79,11 @@ class Finding:
     notices: list[str] = field(default_factory=list)
     unasked: bool = False
 
+    def number_labels(self) -> None:
+        """Classes are numbers, and those are their labels; numbers without images count too."""
+        numbers = [int(name) for names in self.classes.values() for name in names]
+        self.order = [str(label) for label in range(max(numbers, default=-1) + 1)]
+
 
 def in_memory(sources: Iterable[Source], notices: list[str] | None = None) -> Finding:
     """A finding of sources that are all there: one group, the classes as they occur."""

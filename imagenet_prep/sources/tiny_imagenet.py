@@ -24,7 +24,6 @@ from imagenet_prep.storage.location import (
     listed_ahead,
     location_in,
     place_at,
-    place_of_file,
 )
 
 _ANNOTATIONS = "val_annotations.txt"
@@ -100,7 +99,7 @@ def _find_val(val: Location) -> Iterator[Source]:
         )
     for name, wnid in wnids.items():
         if name in there or name not in moved:  # one that is missing fails when it is read
-            place = place_of_file(images / name)
+            place = place_at(images / name)
             yield found(f"val/images/{name}", "val", wnid, f"{wnid}/{name}", place)
         elif moved[name].class_name != wnid:
             raise ToolError(

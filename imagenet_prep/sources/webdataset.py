@@ -21,12 +21,12 @@ from typing import Any
 from imagenet_prep.containers.archive import is_archive
 from imagenet_prep.containers.names import (
     IMAGES,
-    SPLIT_OF,
     entries_of,
     is_folder,
     may_be_image,
     place_of,
     safe_part,
+    split_in,
     text_of,
 )
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
@@ -177,8 +177,7 @@ def _find_shard(
     """(image, kind of its label) of every sample of a shard that has an image and a class."""
     shown, where = shard[0].removesuffix(".tar"), shard[1]
     folder = safe_part(shown.replace("/", "-"))
-    words = re.split(r"[^a-z0-9]+", shown.lower())
-    split = next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "train")
+    split = split_in(re.split(r"[^a-z0-9]+", shown.lower()))
     try:
         with open_tar(where) as tar:
             for image, name, kind in _images(tar, where, shown, left):

@@ -204,13 +204,8 @@ def location_in(entry: Entry) -> Location:
     return entry if isinstance(entry, Url) else Path(entry.path)
 
 
-def place_at(path: str | Url) -> Place:
-    """The whole file of an entry's path."""
-    return Place(path) if isinstance(path, str) else path.place()
-
-
-def place_of_file(where: Location) -> Place:
-    """The whole file at a location."""
+def place_at(where: str | Location) -> Place:
+    """The whole file at a location, or at an entry's path."""
     return where.place() if isinstance(where, Url) else Place(str(where))
 
 
