@@ -89,12 +89,10 @@ def about_crops(path: Path) -> dict[str, Any]:
 def about_betons(betons: Betons, image: Path | None) -> dict[str, Any]:
     """The contents of a beton file, or of the shards of a set; with ``image`` also a PNG of the
     first samples there."""
-    from imagenet_prep.beton.format import read_index
+    from imagenet_prep.dataset.beton_tables import inspect_betons
 
     manifest = betons.manifest
-    labels: Counter[int] = Counter()
-    for path in betons.paths:
-        labels.update(read_index(path).samples["label"].tolist())
+    labels = Counter(inspect_betons(betons.paths).labels.tolist())
     if image is not None:
         from imagenet_prep.beton.build import read_samples
         from imagenet_prep.stats.plot import contact_sheet

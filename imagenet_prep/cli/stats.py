@@ -172,9 +172,9 @@ def _draw(result: Stats, preview: Path | None, target: Path) -> None:
     if preview is None:
         example = np.rint(result.mean).astype(np.uint8)
     elif preview.suffix == ".beton":
-        from imagenet_prep.stats.run import first_image
+        from imagenet_prep.beton.build import read_samples
 
-        example = first_image(preview)
+        ((example, _),) = read_samples(preview, 1)
     else:
         example = _cropped(preview, result.size_px)
     with publish(target) as temporary:

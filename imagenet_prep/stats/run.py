@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from imagenet_prep.beton.format import MODE_JPEG, Index, read_index
 from imagenet_prep.core.errors import Progress, ToolError, UsageError, quiet
 from imagenet_prep.dataset.beton_tables import REBUILD
@@ -31,8 +28,6 @@ from imagenet_prep.stats.measure import (
     jpeg_side,
     measure,
     read_file,
-    take_jpeg,
-    take_raw,
 )
 from imagenet_prep.stats.moments import empty, finish, merge
 from imagenet_prep.workers.processes import Failed, Jobs, workers_of
@@ -166,20 +161,3 @@ def _grouped(pages: Iterable[Page], images: int) -> Iterator[list[Page]]:
             group = []
     if group:
         yield group
-
-
-def first_image(beton: Path) -> NDArray[np.uint8]:
-    """The first image of a beton, (S, S, 3) uint8; ToolError if it is damaged."""
-    index = read_index(beton)
-    place, image = index.table[0], index.samples[0]["image"]
-    size_px = int(image["width"])
-    with beton.open("rb") as file:
-        file.seek(int(place["ptr"]))
-        data = file.read(int(place["size"]))
-    pixels = np.empty((size_px, size_px, 4), np.uint8)
-    try:
-        (take_jpeg if image["mode"] == MODE_JPEG else take_raw)(data, pixels)
-    except BadImageError as error:
-        message = f"{beton}: its first image {error}; {REBUILD}"
-        raise ToolError("beton.damaged", message) from None
-    return pixels[..., :3]

@@ -129,12 +129,3 @@ def test_a_damaged_beton_is_refused_and_nothing_is_written(
     with fails(code, "imagenet-prep build"):
         stats_stage.run_stats(beton, tmp_path / "x.npz", jobs=1)
     assert not (tmp_path / "x.npz").exists()
-
-
-@pytest.mark.parametrize("format_", ["jpeg", "raw"])
-def test_the_first_image_is_the_first_sample(made: Made, format_: str) -> None:
-    beton = made.build(format=format_)
-    first = load_manifest(beton).keys[0]
-    with Image.open(made.cropped / first) as image:
-        expected = np.asarray(image.convert("RGB"))
-    assert np.array_equal(stats_stage.first_image(beton), expected)
