@@ -105,6 +105,47 @@ def as_bytes(address: Any, count: Any) -> Any:
 
 
 @kernel
+def copy_row(row: Any, out: Any) -> None:
+    """uint8 (1, N) -> the same in ``out`` (1, N)."""
+    for i in range(out.shape[1]):
+        out[0, i] = row[0, i]
+
+
+@kernel
+def mirror_row(source: Any, out: Any, count: Any) -> None:
+    """``count`` pixels at the address ``source`` -> the same from right to left at ``out``.
+
+    Four bytes are moved at a time, the fourth of them overwritten by the next pixel; only
+    the pixels at the two ends go by threes, so that nothing outside the row is touched.
+    """
+    row, turned = as_bytes(source, 3 * count), as_bytes(out, 3 * count)
+    for i in range(1, count - 1):
+        move_four_bytes(out + 3 * i, source + 3 * (count - 1 - i))
+    for channel in range(3):
+        turned[0, channel] = row[0, 3 * (count - 1) + channel]
+        turned[0, 3 * (count - 1) + channel] = row[0, channel]
+
+
+@kernel
+def scatter(row: Any, out: Any, r: Any, size: Any, item: Any) -> None:
+    """A row of ``size`` pixels with items of so many bytes -> its places in the squares of 4 x 4
+    pixels at ``out``: square by square, a square's rows one after the other."""
+    squares, whole = (size + 3) // 4, 12 * item
+    target = out + 4 * whole * squares * (r >> 2) + whole * (r & 3)
+    left = 3 * size * item
+    for square in range(squares):
+        source, there = row + whole * square, target + 4 * whole * square
+        count = min(whole, left - whole * square)
+        for q in range(count >> 2):
+            move_four_bytes(there + 4 * q, source + 4 * q)
+        rest = count & 3
+        if rest != 0:
+            a, b = as_bytes(source + count - rest, rest), as_bytes(there + count - rest, rest)
+            for q in range(rest):
+                b[0, q] = a[0, q]
+
+
+@kernel
 def read_file(pread: Any, file: Any, out: Any, count: Any, at: Any) -> Any:
     """Reads ``count`` bytes of an open file from ``at`` on to the address ``out``; False if they
     are not there. Not through a map of the file: the system ends a process that reads a map of

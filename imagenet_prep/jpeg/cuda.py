@@ -1,8 +1,8 @@
-"""JPEGs and raw images on a CUDA device -> batches of views, in four kernels around ``core``.
+"""JPEGs and raw images on a CUDA device -> batches of views, in three kernels around ``core``.
 
-    clear     zeroes the coefficients and the statuses
     huffman   one thread for each MCU row: coefficients
-    idct      eight threads for each block: a column each, then a row each: planes
+    idct      eight threads for each block: a column each, then a row each: planes; leaves zeros
+              in the place of the coefficients
     view      upsampling, colour, crop, mirror, mean, shift, gain, dtype and layout
 
 Needs numba-cuda (``pip install numba-cuda[cu13]``). With NUMBA_ENABLE_CUDASIM=1 the kernels run in
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_prep.jpeg import core, kernels
-from imagenet_prep.jpeg.core import STRIDE, TURNED, i32
+from imagenet_prep.jpeg.core import STRIDE, i32
 from imagenet_prep.jpeg.index import Index, lookup_tables, turned_quants
 from imagenet_prep.jpeg.kernels import (
     BAND,
@@ -69,7 +69,6 @@ class Tables(NamedTuple):
 
     luts: Any
     quants: Any
-    turned: Any
     sets: tuple[int, int]
 
 
@@ -81,7 +80,7 @@ def tables(index: Index, upload: Callable[[NDArray[Any]], Any] = cuda.to_device)
     empty = np.zeros(4 * STRIDE, np.uint16)
     quants = turned_quants(index) if len(index.quants) else np.zeros(48, np.int64)
     sets = (max(len(index.specs), 1), max(len(index.quants), 1))
-    return Tables(upload(luts if len(luts) else empty), upload(quants), upload(TURNED), sets)
+    return Tables(upload(luts if len(luts) else empty), upload(quants), sets)
 
 
 class Batch(NamedTuple):
@@ -90,7 +89,7 @@ class Batch(NamedTuple):
 
     words uint32 (W,): the bytes of the images as they are in the file; begins int64 (n,): the
     byte in ``words`` where each starts, of any alignment; jobs int32 (n, JOB); positions int32
-    (R,); predictors int16 (R, 3); status int32 (n,), which the kernels write.
+    (R,); predictors int16 (R, 3); status int32 (n,), zeros, where the kernels write what is wrong.
     """
 
     words: Any
@@ -119,6 +118,11 @@ class Views(NamedTuple):
     gain: Any
 
 
+def zeros(count: int, dtype: Any) -> Any:
+    """A device array of zeros (count,)."""
+    return cuda.to_device(np.zeros(count, dtype))
+
+
 class Decoder:
     """Working memory for batches of up to ``images`` images, and the launches.
 
@@ -132,7 +136,7 @@ class Decoder:
         index: Index,
         shared: Tables,
         images: int,
-        allocate: Callable[[int, Any], Any] = cuda.device_array,
+        allocate: Callable[[int, Any], Any] = zeros,
     ) -> None:
         self.images, self.blocks, self.rows = images, index.blocks(), index.most_rows()
         if images * self.blocks * 64 >= 1 << 31:
@@ -151,13 +155,10 @@ class Decoder:
         """Starts the decoding of a batch; statuses are complete when the stream has come here."""
         count = len(batch.jobs)
         rows, blocks = i32(self.rows), i32(self.blocks)
-        coefs = self._coefs64[: count * self.blocks * 16]
-        grid = min(-(-len(coefs) // 256), 1 << 14)
-        kernel(kernels.clear_kernel)[grid, 256, stream](coefs, batch.status)
-        luts, quants, turned, sets = self.shared
+        luts, quants, sets = self.shared
         grid = -(-count * self.rows // HUFFMAN_THREADS)
         kernel(kernels.huffman_kernel, int(sets[0] == 1))[grid, HUFFMAN_THREADS, stream](
-            batch.words, batch.jobs, batch.begins, batch.positions, batch.predictors, luts, turned,
+            batch.words, batch.jobs, batch.begins, batch.positions, batch.predictors, luts,
             self._coefs, batch.status, rows, blocks, i32(sets[1]),
         )  # fmt: skip
         grid = -(-self.blocks // SLOTS) * count

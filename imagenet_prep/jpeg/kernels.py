@@ -10,7 +10,7 @@ import numpy as np
 from numba import cuda as _cuda
 
 from imagenet_prep.jpeg import core
-from imagenet_prep.jpeg.core import HUFFMAN, OK, QUANT, RAW, STRIDE, i32, i64, u32, u64
+from imagenet_prep.jpeg.core import HUFFMAN, OK, QUANT, RAW, STRIDE, TURNED, i32, i64, u32, u64
 
 cuda: Any = _cuda
 F = Any
@@ -82,36 +82,19 @@ def bfloat16_bits(v: F) -> F:
     return np.int16(np.uint16(u32(b + u32(0x7FFF) + odd) >> u32(16)))
 
 
-def clear_kernel(source: int) -> F:
-    @global_kernel
-    def clear(coefs: F, status: F) -> None:
-        _ = source
-        step = i64(cuda.gridDim.x) * i64(cuda.blockDim.x)
-        first = i64(cuda.blockIdx.x) * i64(cuda.blockDim.x) + i64(cuda.threadIdx.x)
-        i = first
-        while i < coefs.shape[0]:
-            coefs[u64(i)] = i64(0)
-            i += step
-        i = first
-        while i < status.shape[0]:
-            status[u64(i)] = i32(0)
-            i += step
-
-    return clear
-
-
 def huffman_kernel(single: int, source: int) -> F:
     """``single``: one set of Huffman tables for all images, copied into shared memory."""
     length = 4 * STRIDE if single else 1
 
     @global_kernel
     def huffman(
-        words: F, jobs: F, begins: F, positions: F, predictors: F, luts: F, turned: F, coefs: F,
+        words: F, jobs: F, begins: F, positions: F, predictors: F, luts: F, coefs: F,
         status: F, rows: F, blocks: F, quants: F,
     ) -> None:  # fmt: skip
         _ = source
         own = cuda.shared.array(length, np.uint16)
         zigzag = cuda.shared.array(64, np.int32)
+        turned = cuda.const.array_like(TURNED)
         me, step = i32(cuda.threadIdx.x), i32(cuda.blockDim.x)
         if single:
             for j in range(me, length, step):
@@ -165,10 +148,10 @@ def idct_kernel(source: int) -> F:
         inside = i32(i32(cuda.blockIdx.x - image * groups) * i32(SLOTS) + slot)
         job = jobs[image]
         component, first, wide = i32(-1), i32(0), i32(1)
+        p = i64(i32(image * blocks) + inside) * i64(16) + i64(lane * i32(2))
         if inside < blocks and status[image] == OK and job[0] != RAW:
             component, first, wide = place(job, inside)
         if component >= 0:
-            p = i64(i32(image * blocks) + inside) * i64(16) + i64(lane * i32(2))
             q = i32(i32(job[QUANT]) * i32(48) + component * i32(16) + lane * i32(2))
             r0, r1, r2, r3, r4, r5, r6, r7 = column(
                 coefs[u64(p)], coefs[u64(p + 1)], quants[u32(q)], quants[u32(q + 1)]
@@ -176,6 +159,8 @@ def idct_kernel(source: int) -> F:
             w = i32(slot * i32(_PITCH) + lane)
             work[w], work[w + 9], work[w + 18], work[w + 27] = r0, r1, r2, r3
             work[w + 36], work[w + 45], work[w + 54], work[w + 63] = r4, r5, r6, r7
+        if inside < blocks:  # for the next batch, also behind damage
+            coefs[u64(p)], coefs[u64(p + 1)] = i64(0), i64(0)
         cuda.syncthreads()
         if component >= 0:
             w = i32(slot * i32(_PITCH) + lane * i32(9))

@@ -29,9 +29,11 @@ NUMPY = {"uint8": np.uint8, "float32": np.float32, "float16": np.float16, "bfloa
 
 
 class Device:
-    """A batch brought to the device and decoded there."""
+    """A batch brought to the device and decoded there, perhaps by the decoder of another one."""
 
-    def __init__(self, host: Host, jobs: NDArray[np.int32] | None = None) -> None:
+    def __init__(
+        self, host: Host, jobs: NDArray[np.int32] | None = None, decoder: Any = None
+    ) -> None:
         from imagenet_prep.jpeg import cuda
 
         self.cuda: Any = cuda
@@ -39,9 +41,9 @@ class Device:
         self.host, count = host, len(host.jobs)
         self.batch = cuda.Batch(
             up(host.words), up(host.begins), up(host.jobs if jobs is None else jobs),
-            up(host.positions), up(host.predictors), up(np.full(count, 77, np.int32)),
+            up(host.positions), up(host.predictors), up(np.zeros(count, np.int32)),
         )  # fmt: skip
-        self.decoder = cuda.Decoder(host.indexed, cuda.tables(host.indexed), count)
+        self.decoder = decoder or cuda.Decoder(host.indexed, cuda.tables(host.indexed), count)
         self.decoder.decode(self.batch)
 
     @property
@@ -152,9 +154,9 @@ def resized(device: Device, frames: list[Any], side: int, size: int) -> int:
     return wrong
 
 
-def damaged(host: Host, size: int) -> int:
+def damaged(host: Host, size: int) -> tuple[int, Any]:
     """Damage of every kind gives the image its status, zeros in its view, and the others their
-    pixels -> how many statuses are not as expected."""
+    pixels -> how many statuses are not as expected, and the decoder."""
     jobs = host.jobs.copy()
     words = host.words.copy()
     positions = host.positions.copy()
@@ -177,7 +179,7 @@ def damaged(host: Host, size: int) -> int:
     zeros = [not view.any() for view in views]
     wrong = sum(a != b for a, b in zip(found, expected, strict=True))
     wrong += sum(a != b for a, b in zip(zeros, expected, strict=True))
-    return report("damage", wrong)
+    return report("damage", wrong), device.decoder
 
 
 def fuzz(host: Host, count: int, size: int) -> int:
@@ -211,8 +213,9 @@ def run(count: int, side: int, size: int) -> int:
     raw = np.random.default_rng(0).integers(0, 256, (size + 6, size + 9, 3), np.uint8)
     frames = [*map(pillow, images), raw]
     host = host_batch([*images, raw.tobytes()], [(0, 0)] * count + [raw.shape[:2]])
-    device = Device(host)
-    wrong = report("statuses", sum(status != core.OK for status in device.status))
+    wrong, decoder = damaged(host, size)
+    device = Device(host, decoder=decoder)  # nothing is left there of the damage
+    wrong += report("statuses", sum(status != core.OK for status in device.status))
     wrong += plain(device, frames, side, size)
     wrong += resized(device, frames, side, size - 3)
     same = [images[0], *[images[0]] * 2]
@@ -222,7 +225,6 @@ def run(count: int, side: int, size: int) -> int:
     want = [frames[0][y : y + h, x : x + w] for y, x, h, w, _ in windows]
     want = [view[:, ::-1] if number % 2 else view for number, view in enumerate(want)]
     wrong += report("one set of tables", differences(got, [view.ravel() for view in want]))
-    wrong += damaged(host, size)
     small = host_batch(
         [*made(2, seed=6, largest=18, smallest=9), raw.tobytes()], [(0, 0)] * 2 + [raw.shape[:2]]
     )
@@ -230,4 +232,4 @@ def run(count: int, side: int, size: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run(5, 34, 19) else 0)
+    sys.exit(1 if run(5, 34, 11) else 0)

@@ -39,9 +39,8 @@ FILTERS = (array(i32, 3), array(f32, 3))
 
 def variants() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """(name, kernel, types of its arguments) of every variant."""
-    yield "clear", cuda.kernel(kernels.clear_kernel), (array(i64), STATUS)
     huffman = (
-        array(types.uint32), JOBS, BEGINS, *ENTRIES, array(types.uint16), array(i32),
+        array(types.uint32), JOBS, BEGINS, *ENTRIES, array(types.uint16),
         array(types.int16), STATUS, i32, i32, i32,
     )  # fmt: skip
     for single in (0, 1):

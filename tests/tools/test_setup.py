@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,3 +164,13 @@ def test_the_pins_of_the_benchmarks_add_to_the_lock_and_change_nothing() -> None
     ]
     assert {"pyvips", "simplejpeg", "nvidia-dali-cuda120"} <= names[1]
     assert not names[0] & names[1]
+
+
+def test_kernels_of_the_first_commands_are_compiled() -> None:
+    from imagenet_prep.jpeg import cpu
+    from tools.setup import compile as compiling
+    from trainer.views import draws, kernels
+
+    compiling.main()
+    compiled: list[Any] = [cpu.scan_all, cpu.check_rows, draws.draw_batch, kernels.batch_serial]
+    assert all(kernel.signatures for kernel in compiled)

@@ -261,7 +261,7 @@ def median_ms(stream: Any, run: Callable[[], object], repeats: int = 10) -> floa
 
 
 def parts(lines: Lines, data: Data, count: int) -> None:
-    """The kernels by themselves; ``decode`` is clear, Huffman and IDCT."""
+    """The kernels by themselves; ``decode`` is Huffman and IDCT."""
     lane = Lane(data, count)
     held = lane.jobs(0, data.out_px)
     lane.copy(held)
@@ -272,13 +272,11 @@ def parts(lines: Lines, data: Data, count: int) -> None:
         lines.add(f"batch {count}: {what}", ms, "ms", images_per_second=round(count / ms * 1e3))
 
     line("copies", lambda: lane.copy(held))
-    with only(("idct_kernel", "huffman_kernel")):
-        line("clear", lane.decode)
-    with only(("idct_kernel", "clear_kernel")):
+    with only(("idct_kernel",)):
         line("Huffman", lane.decode)
-    with only(("huffman_kernel", "clear_kernel")):
+    with only(("huffman_kernel",)):
         line("IDCT", lane.decode)
-    line("clear, Huffman and IDCT", lane.decode)
+    line("Huffman and IDCT", lane.decode)
     px = data.out_px
     for dtype, layout in (
         ("bfloat16", "space_to_depth"), ("bfloat16", "channels_last"), ("float16", "channels_last"),

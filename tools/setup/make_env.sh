@@ -150,5 +150,7 @@ if ! check_venv; then
     fill_venv || fail "the packages could not be installed; uv's messages are above"
     check_venv || fail "the environment does not work; the reason is above"
 fi
+say "compiling what the first commands would wait for (up to a minute)"
+.venv/bin/python tools/setup/compile.py || say "that failed; the commands will compile it"
 printf '%s\n' "$wanted" >"$stamp"
 say "ready: .venv${left_out:+, without $left_out}"

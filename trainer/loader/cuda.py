@@ -1,10 +1,10 @@
 """The back end that decodes on a CUDA device: only compressed bytes travel.
 
 The thread copies a batch's compressed samples side by side into pinned memory; they go to the
-device on one stream. Two batches are under way at a time, each decoded on a stream of its own,
-since one alone does not fill the device; their results lie in a ring that is handed out by
-events. Nothing stops the device: the status
-of a batch is read when the second batch after it is prepared.
+device on one stream. Batches are decoded on two streams in turn, since one batch alone does not
+fill the device, and a third one is prepared meanwhile; their results lie in a ring that is
+handed out by events. Nothing stops the device: the status of a batch is read when the second
+batch after it is on its way.
 
 With NUMBA_ENABLE_CUDASIM=1 everything runs on the CPU, in numba's simulator.
 """
@@ -38,8 +38,12 @@ class UnusableError(ToolError):
     """This data set or machine cannot decode on the device; the CPU can."""
 
 
+SIDES = 3
+"""Batches under way: two that the device decodes, and the one that the thread prepares."""
+
+
 class _Side:
-    """One of the two batches under way: pinned memory, its copy on the device, and events."""
+    """One of the batches under way: pinned memory, its copy on the device, and events."""
 
     def __init__(self, ring: DeviceRing, batch_size: int, data_bytes: int) -> None:
         count = ring.views.count
@@ -50,6 +54,7 @@ class _Side:
             "shifts": (np.float32, (batch_size, 3)),
             "normals": (np.float64, (batch_size, 3)),
             "labels": (np.int64, (batch_size,)),
+            "status": (np.int32, (batch_size,)),  # zeros, which the kernels change
         }
         places, total = {}, 0
         for name, (dtype, shape) in shapes.items():
@@ -66,7 +71,7 @@ class _Side:
             kind = getattr(torch, np.dtype(dtype).name)
             self.host[name] = self.head[places[name]].view(kind).reshape(shape).numpy()
             self.device[name] = self.sent[places[name]].view(kind).reshape(shape)
-        self.status = torch.zeros(batch_size, dtype=torch.int32, device=ring.device)
+        self.status = self.device["status"]
         self.found = torch.zeros(batch_size, dtype=torch.int32, pin_memory=pinned)
         self.copied, self.decoded = ring.events(2)
         self.indices: NDArray[np.uint64] | None = None
@@ -93,8 +98,10 @@ class _Store:
         total = int(self.sizes.sum()) if resident else largest
         count = (total + MARGIN) // 4
         self.words = [
-            torch.zeros(count, dtype=torch.int32, device=device) for _ in range(2 - resident)
+            torch.zeros(count, dtype=torch.int32, device=device)
+            for _ in range(1 if resident else SIDES)
         ]
+        self.bytes = [words.view(torch.uint8) for words in self.words]
         self._begins = np.full(info.samples if resident else 0, -1, np.int64)
         self._used = 0
 
@@ -137,7 +144,7 @@ class CudaBackend(DeviceRing):
         largest = np.partition(aligned(info.extents[:, 1]), -batch_size)[-batch_size:]
         most = int(largest.sum()) + MARGIN
         self.streams = [self.stream, self.new_stream()]
-        self.sides = [_Side(self, batch_size, most) for _ in self.streams]
+        self.sides = [_Side(self, batch_size, most) for _ in range(SIDES)]
         self.store = _Store(info, most, self._is_resident(reading.resident), device)
         self.copying = self.new_stream()
         self._number = 0
@@ -162,8 +169,10 @@ class CudaBackend(DeviceRing):
 
     def begin(self) -> None:
         """An epoch begins: damage in one that was left early is not its business."""
-        for stream, side in zip(self.streams, self.sides, strict=True):
+        for side in self.sides:
             side.indices = None
+            side.settle()  # only waits: the thread may have left before it did
+        for stream in self.streams:
             if stream is not None:
                 stream.wait_stream(torch.cuda.current_stream(self.device))
 
@@ -177,11 +186,9 @@ class CudaBackend(DeviceRing):
     def fill(self, slot: int, indices: NDArray[np.uint64]) -> None:
         """Copies a batch's samples and queues its decoding. Raises DamagedError, also of one of
         the two batches before."""
-        turn, count = self._number % 2, len(indices)
-        side, stream = self.sides[turn], self.streams[turn]
-        words = self.store.words[self._number % len(self.store.words)]
+        number, count = self._number, len(indices)
+        side, stream = self.sides[number % SIDES], self.streams[number % 2]
         self._number += 1
-        side.settle()
         self.draws.draw(indices)
         begins, fresh, base, used = self.store.place(indices)
         self.packer.copy(indices[fresh], begins[fresh] - base, side.data.data_ptr())
@@ -195,8 +202,9 @@ class CudaBackend(DeviceRing):
         with self.on_stream(self.copying):
             side.sent.copy_(side.head, non_blocking=True)
             if used:
-                part = words.view(torch.uint8)[base : base + used]
-                part.copy_(side.data[:used], non_blocking=True)
+                self.store.bytes[number % len(self.store.bytes)][base : base + used].copy_(
+                    side.data[:used], non_blocking=True
+                )
                 self.store.keep(indices[fresh], begins[fresh], used)
             if self.copying is not None:
                 side.copied.record(self.copying)
@@ -204,18 +212,19 @@ class CudaBackend(DeviceRing):
             if stream is not None:
                 stream.wait_event(side.copied)
             self.wait_until_free(slot, stream)
-            self._decode(turn, words, slot, count)
+            self._decode(number, slot, count)
             self.labels[slot, :count].copy_(side.device["labels"][:count])
             side.found.copy_(side.status, non_blocking=True)
             if stream is not None:
                 side.decoded.record(stream)
             self.filled(slot, count, stream)
         side.indices = indices
+        self.sides[(number + 1) % SIDES].settle()  # the second batch before, whose side is next
 
     def finish(self) -> None:
         """Raises DamagedError of the last two batches."""
-        for number in (self._number, self._number + 1):
-            self.sides[number % 2].settle()
+        for number in range(self._number - 2, self._number):
+            self.sides[number % SIDES].settle()
 
     def _prepare(self, index: Index, stats: Stats, batch_size: int) -> None:
         """What all batches share, on the device, and the kernels."""
@@ -233,7 +242,7 @@ class CudaBackend(DeviceRing):
         tables = jpeg.tables(index, self._upload)
         try:
             self._decoders = [
-                jpeg.Decoder(index, tables, batch_size, self._allocate) for _ in self.sides
+                jpeg.Decoder(index, tables, batch_size, self._allocate) for _ in self.streams
             ]
         except ValueError as error:
             raise UnusableError(
@@ -246,7 +255,7 @@ class CudaBackend(DeviceRing):
         if self.stream is not None:  # compiled now, in this thread, where Ctrl-C works
             self.begin()
             with self.on_stream(self.stream):
-                self._decode(0, self.store.words[0], 0, 1)
+                self._decode(0, 0, 1)
 
     def _select(self) -> None:
         """Numba's device of this thread is the loader's."""
@@ -272,9 +281,10 @@ class CudaBackend(DeviceRing):
         held = torch.from_numpy(np.array(array, order="C").view(same)).to(self.device)
         return self._array(held).view(kind)
 
-    def _arguments(self, turn: int, words: Tensor, count: int) -> tuple[Any, Any, Any]:
+    def _arguments(self, number: int, count: int) -> tuple[Any, Any, Any]:
         """(batch, views, normals) for the kernels; the same for all batches of a side and size."""
-        side, key = self.sides[turn], (turn, count)
+        side, key = self.sides[number % SIDES], (number % SIDES, count)
+        words = self.store.words[number % len(self.store.words)]
         if key not in self._launched:
             there = {
                 name: self._array(tensor[: count * (len(tensor) // len(side.status))])
@@ -282,7 +292,7 @@ class CudaBackend(DeviceRing):
             }
             batch = self.jpeg.Batch(
                 self._array(words).view(np.uint32), there["begins"], there["jobs"], *self._rows,
-                self._array(side.status[:count]),
+                there["status"],
             )  # fmt: skip
             views = self.jpeg.Views(
                 there["windows"], self.views.count, self._mean, self.views.mean == "centre",
@@ -291,11 +301,11 @@ class CudaBackend(DeviceRing):
             self._launched[key] = batch, views, there["normals"]
         return self._launched[key]
 
-    def _decode(self, turn: int, words: Tensor, slot: int, count: int) -> None:
-        """Queues the kernels of a batch, on the side whose turn it is."""
+    def _decode(self, number: int, slot: int, count: int) -> None:
+        """Queues the kernels of a batch, on the stream whose turn it is."""
         self._select()
-        batch, views, normals = self._arguments(turn, words, count)
-        decoder, on = self._decoders[turn], self._on[turn]
+        batch, views, normals = self._arguments(number, count)
+        decoder, on = self._decoders[number % 2], self._on[number % 2]
         decoder.decode(batch, on)
         if self._own_colour:
             from trainer.views.cuda_colour import THREADS, own_shifts

@@ -19,12 +19,14 @@ from trainer.numba_ext import (
     bfloat16_bits,
     call_decompress,
     colour_covariance,
+    copy_row,
     float16_bits,
     kernel,
-    move_four_bytes,
+    mirror_row,
     numba,
     pointer_to,
     read_file,
+    scatter,
 )
 
 # Status of a sample.
@@ -149,27 +151,6 @@ def _own_shift(a: Any, b: Any, c: Any, pixels: Any, count: Any) -> Any:
 
 
 @kernel
-def _copy_row(row: Any, out: Any) -> None:
-    for i in range(out.shape[1]):
-        out[0, i] = row[0, i]
-
-
-@kernel
-def _mirror_row(source: Any, out: Any, count: Any) -> None:
-    """``count`` pixels at the address ``source`` -> the same from right to left at ``out``.
-
-    Four bytes are moved at a time, the fourth of them overwritten by the next pixel; only
-    the pixels at the two ends go by threes, so that nothing outside the row is touched.
-    """
-    row, turned = as_bytes(source, 3 * count), as_bytes(out, 3 * count)
-    for i in range(1, count - 1):
-        move_four_bytes(out + 3 * i, source + 3 * (count - 1 - i))
-    for channel in range(3):
-        turned[0, channel] = row[0, 3 * (count - 1) + channel]
-        turned[0, 3 * (count - 1) + channel] = row[0, channel]
-
-
-@kernel
 def _write_bytes(job: Any, place: Any, pixels: Any, out: Any, thread: Any) -> None:
     """The window of the image at ``pixels``, mirrored in the copy, into uint8 at ``out``."""
     y, x, height, width, mirror = place
@@ -179,11 +160,11 @@ def _write_bytes(job: Any, place: Any, pixels: Any, out: Any, thread: Any) -> No
         source = pixels + 3 * ((y + r) * side + x)
         target = turned if job[_LAYOUT] != 0 else out + 3 * r * width
         if mirror:
-            _mirror_row(source, target, width)
+            mirror_row(source, target, width)
         else:
-            _copy_row(as_bytes(source, 3 * width), as_bytes(target, 3 * width))
+            copy_row(as_bytes(source, 3 * width), as_bytes(target, 3 * width))
         if job[_LAYOUT] == 2:
-            _scatter(turned, out, r, width, 1)
+            scatter(turned, out, r, width, 1)
         elif job[_LAYOUT] == 1:
             row, planes = as_bytes(turned, 3 * width), as_bytes(out, 3 * height * width)
             for channel in range(3):
@@ -208,25 +189,6 @@ def _stored(form: Any, line: Any, bits: Any, values: Any, halves: Any, small: An
 
 
 @kernel
-def _scatter(row: Any, out: Any, r: Any, size: Any, item: Any) -> None:
-    """A row of ``size`` pixels with items of so many bytes -> its places in the squares of 4 x 4
-    pixels at ``out``: square by square, a square's rows one after the other."""
-    squares, whole = (size + 3) // 4, 12 * item
-    target = out + 4 * whole * squares * (r >> 2) + whole * (r & 3)
-    left = 3 * size * item
-    for square in range(squares):
-        source, there = row + whole * square, target + 4 * whole * square
-        count = min(whole, left - whole * square)
-        for q in range(count >> 2):
-            move_four_bytes(there + 4 * q, source + 4 * q)
-        rest = count & 3
-        if rest != 0:
-            a, b = as_bytes(source + count - rest, rest), as_bytes(there + count - rest, rest)
-            for q in range(rest):
-                b[0, q] = a[0, q]
-
-
-@kernel
 def _emit(job: Any, line_address: Any, out: Any, r: Any, thread: Any) -> None:
     """A finished row of float32 (3 out,) -> row ``r`` of the view at ``out``, as asked for."""
     size, form = job[_OUT], job[_FORM]
@@ -234,7 +196,7 @@ def _emit(job: Any, line_address: Any, out: Any, r: Any, thread: Any) -> None:
         item = 1 if form == 0 else (4 if form == 1 else 2)
         row = _work(job, thread) + 24 * size
         _store_row(job, line_address, row, 0)
-        _scatter(row, out, r, size, item)
+        scatter(row, out, r, size, item)
     else:
         _store_row(job, line_address, out, r)
 
@@ -290,7 +252,7 @@ def _write_floats(job: Any, place: Any, shifts: Any, pixels: Any, out: Any, thre
     for r in range(height):
         source = pixels + 3 * ((y + r) * side + x)
         if mirror:
-            _mirror_row(source, turned, width)
+            mirror_row(source, turned, width)
             source = turned
         target = out + 4 * length * r if direct else work + 4 * length
         line = numba.carray(pointer_to(target), (length,), np.float32)

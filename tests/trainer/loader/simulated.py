@@ -24,7 +24,7 @@ from tests.kit.loading import ON_DEVICE, Sample, assert_same_on_the_device, kept
 from tests.trainer.conftest import make_beton
 from trainer.loader import backends, train_loader
 
-GIVEN: dict[str, Any] = {"batch_size": 2, "crop_size": 9, "jobs": 1, "seed": 3}
+GIVEN: dict[str, Any] = {"batch_size": 2, "crop_size": 6, "jobs": 1, "seed": 3}
 GPU: dict[str, Any] = {"decode": "gpu"}
 
 
