@@ -4,7 +4,8 @@
     torchrun --nproc-per-node 3 -m tests.kit.rank_run --beton ...
 
 The first form does one job after the other: ``{"folder", "words", "ranks", "strike"}``, and
-``"after"`` where it goes on with a copy of what another job's rank 0 has on its disk. Its
+``"after"`` where it goes on with a copy of what another job's rank 0 has on its disk. Jobs with
+``"beside": true``, which mostly wait, are done beside the others. A job's
 ranks are forked from one process that has only imported things. Rank r works in
 ``folder/disk<r>``, so that ``--out run`` is on a disk of its own, and leaves what it says in
 ``folder/<r>.out`` and ``folder/<r>.err`` and its status in ``folder/<r>.status``.
@@ -16,14 +17,17 @@ sends itself that signal after that step of the run, in a first start only; ``si
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import sys
 import threading
+import traceback
 import unittest.mock
 from pathlib import Path
 from typing import Any
@@ -92,13 +96,20 @@ def fork(job: dict[str, Any], rank: int, port: int) -> int:
         os._exit(status)
 
 
+def free_port() -> int:
+    """A port that nobody listens on, outside those that systems give to outgoing connections."""
+    while True:
+        port = random.randrange(15000, 30000)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+
+
 def do(job: dict[str, Any]) -> None:
     """Runs a job; a rank that stopped is continued when the others have ended."""
     if job["after"]:
         shutil.copytree(Path(job["after"]) / "disk0", Path(job["folder"]) / "disk0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = {fork(job, rank, port): rank for rank in range(job["ranks"])}
     stopped = set()
     while ranks:
@@ -122,12 +133,26 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(status)
     importlib.import_module("torch._dynamo")  # every optimiser does, and it takes seconds
-    for job in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
-        do(job)
+    jobs = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    children = []
+    for beside in (True, False):
+        child = os.fork()
+        if not child:
+            random.seed()
+            status = 1
+            try:
+                for job in jobs:
+                    if job["beside"] is beside:
+                        do(job)
+                status = 0
+            finally:
+                if status:
+                    traceback.print_exc()
+                os._exit(status)
+        children.append(child)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
     # On one core numba's TBB waits for ever at the end of a program that has forked.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    os._exit(int(any(statuses)))
 
 
 if __name__ == "__main__":

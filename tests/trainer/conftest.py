@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +105,10 @@ def make_beton(
 
 
 @pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    """Stock FFCV changes PyTorch's thread count, with which sums change in their last bit."""
+def same_numbers() -> Iterator[None]:
+    """Each test draws the same numbers, with the thread count that it found: stock FFCV changes
+    PyTorch's, with which sums change in their last bit."""
+    torch.manual_seed(0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -136,6 +139,7 @@ def damaged(tmp_path: Path, small_beton: Sample) -> Callable[..., Sample]:
         change(data)
         path = tmp_path / "damaged.beton"
         path.write_bytes(data)
+        os.utime(path, (0, 0))  # so that any later change shows in its time
         manifest = dataclasses.replace(small_beton.manifest, bytes=len(data))
         save_manifest(path, manifest)
         return dataclasses.replace(small_beton, path=path, manifest=manifest)

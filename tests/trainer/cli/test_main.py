@@ -186,7 +186,7 @@ def test_every_command_has_help_with_an_example(capsys: Capture) -> None:
 
 def test_ctrl_c_ends_training_with_130_and_the_run_can_be_resumed(prepared: Path) -> None:
     out = prepared / "run"
-    words = ["run", "--beton", "train.beton", "--out", "run", "--epochs", "500"]
+    words = ["run", "--beton", "train.beton", "--out", "run", "--epochs", "100000"]
     words += ["--batch-size", "5", "--jobs", "1", "--device", "cpu", "--precision", "float32"]
     process = subprocess.Popen(
         [sys.executable, "-m", "trainer", *words],
@@ -202,7 +202,7 @@ def test_ctrl_c_ends_training_with_130_and_the_run_can_be_resumed(prepared: Path
         if line.startswith("epoch   1/"):
             break
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "stopped by a signal" in errors

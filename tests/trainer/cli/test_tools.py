@@ -192,7 +192,7 @@ def test_a_run_outlives_closed_output(place: Path) -> None:
         status = "; exit ${PIPESTATUS[0]}"
         ended = subprocess.run(
             ["bash", "-c", shell + status], cwd=REPOSITORY,
-            stderr=subprocess.PIPE, text=True, timeout=300, check=False,
+            stderr=subprocess.PIPE, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         assert (out / "report.html").exists()

@@ -27,10 +27,10 @@ def rehearsal(sample: Sample, *words: str, epochs: int) -> dict[str, Any]:
     ended = subprocess.run(
         [
             *(sys.executable, str(TOOL), "--json", "--direct", "--beton", str(sample.path)),
-            *("--program", "tests.kit.rank_run", "--limit-s", "180"),
+            *("--program", "tests.kit.rank_run", "--limit-s", "400"),
             *("--words", f"{RECIPE} --epochs {epochs}", *words),
         ],
-        capture_output=True, text=True, timeout=400, check=False,
+        capture_output=True, text=True, timeout=850, check=False,
     )  # fmt: skip
     if ended.returncode == 2 and ended.stderr.startswith("rehearse_hosts: "):
         pytest.skip(ended.stderr.strip())
@@ -41,7 +41,7 @@ def rehearsal(sample: Sample, *words: str, epochs: int) -> dict[str, Any]:
 
 
 def test_a_run_outlives_a_short_cut_of_the_link(small_beton: Sample) -> None:
-    found = rehearsal(small_beton, "--cut-s", "2", "--timeout-s", "60", epochs=10)
+    found = rehearsal(small_beton, "--cut-s", "2", "--timeout-s", "120", epochs=12)
     assert found["cut"], found
     assert found["statuses"] == [0, 0], found
     assert found["damaged"] == []
@@ -50,7 +50,7 @@ def test_a_run_outlives_a_short_cut_of_the_link(small_beton: Sample) -> None:
 
 
 def test_a_cut_beyond_the_timeout_ends_every_host_with_one_sentence(small_beton: Sample) -> None:
-    found = rehearsal(small_beton, "--cut-s", "100", "--timeout-s", "20", epochs=2000)
+    found = rehearsal(small_beton, "--cut-s", "300", "--timeout-s", "20", epochs=2000)
     assert found["ended_in_the_cut"], found
     assert found["statuses"] == [1, 1]
     for rank, lines in enumerate(found["said"]):

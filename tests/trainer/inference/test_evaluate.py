@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -129,7 +128,7 @@ def test_ten_views_of_a_network_equal_its_ten_predictions(
     from trainer.network.alexnet import build, network_spec
 
     model = build(network_spec(tiny_network, classes=3), 0).eval()
-    torch.nn.init.normal_(model.classifier[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.normal_(model.classifier[-1].weight, std=0.1)  # type: ignore[arg-type]
     options = {"batch_size": 25, "crop_size": 56, "out_size": 67, "jobs": 1}
     with eval_loader(small_beton.path, small_beton.stats, view="ten", **options) as batches:  # type: ignore[arg-type]
         judged = evaluate(model, batches, FLOAT32, lambda _: None)
@@ -139,5 +138,8 @@ def test_ten_views_of_a_network_equal_its_ten_predictions(
     mean = each.mean(dim=0)
     truth = mean[torch.arange(25), judged.labels]
     assert torch.allclose(judged.truth, truth, atol=1e-5)
-    assert np.array_equal(judged.predicted.numpy(), mean.argmax(dim=1).numpy())
+    first, second = mean.topk(2, dim=1).values.unbind(1)
+    clear = first - second > 1e-4  # near a tie rounding decides
+    assert clear.sum() > 10
+    assert torch.equal(judged.predicted[clear], mean.argmax(dim=1)[clear])
     assert judged.indices.tolist() == list(range(25))

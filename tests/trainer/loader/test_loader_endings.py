@@ -38,6 +38,8 @@ def test_a_thread_that_is_killed_is_reported_with_file_sample_and_source(
                 taken.append(int(batch.indices[0]))
                 if len(taken) == 3:
                     live: Any = batches._live
+                    while not live.ready.full():  # it works on a batch that comes after these
+                        threading.Event().wait(0.001)
                     kill(live, error)
         assert isinstance(caught.value.__cause__, error)
         assert 3 <= len(taken) < 25
@@ -69,7 +71,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_leaving_200_epochs_early_leaves_no_thread_no_file_and_no_memory(
+def test_leaving_80_epochs_early_leaves_no_thread_no_file_and_no_memory(
     full_beton: Sample,
 ) -> None:
     def leave(times: int) -> None:
@@ -84,7 +86,7 @@ def test_leaving_200_epochs_early_leaves_no_thread_no_file_and_no_memory(
         gc.collect()
         threads, memory = set(threading.enumerate()), resident_bytes()
         files = open_betons(full_beton.path.parent)
-        leave(200)
+        leave(80)
         gc.collect()
         assert set(threading.enumerate()) <= threads  # those of other tests may end
         assert open_betons(full_beton.path.parent) == files
@@ -114,7 +116,7 @@ with train_loader(beton, stats, batch_size=1, crop_size=51, batches_ahead=1, job
     def check(indices):
         made.append(indices)
         if len(made) == 4:
-            batches._live.ended.wait(60)
+            batches._live.ended.wait(600)
     batches._check = check
     for number, _ in enumerate(batches):
         if number == 2:
@@ -132,7 +134,7 @@ def test_ctrl_c_ends_a_consumer_that_waits_for_a_batch(small_beton: Sample) -> N
         try:
             assert process.stdout.readline() == b"waiting\n"
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == -signal.SIGINT

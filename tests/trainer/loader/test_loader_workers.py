@@ -38,7 +38,7 @@ def test_one_two_and_four_threads_give_the_same_bits(small_beton: Sample) -> Non
         env={**os.environ, "NUMBA_NUM_THREADS": "4"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

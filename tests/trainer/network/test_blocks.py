@@ -33,7 +33,7 @@ def run(what: str, cache: Path, **environment: str) -> Any:
         [sys.executable, str(Path(__file__).with_name("interpreted_blocks.py")), what],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(cache),
              **environment},
-        capture_output=True, text=True, timeout=400, check=False,
+        capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout)

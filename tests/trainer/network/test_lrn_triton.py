@@ -29,7 +29,7 @@ def run(what: str, cache: Path, **environment: str) -> dict[str, Any]:
         [sys.executable, str(Path(__file__).with_name("interpreted.py")), what],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(cache),
              **environment},
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     found: dict[str, Any] = json.loads(result.stdout)

@@ -38,7 +38,7 @@ def test_blocks_of_a_training_step_are_used_again() -> None:
             env={"PATH": "", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=True,
         )
         found[mode] = [int(word) for word in done.stdout.split()]

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ import torch
 from tests.kit.errors import fails
 from tests.kit.short_run import CONFIG, train_short
 from trainer.checkpoint import Checkpoint, load_checkpoint
-from trainer.interrupt import REPEAT_S, Stop, StoppedError
+from trainer.interrupt import Stop, StoppedError
 from trainer.report.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -164,14 +163,15 @@ def test_sigterm_ends_the_process_with_a_checkpoint_and_143(beton: Path, tmp_pat
     assert found.partial is not None
 
 
-def test_a_second_signal_ends_at_once() -> None:
+def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = Stop()
+    monkeypatch.setattr("trainer.interrupt.REPEAT_S", 3600.0)
     before = signal.getsignal(signal.SIGTERM)
     with stop.listening():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # the same request
         assert stop.status == 143
-        time.sleep(REPEAT_S)
+        monkeypatch.setattr("trainer.interrupt.REPEAT_S", -1.0)
         with pytest.raises(StoppedError, match="at once"):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
