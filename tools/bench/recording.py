@@ -26,6 +26,8 @@ _PACKAGES = (
     "torch", "torchvision", "triton", "ffcv", "numpy", "numba", "pillow-simd", "joblib",
     "opencv-python", "pyvips", "pyvips-binary", "nvidia-dali-cuda120", "simplejpeg",
 )  # fmt: skip
+# Of the processor's flags those that matter here.
+_VECTORS = {"avx2", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "bmi2"}
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,11 @@ def _figure(value: float) -> str:
 
 def command_line(argv: Sequence[str]) -> str:
     """The command as typed, with absolute paths cut down to their last part."""
-    words = [Path(argv[0]).name, *argv[1:]]
+    script = Path(argv[0]).resolve()
+    inside = script.is_relative_to(REPOSITORY)
+    words = [str(script.relative_to(REPOSITORY)) if inside else script.name, *argv[1:]]
     short = [Path(word).name if word.startswith("/") else word for word in words]
-    return f"python tools/{' '.join(short)}"
+    return f"python {' '.join(short)}"
 
 
 def machine() -> dict[str, Any]:
@@ -196,7 +200,7 @@ def machine() -> dict[str, Any]:
         described["processor"] = found.get("model name", described["processor"])
         described["family"] = f"{found.get('cpu family', '?')}/{found.get('model', '?')}"
         flags = set(found.get("flags", "").split())
-        described["vectors"] = sorted(flags & {"avx2", "avx512f", "avx512bw", "amx_bf16", "bmi2"})
+        described["vectors"] = sorted(flags & _VECTORS)
     if meminfo.exists():
         total = re.search(r"^MemTotal:\s*(\d+)", meminfo.read_text(), re.M)
         described["memory_gb"] = round(int(total[1]) / 2**20, 1) if total else None
