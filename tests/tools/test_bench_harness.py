@@ -108,7 +108,7 @@ def test_a_record_says_what_a_figure_depends_on_and_names_no_folder(
     text = (tmp_path / "record.json").read_text()
     written = json.loads(text)
     assert {"machine", "versions", "commit", "rows", "command", "date"} <= set(written)
-    assert written["command"] == "python tools/bench_x.py --json r"
+    assert written["command"] == "python bench_x.py --json r"
     row = written["rows"][0]
     wanted = {"what", "rival", "ours", "theirs", "unit", "ratio", "n"}
     assert wanted <= set(row)
