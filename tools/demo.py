@@ -30,7 +30,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
 MODULES = {"imagenet-prep": "imagenet_prep", "trainer": "trainer"}
-SMALL = {"train": 300, "val": 100, "epochs": 1}
+# Fewer epochs than the preset has: the demo is to end within four minutes on two cores.
+EPOCHS = 4
+SMALL = {"train": 100, "val": 50, "epochs": 1}
+RECORDS = REPOSITORY / "tools" / "records"
+# Of each stage: the record of its benchmark, the start of a row's name, and the rival there.
+RIVALS = {
+    "crop": ("crop", "crop, two workers", "stock Pillow"),
+    "stats": ("stats", "stats, two workers", "two NumPy passes"),
+    "build": ("build", "build jpeg, two workers", "FFCV DatasetWriter"),
+    "train": ("step", "step, ", "tutorials' network, eager float32"),
+}
 
 
 class StageError(Exception):
@@ -199,8 +209,7 @@ def train_row(root: Path, run: Path, small: bool) -> Row:
     """Trains a network from scratch."""
     words = ["trainer", "run", "--beton", str(root / "train.beton"), "--preset", "demo"]
     words += ["--out", str(run), "--overwrite", "--json"]
-    if small:
-        words += ["--epochs", str(SMALL["epochs"])]
+    words += ["--epochs", str(SMALL["epochs"] if small else EPOCHS)]
     value, seconds = run_stage(words)
     best = value["best"]
     images = int(json.loads((root / "train.beton.json").read_text(encoding="utf-8"))["samples"])
@@ -234,13 +243,33 @@ def predict_row(checkpoint: Path, images: list[str]) -> Row:
     return Row("predict", len(images), seconds, 0.0, result)
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as aligned text with a header."""
-    lines = [f"{'stage':<8}{'images':>8}{'seconds':>10}{'images/s':>10}  result"]
+def over_rival(stage: str, records: Path = RECORDS) -> str:
+    """The ratio of a stage over another tool, as its benchmark recorded it: ``1.5 x stock
+    Pillow``; empty where there is no such record."""
+    if stage not in RIVALS:
+        return ""
+    name, what, rival = RIVALS[stage]
+    try:
+        rows = json.loads((records / f"bench-{name}.json").read_text(encoding="utf-8"))["rows"]
+    except (OSError, ValueError, KeyError):
+        return ""
     for row in rows:
+        if row["what"].startswith(what) and row["rival"] == rival:
+            return f"{row['ratio']:.1f} x {rival.partition(',')[0]}"
+    return ""
+
+
+def table(rows: list[Row], records: Path = RECORDS) -> str:
+    """The rows as aligned text with a header."""
+    rivals = [over_rival(row.stage, records) for row in rows]
+    width = max(map(len, ["recorded speed", *rivals]))
+    head = f"{'stage':<8}{'images':>8}{'seconds':>10}{'images/s':>10}  {'recorded speed':<{width}}"
+    lines = [f"{head}  result"]
+    for row, rival in zip(rows, rivals, strict=True):
         images = f"{row.images:,}" if row.images else ""
         rate = f"{row.rate:,.0f}" if row.rate else ""
-        lines.append(f"{row.stage:<8}{images:>8}{row.seconds:>10.1f}{rate:>10}  {row.result}")
+        left = f"{row.stage:<8}{images:>8}{row.seconds:>10.1f}{rate:>10}  {rival:<{width}}"
+        lines.append(f"{left}  {row.result}")
     total = sum(row.seconds for row in rows)
     lines.append(f"{'total':<8}{'':>8}{total:>10.1f}")
     return "\n".join(lines)
@@ -277,6 +306,7 @@ def demo(dst: Path, src: Path | None, small: bool) -> None:
     folder = (root / "raw" if src is None else cropped) / ("val" if validated else "train")
     rows.append(predict_row(checkpoint, three_images(folder)))
     print(f"\n{table(rows)}\n")
+    print("recorded speed: over another tool, in tools/records; measure it with make bench\n")
     print(f"curves and first-layer kernels:  {run / 'report.html'}")
     print(f"mean image, colour statistics:   {root / 'stats.png'}")
     print(f"crops; images that failed:       {cropped}; imagenet-prep failures {cropped}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -25,14 +26,24 @@ def test_another_source_clears_what_the_last_one_made(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".source", "mine.txt"}
 
 
-def test_the_table_has_a_line_per_stage_and_leaves_unknowns_empty() -> None:
+def test_the_table_has_a_line_per_stage_and_leaves_unknowns_empty(tmp_path: Path) -> None:
     rows = [demo.Row("crop", 2500, 3.25, 800.0, "fine"), demo.Row("train", 0, 60.0, 0.0, "best")]
-    assert demo.table(rows).splitlines() == [
-        "stage     images   seconds  images/s  result",
-        "crop       2,500       3.2       800  fine",
-        "train                 60.0            best",
+    recorded = [
+        {"what": "crop, two workers", "rival": "others", "ratio": 9.0},
+        {"what": "crop, two workers", "rival": "stock Pillow", "ratio": 1.502},
+    ]
+    (tmp_path / "bench-crop.json").write_text(json.dumps({"rows": recorded}))
+    assert demo.table(rows, tmp_path).splitlines() == [
+        "stage     images   seconds  images/s  recorded speed      result",
+        "crop       2,500       3.2       800  1.5 x stock Pillow  fine",
+        "train                 60.0                                best",
         "total                 63.2",
     ]
+
+
+def test_every_stage_with_a_rival_is_in_the_records() -> None:
+    assert [stage for stage in demo.RIVALS if not demo.over_rival(stage)] == []
+    assert demo.over_rival("sample") == ""
 
 
 def test_pictures_to_predict_are_of_different_classes_and_not_broken(tmp_path: Path) -> None:
