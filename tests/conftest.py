@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the real pictures where they are, small made ones where not."""
+"""Fixtures for all tests: the real images where they are, small made ones where not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEEDED_GB = 1.0
 
 
 def pytest_sessionstart() -> None:
-    """One sentence instead of hundreds of failures where there is no room for the tests."""
+    """One message instead of hundreds of failures where there is no room for the tests."""
     folder = tempfile.gettempdir()
     free_gb = shutil.disk_usage(folder).free / 1e9
     if free_gb < NEEDED_GB:
@@ -48,10 +48,10 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real pictures beside the checkout; skips the test where it is absent."""
+    """The folder of real images beside the checkout; skips the test where it is absent."""
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the real pictures (../shared/data) are not on this machine")
+        pytest.skip("the real images (../shared/data) are not on this machine")
     return folder
 
 
@@ -66,7 +66,7 @@ def shared_reference() -> Path:
 
 @pytest.fixture(scope="session")
 def make_waves() -> Callable[[Path], Path]:
-    """A function that fills a folder with 240 pictures of two classes in train/ and val/, each a
+    """A function that fills a folder with 240 images of two classes in train/ and val/, each a
     few milliseconds of work, and returns it."""
 
     def make(raw: Path) -> Path:
@@ -76,15 +76,15 @@ def make_waves() -> Callable[[Path], Path]:
             folder.mkdir(parents=True, exist_ok=True)
             wave = np.sin(x / (5 + index % 7) + y / (9 + index % 11) + index)
             planes = [127 + 100 * wave, 127 - 80 * wave, np.full(x.shape, index)]
-            picture = Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
-            picture.save(folder / f"{index}.jpg", quality=90)
+            image = Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
+            image.save(folder / f"{index}.jpg", quality=90)
         return raw
 
     return make
 
 
 def smooth_pixels(height: int, width: int, seed: int) -> NDArray[np.uint8]:
-    """A colourful smooth picture (height, width, 3): survives JPEG well, unlike noise."""
+    """A colourful smooth image (height, width, 3): survives JPEG well, unlike noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     planes = []
@@ -107,7 +107,7 @@ def jpeg_bytes(pixels: NDArray[np.uint8], quality: int = 92) -> bytes:
 def make_raw(tmp_path: Path) -> Callable[..., Path]:
     """A factory of small raw collections: ``make_raw(train=4, val=2)`` -> folder.
 
-    Class folders ``ant`` and ``bee`` with that many JPEG pictures each, in splits.
+    Class folders ``ant`` and ``bee`` with that many JPEG images each, in splits.
     """
 
     def make(train: int = 4, val: int = 2, name: str = "raw") -> Path:

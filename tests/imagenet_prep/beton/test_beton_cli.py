@@ -1,4 +1,4 @@
-"""``build``, ``verify`` and ``info``: options, answers, sentences, exit statuses."""
+"""``build``, ``verify`` and ``info``: options, answers, error messages, exit statuses."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_verify_lists_every_damaged_sample_and_ends_with_1(cropped: Path, capsys
     assert len(lines) == 13 and load_manifest(path).keys[0] in lines[1]
 
 
-def test_verify_of_what_is_no_beton_is_a_sentence(tmp_path: Path, capsys: Capture) -> None:
+def test_verify_of_what_is_no_beton_is_an_error_message(tmp_path: Path, capsys: Capture) -> None:
     assert cli.run(["verify", str(tmp_path / "none.beton")]) == 2
     assert "no such file" in capsys.readouterr().err
     (tmp_path / "text.beton").write_text("text")

@@ -93,7 +93,7 @@ def test_two_workers_and_another_order_of_crops_write_the_same_bytes(
         assert path.read_bytes() == (made_beton.out.parent / path.name).read_bytes()
 
 
-def test_validation_split_uses_the_statistics_of_other_pictures(
+def test_validation_split_uses_the_statistics_of_other_images(
     made_beton: Made, tmp_path: Path
 ) -> None:
     crops = made_beton.crops[:7]
@@ -256,7 +256,7 @@ def test_page_that_does_not_hold_the_largest_sample_is_wrong_usage(
     assert_old_files(beton_copy)
 
 
-def test_statistics_of_other_pictures_are_refused_for_the_training_split(beton_copy: Made) -> None:
+def test_statistics_of_other_images_are_refused_for_the_training_split(beton_copy: Made) -> None:
     with fails("build.other_stats"):
         beton_copy.build(beton_copy.out, crops=beton_copy.crops[1:])
     assert_old_files(beton_copy)

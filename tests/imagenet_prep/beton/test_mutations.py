@@ -136,13 +136,13 @@ def flip_in_rows(data: bytes, rng: random.Random) -> Mutation:
     return flip_at(data, at, rng)
 
 
-def flip_in_pictures(data: bytes, rng: random.Random) -> Mutation:
+def flip_in_images(data: bytes, rng: random.Random) -> Mutation:
     return flip_at(data, PAGE + rng.randrange(SAMPLES * 20_000), rng)
 
 
 PLAIN: tuple[Change, ...] = (flip, flip, flip, cut, lengthen, swap, forget)
 OF_BETONS: tuple[Change, ...] = (
-    *PLAIN, wild_number, wild_number, wild_number, flip_in_rows, flip_in_pictures,
+    *PLAIN, wild_number, wild_number, wild_number, flip_in_rows, flip_in_images,
 )  # fmt: skip
 
 

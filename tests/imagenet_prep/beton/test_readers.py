@@ -190,9 +190,9 @@ def test_raw_pixels_are_those_of_pil_to_the_bit(
 
 
 def test_raw_pixels_of_real_crops_are_those_of_pil(shared_data: Path) -> None:
-    pictures = sorted((shared_data / "imagenet-sample").rglob("*.JPEG"))[:12]
-    assert pictures
-    for path in pictures:
+    images = sorted((shared_data / "imagenet-sample").rglob("*.JPEG"))[:12]
+    assert images
+    for path in images:
         with Image.open(path) as image:
             buffer = io.BytesIO()
             image.convert("RGB").resize((256, 256)).save(buffer, "JPEG", quality=90)

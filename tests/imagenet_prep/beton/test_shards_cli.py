@@ -97,7 +97,7 @@ def test_verify_names_the_shard_of_a_damaged_sample(
 
 
 @pytest.mark.parametrize("command", ["verify", "info"])
-def test_an_incomplete_set_is_refused_with_one_sentence(
+def test_an_incomplete_set_is_refused_with_one_message(
     cropped: Path, tmp_path: Path, capsys: Capture, command: str
 ) -> None:
     assert run("build", "--src", cropped, "--dst", tmp_path, "--jobs", 1, "--shards", 2) == 0
@@ -145,7 +145,7 @@ def test_sizes_are_written_as_people_do(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (("--shard-size", "4 gigs"), "is not a size such as"),
         (("--shard-size", "0"), "is not a size such as"),
@@ -157,12 +157,12 @@ def test_sizes_are_written_as_people_do(text: str, size: int) -> None:
         (("--shards", "13", "--subset", "11"), "the 11 samples of train cannot fill 13 files"),
     ],
 )
-def test_shards_that_cannot_be_are_one_sentence_and_status_2(
-    cropped: Path, tmp_path: Path, capsys: Capture, options: tuple[str, ...], sentence: str
+def test_shards_that_cannot_be_are_one_message_and_status_2(
+    cropped: Path, tmp_path: Path, capsys: Capture, options: tuple[str, ...], message: str
 ) -> None:
     dst = tmp_path / "out"
     assert run("build", "--src", cropped, "--dst", dst, "--jobs", 1, *options) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not dst.exists()
 
 

@@ -125,7 +125,7 @@ def forge(made: Made, offset: int, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_pictures_that_do_not_decode_are_all_named(beton_copy: Made, jobs: int) -> None:
+def test_images_that_do_not_decode_are_all_named(beton_copy: Made, jobs: int) -> None:
     table = beton_format.read_index(beton_copy.out).table
     bad = [3, 70]
     for index in bad:
@@ -139,7 +139,7 @@ def test_pictures_that_do_not_decode_are_all_named(beton_copy: Made, jobs: int) 
     assert all("is not a JPEG" in d.reason for d in report.damaged)
 
 
-def test_damage_inside_a_picture_is_found_as_the_training_would_find_it(beton_copy: Made) -> None:
+def test_damage_inside_an_image_is_found_as_the_training_would_find_it(beton_copy: Made) -> None:
     place = beton_format.read_index(beton_copy.out).table[5]
     start, size = int(place["ptr"]), int(place["size"])
     forge(beton_copy, start + size // 2, bytes(size // 2 - 2))  # its last two bytes stay
@@ -147,7 +147,7 @@ def test_damage_inside_a_picture_is_found_as_the_training_would_find_it(beton_co
     assert [(d.index, "is not a whole JPEG" in d.reason) for d in report.damaged] == [(5, True)]
 
 
-def test_picture_of_another_size_than_its_row_is_named(beton_copy: Made) -> None:
+def test_image_of_another_size_than_its_row_is_named(beton_copy: Made) -> None:
     path = beton_copy.cropped / beton_copy.manifest.keys[0]
     data = path.read_bytes()
     at = data.index(b"\xff\xc0")

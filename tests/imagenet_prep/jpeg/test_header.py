@@ -56,7 +56,7 @@ def changed(at: int, byte: int) -> bytes:
         (changed(2, 255), "its frame header is damaged"),
     ],
 )
-def test_what_is_no_picture_for_every_decoder_is_a_reason(data: bytes, reason: str) -> None:
+def test_what_is_no_image_for_every_decoder_is_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         jpeg_frame(data)
 

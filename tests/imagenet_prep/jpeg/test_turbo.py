@@ -104,7 +104,7 @@ def test_what_does_not_decode_is_refused(data: bytes) -> None:
             decode(data, np.zeros((32, 32, 4), np.uint8))
 
 
-def test_a_picture_of_another_size_stays_inside_the_memory() -> None:
+def test_an_image_of_another_size_stays_inside_the_memory() -> None:
     """The caller has compared the header; even so nothing is written behind the pixels."""
     room = np.full((40, 32, 4), 7, np.uint8)
     for size in (8, 31, 48, 300):
@@ -122,8 +122,8 @@ def test_other_memory_than_of_three_or_four_bytes_a_pixel_is_refused(
 
 
 def test_threads_decode_at_the_same_time() -> None:
-    pictures = [jpeg(side) for side in range(200, 232)]
+    images = [jpeg(side) for side in range(200, 232)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda data: decoded(turbo.decode_into, data), pictures * 4))
-    for data, pixels in zip(pictures * 4, found, strict=True):
+        found = list(pool.map(lambda data: decoded(turbo.decode_into, data), images * 4))
+    for data, pixels in zip(images * 4, found, strict=True):
         assert np.array_equal(pixels, by_pil(data))
