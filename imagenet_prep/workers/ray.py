@@ -26,6 +26,8 @@ _JOIN_S = 60  # Ray itself gives up much earlier
 _START_S = 120  # a local instance starts half a dozen programs
 _ANSWER_S = 10
 _END_S = 3
+_LEAVE_S = 60  # on a busy machine; a driver that has ended is noticed at once
+_PR_SET_CHILD_SUBREAPER = 36
 _WAIT_S = 3.0
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -66,7 +68,7 @@ def join(address: str | None, jobs: int) -> Cluster:
 def _end(pool: Any) -> None:
     """Leaves Ray where the driver still answers, and ends the driver."""
     with contextlib.suppress(TimeoutError, OSError, RuntimeError):
-        pool.submit(_leave).result(_ANSWER_S + 2 * _END_S)
+        pool.submit(_leave).result(_LEAVE_S)
     pool.shutdown(wait=True, kill_workers=True)
 
 
@@ -126,7 +128,14 @@ _numbers = itertools.count()
 
 
 def _silence() -> None:
-    """Ray's compiled code writes to the standard streams."""
+    """Ray's compiled code writes to the standard streams. Programs of a local instance whose
+    parent ends become children of this process (Linux), so that ``_leave`` finds them."""
+    import ctypes
+    import sys
+
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
@@ -152,13 +161,15 @@ def _leave() -> None:
     """
     import psutil
 
-    programs = psutil.Process().children(recursive=True)
+    programs = set(psutil.Process().children(recursive=True))
     _ray().shutdown()
+    programs.update(psutil.Process().children(recursive=True))
     _, living = psutil.wait_procs(programs, timeout=_END_S)
-    for program in living:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            program.kill()
-    psutil.wait_procs(living, timeout=_END_S)
+    while living := [*living, *psutil.Process().children(recursive=True)]:
+        for program in living:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                program.kill()
+        _, living = psutil.wait_procs(set(living), timeout=_END_S)
 
 
 def _count() -> int:
