@@ -54,29 +54,12 @@ class Checkpoint:
     environment: dict[str, Any]
 
     @property
-    def mean(self) -> Tensor:
-        """The mean image, (S, S, 3) float32, levels of 0-255, on the CPU."""
-        import torch
-
-        return torch.from_numpy(self.stats.mean)
-
-    @property
-    def stats_source(self) -> str:
-        """The digest of the images that the statistics are of."""
-        return self.stats.source
-
-    @property
-    def size_px(self) -> int:
-        """The side of the crops that the mean image belongs to."""
-        return self.stats.size_px
-
-    @property
     def crop_settings(self) -> CropSettings:
         """How its images were cropped; the default where that is not stored."""
         try:
             return CropSettings.parse(str(self.config.get("crop")))
         except ValueError:
-            return CropSettings(self.size_px)
+            return CropSettings(self.stats.size_px)
 
     def check_finite(self) -> None:
         """ToolError when a weight is infinite or NaN."""

@@ -136,7 +136,10 @@ def _class_lines(found: Evaluation, classes: Classes) -> list[str]:
     cells = []
     for row in rows:
         other = row["taken_for"]
-        taken = f"{other} ({row['taken_for_images']})" if other is not None else "–"
+        taken = "–"
+        if other is not None:
+            title = classes.title(classes.names.index(other))
+            taken = f"{title} ({row['taken_for_images']})"
         errors = [percent(row[name]) for name in ("top1_error", "top5_error")[:shown]]
         cells.append([row["name"], str(row["images"]), *errors, taken])
     errors = ["top-1 error", "top-5 error"][:shown]

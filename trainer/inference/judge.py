@@ -43,6 +43,14 @@ class Result:
     images: int
     step_losses: tuple[float, ...] = ()
 
+    def row(self, name: str) -> dict[str, float]:
+        """The figures on the set ``name`` as a row of metrics has them."""
+        return {
+            f"{name}_loss": self.loss,
+            f"{name}_top1_error": self.top1_error,
+            f"{name}_top5_error": self.top5_error,
+        }
+
 
 @dataclass(frozen=True)
 class Judged:

@@ -22,6 +22,8 @@ def environment_stamp() -> dict[str, Any]:
     """
     import torch
 
+    from trainer.device import usable_cpus
+
     simd = _version("pillow-simd") is not None
     packages = ("torch", "torchvision", "ffcv", "numpy", "numba")
     names = ("imagenet-alexnet", *packages, "pillow-simd" if simd else "pillow")
@@ -34,7 +36,7 @@ def environment_stamp() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": {
             "model": _cpu_model(),
-            "count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+            "count": usable_cpus(),
             "logical": os.cpu_count(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "flags": _cpu_flags(),
@@ -70,13 +72,8 @@ def _cpu_flags() -> dict[str, bool]:
     import torch
 
     names = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
-    report = getattr(torch.cpu, "get_capabilities", None)
-    known = report() if report is not None else {}
+    known = torch.cpu.get_capabilities()
     flags = {name: bool(known[name]) for name in names if name in known}
-    probes = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_tile": "_is_amx_tile_supported"}
-    for name, probe in probes.items():  # torch before get_capabilities has these alone
-        if name not in flags and hasattr(torch.cpu, probe):
-            flags[name] = bool(getattr(torch.cpu, probe)())
     return flags | {"bf16": flags.get("avx512_bf16", False) or flags.get("amx_bf16", False)}
 
 

@@ -256,12 +256,9 @@ class EpochRun:
         session = self.session
         here = torch.tensor([self.sums.images - self.images_before])
         *counts, trained = session.world.summed(torch.cat((self.sums.counts(), here))).unbind()
-        result = Sums.of(torch.stack(counts))
         row: dict[str, Any] = {
             "epoch": session.epochs_done,
-            "train_loss": result.loss,
-            "train_top1_error": result.top1_error,
-            "train_top5_error": result.top5_error,
+            **Sums.of(torch.stack(counts)).row("train"),
             "lr": self.rate(session.step - 1),
             "seconds": seconds,
             "images_per_second": float(trained) / seconds,
@@ -275,11 +272,7 @@ class EpochRun:
         if ranks > 1:
             row["by_rank"] = shares
         if found is not None:
-            row |= {
-                "val_loss": found.result.loss,
-                "val_top1_error": found.result.top1_error,
-                "val_top5_error": found.result.top5_error,
-            }
+            row |= found.result.row("val")
         return row
 
 

@@ -8,7 +8,6 @@ import itertools
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from imagenet_prep.core.errors import ToolError, UsageError
@@ -111,10 +110,5 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,17 +82,6 @@ def loss_message(losses: Sequence[float], epoch: int, lr: float, precision: str)
     return f"{where}; {cause}"
 
 
-@dataclass(frozen=True)
-class Stuck:
-    """Why a network seems not to learn, and what to try."""
-
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.what}; {self.remedy}"
-
-
 def begun(confusion: NDArray[np.int64]) -> bool:
     """Whether a network learns: more images are right than with the most frequent class for
     all, by more than three standard deviations of chance."""
@@ -119,8 +107,9 @@ def stuck(
     norm: str,
     ended: bool = False,
     one_class_epochs: int = 0,
-) -> Stuck | None:
-    """The last batches' losses and the last confusion -> a finding, or None.
+) -> str | None:
+    """The last batches' losses and the last confusion -> why the network seems not to
+    learn, and what to try; or None.
 
     Before ``steps`` reaches STUCK_AFTER_STEPS there is no finding, unless the run has ``ended``
     or has predicted one class in its last ``one_class_epochs`` (three or more), after at least
@@ -141,7 +130,7 @@ def stuck(
     what = None
     if confusion is not None and (only := only_class(confusion)) is not None:
         what = f"after {steps} steps the network predicts class {classes.title(only)!r} for all "
-        what += f"images{_for_epochs(one_class_epochs)}"
+        what += "images" + (f", for {one_class_epochs} epochs" if one_class_epochs > 1 else "")
     if what is None and mean >= _NEAR_CHANCE * chance:
         what = (
             f"after {steps} steps the loss is {mean:.3f}; chance among {count} classes is "
@@ -160,11 +149,7 @@ def stuck(
             "batch normalisation (--network small); with the paper's first weights of 0.01 "
             "learning begins after many thousand steps"
         )
-    return Stuck(f"{what}: it does not learn yet", f"try {'; '.join(tries)}")
-
-
-def _for_epochs(count: int) -> str:
-    return f", for {count} epochs" if count > 1 else ""
+    return f"{what}: it does not learn yet; try {'; '.join(tries)}"
 
 
 class LearningWatch:
@@ -195,11 +180,10 @@ class LearningWatch:
         self._begun_epochs = self._begun_epochs + 1 if has_begun else 0
         message = None
         if self._reports == 0:
-            finding = stuck(
+            message = stuck(
                 self._losses, steps, confusion, classes=self._classes, lr=self._lr,
                 norm=self._norm, ended=ended, one_class_epochs=self._one_class_epochs,
             )  # fmt: skip
-            message = None if finding is None else str(finding)
         elif self._reports == 1 and self._begun_epochs == _BEGUN_EPOCHS:
             message = f"after {steps} steps the network learns"
         if message is not None:

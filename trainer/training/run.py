@@ -35,7 +35,7 @@ from trainer.report.charts import published_reference
 from trainer.report.gallery import best_and_worst, examples
 from trainer.report.html import REPORT_NAME, write_report
 from trainer.report.image_grid import kernel_grid
-from trainer.report.metrics import RunRecorder, read_metrics
+from trainer.report.metrics import METRICS_NAME, RunRecorder, read_metrics
 from trainer.training.epoch import EpochResult, EpochRun, Tools, best_so_far, training_batches
 from trainer.training.schedule import epochs_without_gain
 from trainer.training.state import Session
@@ -93,12 +93,12 @@ def train(
         stored = world.from_main(_stored(folder) if world.main and resume else None)
         session = _session(config, data, world, notice, fresh=stored is None)
         _check_data(session)
+        batches = stack.enter_context(training_batches(session, progress))
         begin(len(data.classes))
         if stored is not None:
             _restore(session, folder, stored, force=force, notice=notice)
         session.freeze()
         begun_with = session.epochs_done
-        batches = stack.enter_context(training_batches(session, progress))
         sets = [
             stack.enter_context(_batches_of(session, betons))
             for betons in ([data.validation] if data.validation else []) + [*data.others.values()]
@@ -220,13 +220,9 @@ def _begin(session: Session, folder: Path, *, overwrite: bool) -> None:
     """Makes the run's folder and describes the run in it."""
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        for path in (folder / "last.pt", folder / "best.pt", *folder.glob("epoch-*.pt")):
-            path.unlink(missing_ok=True)
-        for path in (
-            *folder.rglob("events.out.tfevents.*"),
-            folder / "metrics.jsonl",
-            folder / IDS_NAME,
-        ):
+        named = [folder / name for name in ("last.pt", "best.pt", METRICS_NAME, IDS_NAME)]
+        found = [*folder.glob("epoch-*.pt"), *folder.rglob("events.out.tfevents.*")]
+        for path in (*named, *found):
             path.unlink(missing_ok=True)
     if not _is_over(session) or not (folder / "config.json").exists():
         write_json(folder / "config.json", session.stored_config() | {"launch": launch()})
@@ -380,9 +376,7 @@ def _evaluate_others(session: Session, done: EpochResult, sets: Sequence[BetonLo
     for name, batches in zip(session.data.others, sets, strict=True):
         judged = evaluate(session.judging(), batches, session.precision, lambda _: None)
         result = evaluation_of(session.world.joined(judged), len(session.data.classes)).result
-        done.row[f"{name}_loss"] = result.loss
-        done.row[f"{name}_top1_error"] = result.top1_error
-        done.row[f"{name}_top5_error"] = result.top5_error
+        done.row.update(result.row(name))
 
 
 def _kernels(session: Session) -> NDArray[Any]:

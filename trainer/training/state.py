@@ -270,7 +270,7 @@ class Session:
         """What the checkpoint's run did differently, in words."""
         stored, here = checkpoint.config, self.stored_config()
         differ = list(configs.differences(configs.from_dict(stored["run"]), self.config))
-        if checkpoint.stats_source != self.data.stats.source:
+        if checkpoint.stats.source != self.data.stats.source:
             differ.append(f"it was trained on other images than {self.data.train}")
         elif stored["beton"] != here["beton"]:
             differ.append(f"its beton file was another than {self.data.train}")

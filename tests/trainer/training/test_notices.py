@@ -52,7 +52,7 @@ def test_the_watch_sees_a_broken_sum_at_its_next_look() -> None:
     assert seen.index(True) == 2 * watch.LOOK_EVERY_STEPS - 1
 
 
-def look(losses: list[float], confusion: Any = None, **changes: Any) -> watch.Stuck | None:
+def look(losses: list[float], confusion: Any = None, **changes: Any) -> str | None:
     known: dict[str, Any] = {"steps": 200, "classes": TEN, "lr": 0.01, "norm": "lrn"}
     known |= changes
     steps = known.pop("steps")
