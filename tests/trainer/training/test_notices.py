@@ -59,7 +59,7 @@ def look(losses: list[float], confusion: Any = None, **changes: Any) -> str | No
     return watch.stuck(losses, steps, confusion, **known)
 
 
-def test_a_loss_at_chance_is_told_from_one_that_falls() -> None:
+def test_a_loss_at_chance_is_notes_from_one_that_falls() -> None:
     chance = math.log(10)
     found = look([chance] * 100)
     assert found is not None
@@ -104,24 +104,24 @@ def test_one_class_for_everything_is_named_although_the_loss_fell() -> None:
     assert look([0.5] * 100, only) is None
 
 
-def test_one_class_for_three_epochs_is_said_before_there_are_many_steps() -> None:
+def test_one_class_for_three_epochs_is_reported_before_there_are_many_steps() -> None:
     eye = watch.LearningWatch(TEN, 0.01, "none")
     only = np.zeros((10, 10), np.int64)
     only[:, 3] = 20
     losses = [math.log(10)] * 10
     assert eye(losses, 10, only, ended=False) is None
     assert eye(losses, 20, only, ended=False) is None
-    said = eye(losses, 30, only, ended=False)
-    assert said is not None
-    assert "after 30 steps the network predicts class 'tench' for all images, for 3 " in said
-    assert "epochs: it does not learn yet; try more steps" in said
+    notes = eye(losses, 30, only, ended=False)
+    assert notes is not None
+    assert "after 30 steps the network predicts class 'tench' for all images, for 3 " in notes
+    assert "epochs: it does not learn yet; try more steps" in notes
     assert eye(losses, 40, only, ended=False) is None
     other = np.eye(10, dtype=np.int64) * 20
     assert eye([2.0] * 10, 50, other, ended=False) is None
     assert eye(losses, 60, only, ended=False) is None  # it has fallen back
     assert eye([2.0] * 10, 70, other, ended=False) is None
-    said = eye([2.0] * 10, 80, other, ended=False)
-    assert said == "after 80 steps the network learns"
+    notes = eye([2.0] * 10, 80, other, ended=False)
+    assert notes == "after 80 steps the network learns"
     for step, confusion in ((90, only), (100, other), (110, other)):
         assert eye(losses, step, confusion, ended=step == 110) is None  # twice is enough
 
@@ -135,39 +135,39 @@ def test_one_class_in_epochs_that_do_not_follow_each_other_is_nothing_to_say() -
         assert eye([2.2] * 10, 10 * (epoch + 1), confusion, ended=False) is None
 
 
-def test_what_was_said_and_seen_outlives_a_sitting() -> None:
+def test_the_watch_continues_in_a_resumed_run() -> None:
     only = np.zeros((10, 10), np.int64)
     only[:, 3] = 20
     eye = watch.LearningWatch(TEN, 0.01, "none")
-    said = []
+    notes = []
     other = np.eye(10, dtype=np.int64) * 20
     for epoch, confusion in enumerate((only, only, only, only, other, other)):
         state = eye.state_dict()
         eye = watch.LearningWatch(TEN, 0.01, "none")
         eye.load_state_dict(state)
-        said.append(eye([2.3] * 10, 10 * (epoch + 1), confusion, ended=False))
-    assert [sentence is None for sentence in said] == [True, True, False, True, True, False]
+        notes.append(eye([2.3] * 10, 10 * (epoch + 1), confusion, ended=False))
+    assert [message is None for message in notes] == [True, True, False, True, True, False]
 
 
 def test_two_steps_an_epoch_are_too_few_to_judge() -> None:
     eye = watch.LearningWatch(TEN, 0.01, "none")
     only = np.zeros((10, 10), np.int64)
     only[:, 3] = 20
-    said = [eye([2.3, 2.3], 2 * epoch, only, ended=False) for epoch in range(1, 11)]
-    assert [sentence is None for sentence in said] == [True] * 9 + [False]
+    notes = [eye([2.3, 2.3], 2 * epoch, only, ended=False) for epoch in range(1, 11)]
+    assert [message is None for message in notes] == [True] * 9 + [False]
 
 
 def test_a_run_that_does_not_move_says_so_once(
     small_beton: Sample, tiny_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "STUCK_AFTER_STEPS", 3)
-    said: list[str] = []
+    notes: list[str] = []
     train(
         STILL, small_beton.path, tmp_path, resume=False, report=lambda _: None,
-        notice=said.append, progress=quiet,
+        notice=notes.append, progress=quiet,
     )  # fmt: skip
-    assert len(said) == 1
-    assert "does not learn yet; try" in said[0]
+    assert len(notes) == 1
+    assert "does not learn yet; try" in notes[0]
 
 
 def test_a_run_that_patience_ends_is_judged_by_then(
@@ -178,14 +178,14 @@ def test_a_run_that_patience_ends_is_judged_by_then(
         for split in ("train", "val"):
             (tmp_path / f"{split}{suffix}").write_bytes(data)
     monkeypatch.setattr(watch, "_FEWEST_STEPS", 4)
-    said: list[str] = []
+    notes: list[str] = []
     result = train(
         dataclasses.replace(STILL, epochs=9, patience=1), tmp_path / "train.beton",
-        tmp_path / "run", resume=False, report=lambda _: None, notice=said.append, progress=quiet,
+        tmp_path / "run", resume=False, report=lambda _: None, notice=notes.append, progress=quiet,
     )  # fmt: skip
     assert len(result.rows) == 2
-    assert len(said) == 1
-    assert "does not learn yet; try" in said[0]
+    assert len(notes) == 1
+    assert "does not learn yet; try" in notes[0]
 
 
 def test_a_loss_that_breaks_is_seen_before_the_epoch_ends(

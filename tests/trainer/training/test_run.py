@@ -56,7 +56,7 @@ def silent(_: dict[str, Any]) -> None:
 
 @pytest.fixture
 def workplace(small_beton: Sample, tiny_network: str, tmp_path: Path) -> Path:
-    """A folder with train.beton and val.beton (the same pictures) and all beside them."""
+    """A folder with train.beton and val.beton (the same images) and all beside them."""
     for split in ("train", "val"):
         for suffix in (".beton", ".beton.json", ".stats.npz"):
             source = small_beton.path.with_name("train" + suffix)
@@ -131,7 +131,7 @@ def test_statistics_of_another_size_are_refused(workplace: Path, full_beton: Sam
         find_data(workplace / "train.beton")
 
 
-def test_statistics_of_other_pictures_are_refused(workplace: Path) -> None:
+def test_statistics_of_other_images_are_refused(workplace: Path) -> None:
     beside = stats_beside(workplace / "train.beton")
     found = load_stats(beside)
     save_stats(beside, dataclasses.replace(found, source=found.source[::-1]))

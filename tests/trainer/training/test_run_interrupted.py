@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "3"))
-# 25 pictures in batches of 3 make eight batches of training (a last picture alone is left
+# 25 images in batches of 3 make eight batches of training (a last image alone is left
 # out) and nine of validation, in each of three epochs.
 BATCHES = 3 * 17
 
 
 def place(sample: Sample, folder: Path) -> Path:
-    """train.beton and val.beton (the same pictures) in ``folder`` -> train.beton."""
+    """train.beton and val.beton (the same images) in ``folder`` -> train.beton."""
     for split in ("train", "val"):
         for suffix in (".beton", ".beton.json", ".stats.npz"):
             source = sample.path.with_name("train" + suffix)
@@ -230,7 +230,7 @@ def test_another_validation_set_is_named_and_begins_the_search_for_the_best_agai
 
 @pytest.fixture
 def other_beton(tmp_path: Path) -> Callable[[], Path]:
-    """A beton of the same classes with other pictures."""
+    """A beton of the same classes with other images."""
 
     def make() -> Path:
         from tests.trainer.conftest import make_beton

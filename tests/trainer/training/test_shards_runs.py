@@ -25,7 +25,7 @@ def run(*words: object) -> int:
 
 @pytest.fixture
 def places(small_beton: Sample, tiny_network: str, tmp_path: Path) -> Callable[..., Path]:
-    """Folders with train and val (the same pictures), in one file each or in shards."""
+    """Folders with train and val (the same images), in one file each or in shards."""
 
     def make(**packing: Any) -> Path:
         folder = tmp_path / "-".join(["data", *map(str, packing.values())])
@@ -69,10 +69,10 @@ def test_a_run_on_shards_ends_with_the_weights_of_one_on_one_file(
         found.append({k: v for k, v in last_object(capsys).items() if k != "seconds"})
     assert found[0] == found[1]
     assert found[0]["images"] == 25
-    picture = tmp_path / "grid.png"
+    image = tmp_path / "grid.png"
     words = ("eval", "--checkpoint", best, "--beton", many / "val-*.beton", "--jobs", 1)
-    assert run(*words, "--image", picture) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(*words, "--image", image) == 0
+    assert image.read_bytes().startswith(b"\x89PNG")
     assert run("run", "--beton", pattern, "--out", tmp_path / "many", *RUN, "--resume") == 0
 
 
@@ -93,9 +93,9 @@ def test_a_pattern_that_the_shell_expanded_gets_the_sentence_that_helps(
     betons = sorted(folder.glob("train-*.beton"))
     extra = ["--checkpoint", tmp_path / "best.pt"] if command == "eval" else []
     assert run(command, *extra, "--beton", *betons) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert f"so that the shell does not expand it: --beton '{folder}" in said
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert f"so that the shell does not expand it: --beton '{folder}" in errors
 
 
 @pytest.mark.parametrize("command", ["run", "eval", "doctor"])
