@@ -85,6 +85,11 @@ def _squares(a: Any, padded: Any, low: Any) -> Any:
 @kernel
 def _window_sums(padded: Any, size: Any, sums: Any) -> Any:
     """padded (C + size - 1,) -> sums (C,): of ``size`` neighbours each, in a fixed order."""
+    if size == 5:  # the usual one, in one loop: less time, the same bits
+        for c in range(sums.shape[0]):
+            three = padded[c] + padded[c + 1] + padded[c + 2]
+            sums[c] = three + padded[c + 3] + padded[c + 4]
+        return
     for c in range(sums.shape[0]):
         sums[c] = padded[c]
     for w in range(1, size):
