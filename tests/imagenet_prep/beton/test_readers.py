@@ -20,6 +20,7 @@ from imagenet_prep.dataset.manifest import Manifest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
 from tests.conftest import smooth_pixels
 from tests.imagenet_prep.conftest import pil_pixels
+from tests.kit.stock_ffcv import ffcv_batches
 
 if TYPE_CHECKING:
     from tests.imagenet_prep.conftest import Made
@@ -109,43 +110,6 @@ def test_stock_ffcv_reader_opens_it(in_format: InFormat, format: str) -> None:
     assert reader.field_names == ["image", "label"]
     assert reader.metadata.tobytes() == index.samples.tobytes()
     assert reader.alloc_table.tobytes() == index.table.tobytes()
-
-
-# What numba has compiled for FFCV stays: it stumbles when it throws a second one away.
-_KEPT: list[Any] = []
-
-
-def ffcv_batches(path: Path, **options: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """All pixels and labels through FFCV's own loader and decoders."""
-    from ffcv.fields.basics import IntDecoder
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import ToTensor
-
-    loader = Loader(
-        str(path),
-        batch_size=40,
-        num_workers=1,
-        order=OrderOption.SEQUENTIAL,
-        drop_last=False,
-        pipelines={
-            "image": [SimpleRGBImageDecoder(), ToTensor()],
-            "label": [IntDecoder(), ToTensor()],
-        },
-        **options,
-    )
-    images, labels = [], []
-    epoch = iter(loader)
-    _KEPT.append((loader, epoch))
-    try:
-        for image, label in epoch:
-            # Batches are views into a ring of buffers.
-            images.append(image.numpy().copy())
-            labels.append(label.numpy().copy())
-    finally:
-        epoch.close()
-        epoch.join()
-    return np.concatenate(images), np.concatenate(labels).ravel()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The views in stock FFCV's own loader, and stock FFCV beside ours in one process."""
+"""The views in stock FFCV's own loader, and stock FFCV beside ours in one process.
+
+Run by test_ffcv_ops.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,17 @@ from imagenet_prep.core.errors import UsageError
 from tests.kit.loading import Sample, expected, kept, pixels, train
 from tests.trainer.conftest import make_beton
 from trainer.views.views import Views
+
+
+@pytest.fixture(scope="session", autouse=True)
+def marked_types() -> None:
+    """FFCV's first loader marks types of numba as read-only, under which functions that were
+    compiled before are not found any more: here it does so before any is compiled."""
+    from ffcv.memory_managers.os_cache import OSCacheManager
+    from ffcv.memory_managers.process_cache.manager import ProcessCacheManager
+
+    for manager in (OSCacheManager, ProcessCacheManager):
+        assert manager.state_type.fget(None).count >= 3
 
 
 @pytest.fixture(autouse=True)
