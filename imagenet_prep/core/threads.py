@@ -7,6 +7,7 @@ at once, and nothing is copied between them. What computes in Python goes to ``w
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
@@ -29,7 +30,7 @@ def map_in_threads(
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    source, pool = iter(items), ThreadPoolExecutor(jobs)
+    source, pool, caller = iter(items), ThreadPoolExecutor(jobs), threading.get_ident()
     try:
         pending = deque(pool.submit(function, x) for x in itertools.islice(source, jobs * ahead))
         while pending:
@@ -37,4 +38,5 @@ def map_in_threads(
             pending.extend(pool.submit(function, x) for x in itertools.islice(source, 1))
             yield result
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # An iteration that was dropped may be collected in another thread, also one of these.
+        pool.shutdown(wait=threading.get_ident() == caller, cancel_futures=True)

@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from imagenet_prep.core.errors import ToolError
@@ -26,7 +26,7 @@ _JOIN_S = 60  # Ray itself gives up much earlier
 _START_S = 120  # a local instance starts half a dozen programs
 _ANSWER_S = 10
 _END_S = 3
-_LEAVE_S = 60  # on a busy machine; a driver that has ended is noticed at once
+_ROUNDS = 10  # a program that is being killed may have started another
 _PR_SET_CHILD_SUBREAPER = 36
 _WAIT_S = 3.0
 _QUIET = {
@@ -43,6 +43,7 @@ def join(address: str | None, jobs: int) -> Cluster:
         variables = dict(_QUIET)
         if address is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imagenet-prep-"))
+            stack.enter_context(_ended_programs())
             options = {
                 "address": "local", "num_cpus": jobs, "include_dashboard": False,
                 "object_store_memory": 256 << 20, "_node_ip_address": "127.0.0.1",
@@ -68,8 +69,54 @@ def join(address: str | None, jobs: int) -> Cluster:
 def _end(pool: Any) -> None:
     """Leaves Ray where the driver still answers, and ends the driver."""
     with contextlib.suppress(TimeoutError, OSError, RuntimeError):
-        pool.submit(_leave).result(_LEAVE_S)
+        pool.submit(_leave).result(_ANSWER_S)
     pool.shutdown(wait=True, kill_workers=True)
+
+
+@contextlib.contextmanager
+def _ended_programs() -> Iterator[None]:
+    """Ends what a local instance has left running when the block ends.
+
+    Ray ends only the programs that it started itself; their agents and idle workers notice it
+    later, and its driver may have ended before. Orphans become children of this process (Linux).
+    """
+    import psutil
+
+    def programs() -> set[Any]:
+        found = psutil.Process().children(recursive=True)
+        return {one for one in found if one not in before and not _is_tracker(one)}
+
+    before: set[Any] = set()
+    before = programs()
+    _adopt_orphans(True)
+    try:
+        yield
+    finally:
+        for _ in range(_ROUNDS):
+            _, living = psutil.wait_procs(programs(), timeout=_END_S)
+            for program in living:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    program.kill()
+            if not living:
+                break
+        _adopt_orphans(False)
+
+
+def _is_tracker(program: Any) -> bool:
+    """Whether it is loky's tracker of semaphores, which ends with this process."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return any("resource_tracker" in word for word in program.cmdline())
+    return False
+
+
+def _adopt_orphans(on: bool) -> None:
+    import ctypes
+    import sys
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
 
 
 class _Ray(Cluster):
@@ -128,14 +175,7 @@ _numbers = itertools.count()
 
 
 def _silence() -> None:
-    """Ray's compiled code writes to the standard streams. Programs of a local instance whose
-    parent ends become children of this process (Linux), so that ``_leave`` finds them."""
-    import ctypes
-    import sys
-
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    """Ray's compiled code writes to the standard streams."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
@@ -155,21 +195,7 @@ def _ray() -> Any:
 
 
 def _leave() -> None:
-    """Leaves Ray. The programs of a local instance are gone then.
-
-    Ray ends only those that it started itself: their agents and idle workers notice it later.
-    """
-    import psutil
-
-    programs = set(psutil.Process().children(recursive=True))
     _ray().shutdown()
-    programs.update(psutil.Process().children(recursive=True))
-    _, living = psutil.wait_procs(programs, timeout=_END_S)
-    while living := [*living, *psutil.Process().children(recursive=True)]:
-        for program in living:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                program.kill()
-        _, living = psutil.wait_procs(set(living), timeout=_END_S)
 
 
 def _count() -> int:

@@ -36,3 +36,19 @@ def test_no_thread_outlives_its_map(jobs: int) -> None:
         next(results)
     assert threading.active_count() == before
     assert len(done) <= 10
+
+
+def test_an_iteration_may_be_dropped_by_one_of_its_own_threads() -> None:
+    gate, closed = threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        if number == 1:
+            assert gate.wait(60)
+            running.close()  # as the collector would, in the thread in which it happens to run
+            closed.set()
+        return number
+
+    running = map_in_threads(work, range(2), jobs=2)
+    assert next(running) == 0
+    gate.set()
+    assert closed.wait(60)
