@@ -121,10 +121,14 @@ def _failure(error: BaseException, interrupted: str) -> tuple[str, str, int] | N
         return "interrupted", interrupted, INTERRUPTED
     if isinstance(error, ToolError):
         return error.code, str(error), error.status
+    if isinstance(error, ImportError) and (too_many := os.strerror(errno.EMFILE)) in str(error):
+        error = OSError(errno.EMFILE, too_many, error.path)  # modules are loaded when needed
     if isinstance(error, OSError):
         code = errno.errorcode.get(error.errno or 0, "unknown").lower()
         place = f"{error.filename}: " if error.filename else ""
         remedy = "check the disk's space and permissions, then run again"
+        if error.errno == errno.EMFILE:
+            remedy = "allow more of them (ulimit -n), then run again"
         return f"os.{code}", f"{place}{error.strerror or error}; {remedy}", 1
     return None
 
