@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.imagenet_prep.jpeg.test_kernels import run_module
 from tests.kit.jpegs import content, encoded
 from tests.trainer.conftest import Sample, make_beton
-from tools.bench import gpu, gpu_epoch, gpu_loader
+from tools.bench import gpu, gpu_epoch, gpu_loader, gpu_step
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,28 @@ def test_the_loader_s_bench_runs_without_a_device(
     rows = json.loads(out.read_text())
     assert [row["value"] for row in rows] == [0.0] * (len(gpu_loader.SETTINGS) + 1)
     assert {row["images"] for row in rows} == {4}
+
+
+def test_pixels_that_differ_fail_the_loaders_bench(
+    small: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_loader, "SETTINGS", {"uint8": {"dtype": "uint8"}})
+    lines = gpu_loader.Lines(tmp_path / "rows.json")
+    gpu_loader.pixels(lines, small.path, {"seed": 7}, ["uint8"], crop_size=200)
+    found, failed = lines.rows
+    assert found["value"] > 0
+    assert failed["unit"].startswith("FAILED: RuntimeError")
+
+
+@pytest.mark.parametrize(("right", "status"), [(True, 0), (False, 1)])
+def test_a_wrong_result_of_the_step_is_its_exit_status(
+    right: bool, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # is put back
+    monkeypatch.setitem(gpu_step.PARTS, "check", lambda part: part.say(part.verdict(right)))
+    given = ["gpu_step.py", "--part", "check", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", given)
+    assert gpu_step.main() == status
 
 
 def test_the_decoders_benchmark_runs_in_the_simulator(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def host(array: Any, count: int) -> NDArray[Any]:
 
 
 def pixels(lines: Lines, data: Data) -> None:
-    """Elements that differ from Pillow's pixels."""
+    """Elements that differ from Pillow's pixels; RuntimeError where there are any."""
     count = len(data.own)
     lane = Lane(data, count)
     lane.copy(lane.jobs(0, data.side))
@@ -197,6 +197,7 @@ def pixels(lines: Lines, data: Data) -> None:
         wrong += int((found[number] != want.ravel()).sum())
     status = int((lane.status != 0).sum())
     lines.add(f"{count} images, elements that differ from Pillow's", wrong, "", statuses=status)
+    none_wrong(wrong + status)
     px = data.out_px
     windows = data.windows(count, px)
     lane.copy(lane.jobs(0, px))
@@ -208,6 +209,13 @@ def pixels(lines: Lines, data: Data) -> None:
         want = (cut[:, ::-1] if mirror else cut).astype(np.float32)
         wrong += int((found[number] != want.ravel()).sum())
     lines.add(f"float32 {px}, less a mean image", wrong, "")
+    none_wrong(wrong)
+
+
+def none_wrong(count: int) -> None:
+    """Ends a part that has found something wrong."""
+    if count:
+        raise RuntimeError(f"{count} are wrong")
 
 
 def end_to_end(lines: Lines, data: Data, count: int) -> None:
@@ -231,11 +239,13 @@ def end_to_end(lines: Lines, data: Data, count: int) -> None:
         laps.append((time.perf_counter() - start, queued))
     seconds, queued = (statistics.median(lap) for lap in zip(*laps[1:], strict=True))
     images = rounds * len(held) * count
+    wrong = sum(int((lane.status != 0).sum()) for lane in lanes)
     lines.add(
         f"batch {count}, two streams, JPEG to bfloat16 {px} space-to-depth", images / seconds,
         "images/s", host_ms_a_batch=round(1e3 * queued * count / images, 3),
-        wrong=int((lanes[0].status != 0).sum()),
+        wrong=wrong,
     )  # fmt: skip
+    none_wrong(wrong)
 
 
 def median_ms(stream: Any, run: Callable[[], object], repeats: int = 10) -> float:

@@ -33,7 +33,8 @@ import torch
 PX = 227
 LAPS = 3
 CPU_IMAGES = 6_000
-LEVELS = 1e-3
+# A level may be off by so much; in bfloat16 by one rounding of the largest.
+LEVELS = {"bfloat16": 1.0, "float32": 1e-3, "uint8": 0.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "uint8": {"dtype": "uint8"},
     "float32, mean image, colour": {},
@@ -115,14 +116,17 @@ def pixels(
     for name in names:
         make = train_loader if name in SETTINGS else eval_loader
         given = {"batch_size": 32, "jobs": 1} | options | SETTINGS.get(name, {"view": "ten"})
-        worst, seen = 0.0, 0
+        allowed, worst, seen, count = LEVELS[str(given.get("dtype", "float32"))], 0.0, 0, 0
         with lines.part(f"pixels: {name}"):
             with make(beton, **given) as host, make(beton, **(given | device)) as ours:
                 for wanted, found in zip(host, ours, strict=True):
                     off = found.images.cpu().to(torch.float64) - wanted.images.to(torch.float64)
                     worst = max(worst, float(off.abs().max()))
                     seen += int(torch.equal(found.labels.cpu(), wanted.labels)) * len(found.labels)
+                    count += len(wanted.labels)
             lines.add(f"pixels: {name}", worst, "levels off at most", images=seen)
+            if worst > allowed or seen != count:
+                raise RuntimeError(f"{allowed:g} allowed; labels right in {seen} of {count}")
 
 
 def rate(loader: Any, laps: int = LAPS, limit: int = 1 << 30) -> list[float]:
