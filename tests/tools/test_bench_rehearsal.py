@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imagenet_prep.sources.scan import scan
 from tests.conftest import jpeg_bytes, smooth_pixels
@@ -43,13 +44,23 @@ def test_every_stage_runs_on_the_archives_and_is_measured(
     (tmp_path / "prepared").mkdir()
     stages = rehearsal.rehearse(tmp_path / "archives", tmp_path / "prepared", made)
     assert [stage.name for stage in stages] == [
-        "crop", "stats", "build", "prepare, nothing to do", "an epoch's reading",
+        "crop", "stats", "build", "prepare again", "an epoch's reading",
     ]  # fmt: skip
     assert all(stage.cpu_s > 0 and stage.peak_mb > 1 for stage in stages)
     written = {stage.name: stage.bytes for stage in stages}
     assert written["crop"] > 1039 * 500
     assert written["build"] > 1039 * 500
     assert written["an epoch's reading"] == 0
+
+
+def test_small_copies_keep_their_proportions(tmp_path: Path, photos: list[Path]) -> None:
+    for _ in range(2):  # a folder of an earlier run is replaced
+        files = rehearsal.small(photos, tmp_path / "small", 12)
+    sizes = []
+    for file in files:
+        with Image.open(file) as image:
+            sizes.append(image.size)
+    assert sizes == [(15, 12), (16, 12), (16, 12)]
 
 
 def test_a_stage_that_fails_ends_the_rehearsal(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """ImageNet's dress rehearsal: archives in its real layout, prepared end to end, read once.
 
-    python tools/bench/rehearsal.py [--count N] [--images FOLDER] [--smoke] [--json FILE] ...
+    python tools/bench/rehearsal.py [--count N] [--side PX] [--images FOLDER] [--smoke] ...
+    python tools/bench/rehearsal.py --count 1281167 --side 32        # all of it, 31 GB of disk
 
 Makes ILSVRC2012_img_train.tar (1,000 class tars) and ILSVRC2012_img_val.tar of N + N / 26 images,
-which are photographs repeated. Runs crop, stats and build on them, prepare once more (nothing to
-do), and an epoch's reading; of each stage wall and processor seconds, the memory of its largest
-process, and the bytes it wrote. All of that first for 1,000 images. Figures for all 1,281,167 +
-50,000 images are extrapolated along the line through both sizes. Photographs that are repeated come
-from the page cache, so the time of a slow disk is not in them.
+which are photographs repeated, with --side made small first. Runs crop, stats and build on them,
+prepare once more (no image to crop), and an epoch's reading; of each stage wall and processor
+seconds, the memory of its largest process, and the bytes it wrote. All of that first for 1,000
+images. Figures for all 1,281,167 + 50,000 images are extrapolated along the line through both
+sizes. Photographs that are repeated come from the page cache, so the time of a slow disk is not in
+them.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -86,6 +88,23 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
+def small(images: Sequence[Path], folder: Path, side: int) -> tuple[Path, ...]:
+    """Copies of ``images`` in ``folder`` whose shorter side is ``side`` px -> their files."""
+    from PIL import Image
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    found = []
+    for number, path in enumerate(images):
+        with Image.open(path) as image:
+            scale = side / min(image.size)
+            width, height = (round(length * scale) for length in image.size)
+            copy = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        found.append(folder / f"{number:06d}.JPEG")
+        copy.save(found[-1], quality=75)
+    return tuple(found)
+
+
 def run(name: str, words: Sequence[str], written: Callable[[], int]) -> tuple[Stage, str]:
     """Runs ``python words`` -> its stage and what it printed; SystemExit where it fails.
 
@@ -124,7 +143,7 @@ def rehearse(source: Path, target: Path, expected: tuple[int, int]) -> list[Stag
         "crop": [*prep, "crop", "--src", str(source), "--dst", cropped, "--json"],
         "stats": [*prep, "stats", "--src", cropped, "--json"],
         "build": [*prep, "build", "--src", cropped, "--dst", str(target), "--json"],
-        "prepare, nothing to do": [
+        "prepare again": [
             *prep, "prepare", "--src", str(source), "--dst", str(target), "--json"
         ],
         "an epoch's reading": ["-c", _READ, str(beton)],
@@ -133,14 +152,14 @@ def rehearse(source: Path, target: Path, expected: tuple[int, int]) -> list[Stag
     for name, words in commands.items():
         stage, outputs[name] = run(name, words, lambda: size_of(target))
         stages.append(stage)
-    first, again = json.loads(outputs["crop"]), json.loads(outputs["prepare, nothing to do"])
+    first, again = json.loads(outputs["crop"]), json.loads(outputs["prepare again"])
     assert (first["ok"], first["failed"]) == (sum(expected), 0), first
     assert (again["crop"]["ok"], again["crop"]["skipped"]) == (0, sum(expected)), again
     assert int(outputs["an epoch's reading"]) == expected[0]
     return stages
 
 
-def whole(small: Stage, large: Stage, images: tuple[int, int]) -> Stage:
+def whole(less: Stage, more: Stage, images: tuple[int, int]) -> Stage:
     """A stage at two numbers of ``images`` -> for all of ImageNet, on the line through both;
     memory, which does not grow like that, is left at 0."""
     steps = (TRAIN + VAL - images[1]) / (images[1] - images[0])
@@ -149,8 +168,8 @@ def whole(small: Stage, large: Stage, images: tuple[int, int]) -> Stage:
         return two + max(0.0, two - one) * steps
 
     return Stage(
-        large.name, further(small.seconds, large.seconds), further(small.cpu_s, large.cpu_s), 0.0,
-        round(further(small.bytes, large.bytes)),
+        more.name, further(less.seconds, more.seconds), further(less.cpu_s, more.cpu_s), 0.0,
+        round(further(less.bytes, more.bytes)),
     )  # fmt: skip
 
 
@@ -174,6 +193,9 @@ def main() -> int:
     parser.add_argument(
         "--count", type=int, default=20_000, metavar="N", help="images of train (default 20,000)"
     )
+    parser.add_argument(
+        "--side", type=int, metavar="PX", help="shorter side of the photographs (default: theirs)"
+    )
     own = parser.parse_args()
     given = options_of(parser, own)
     count = SMOKE_IMAGES if given.smoke else own.count
@@ -184,6 +206,8 @@ def main() -> int:
     numbers: list[int] = []
     with work_folder(given) as work:
         photos = photographs(given, work, imagenet_only=True)
+        if own.side:
+            photos = replace(photos, files=small(photos.files, work / "small", own.side))
         for train in (CLASSES, count):
             folder = work / "rehearsal"
             shutil.rmtree(folder, ignore_errors=True)
@@ -197,10 +221,11 @@ def main() -> int:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     pair = (numbers[0], numbers[1])
-    wholes = [whole(small, large, pair) for small, large in zip(*measured, strict=True)]
+    wholes = [whole(less, more, pair) for less, more in zip(*measured, strict=True)]
     print("\n".join(["", *lines(measured[1], wholes, numbers[1]), ""]))
     record.details = {
         "photographs": f"{len(photos.files)} of {photos.kind}, repeated",
+        "side_px": own.side,
         "archive_bytes": archive_bytes,
         "measured": {str(images): [asdict(one) for one in stages]
                      for images, stages in zip(numbers, measured, strict=True)},
