@@ -45,7 +45,7 @@ json_option = click.option(
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="Number of worker processes.  [default: number of processors]",
+    help="Number of workers.  [default: number of processors]",
 )
 
 

@@ -24,7 +24,7 @@ MAX_PIXELS = 1 << 16
 """Pixels of one call of the loop: 2^16 * 255 * 255 < 2^32."""
 
 Words = NDArray[np.uint32]
-_AddPixels = Callable[[Words, Words, Words, NDArray[np.uint64]], None]
+AddPixels = Callable[[Words, Words, Words, NDArray[np.uint64]], None]
 """``add(pixels, red_blue, green, products)``, the first three of the same length.
 
 ``pixels`` are words of the bytes red, green, blue and one that is ignored. ``red_blue`` and
@@ -59,7 +59,7 @@ def empty(size_px: int) -> Moments:
 
 
 @functools.cache
-def _add_pixels() -> _AddPixels:
+def add_pixels() -> AddPixels:
     """The compiled loop, from numba's cache where that can be written.
 
     NumPy takes eight times as long per image. LLVM vectorises the loop because every sum is of
@@ -73,7 +73,7 @@ def _add_pixels() -> _AddPixels:
         compiled = numba.njit(numba.void(words, words, words, sums), nogil=True, cache=True)(_add)
     except RuntimeError:  # no folder for the cache can be written
         compiled = numba.njit(numba.void(words, words, words, sums), nogil=True)(_add)
-    found: _AddPixels = compiled
+    found: AddPixels = compiled
     return found
 
 
@@ -108,7 +108,7 @@ class Accumulator:
         self._sum = np.zeros((size_px, size_px, 3), np.uint64)
         self._waiting = 0
         self._count = 0
-        self._add = _add_pixels()
+        self._add = add_pixels()
 
     def add(self, image: NDArray[np.uint8]) -> None:
         """Adds an image (S, S, 4) uint8: red, green, blue and one byte of any value.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_prep.beton.format import MODE_JPEG, Index, read_index
 from imagenet_prep.core.errors import Progress, ToolError, UsageError, quiet
+from imagenet_prep.core.threads import map_in_threads
 from imagenet_prep.dataset.beton_tables import REBUILD
 from imagenet_prep.dataset.journal import Crops
 from imagenet_prep.dataset.manifest import Manifest, add_digests, load_manifest, source_digest
@@ -29,12 +30,17 @@ from imagenet_prep.stats.measure import (
     measure,
     read_file,
 )
-from imagenet_prep.stats.moments import empty, finish, merge
-from imagenet_prep.workers.processes import Failed, Jobs, workers_of
+from imagenet_prep.stats.moments import Moments, add_pixels, empty, finish, merge
+from imagenet_prep.workers.processes import Failed, Jobs, Local, Workers, workers_of
 
 # Images of one work item: so many that adding its sums to the others costs nothing.
 _GROUP_IMAGES = 128
 _GROUPS_PER_JOB = 4
+# Threads hold the interpreter's lock for less than a tenth of the time: so many do not wait.
+_MOST_THREADS = 8
+
+_Group = CropGroup | PageGroup
+_Found = tuple[Moments, str] | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class _Work:
     """The groups to measure; ``keys`` of all images, and the digest of the images where it is
     known before they are read. ``fault`` makes the error for one of them."""
 
-    groups: Iterable[CropGroup | PageGroup]
+    groups: Iterable[_Group]
     count: int
     size_px: int
     keys: Iterable[str]
@@ -71,7 +77,7 @@ def run_stats(
     work = (_beton_work if is_beton else _crop_work)(src, split, workers.count)
     total, sources = empty(work.size_px), []
     progress("stats", 0, work.count)
-    with contextlib.closing(workers.map(measure, work.groups)) as results:
+    with contextlib.closing(_measured(workers, work.groups)) as results:
         for found in results:
             if isinstance(found, Failed):
                 raise work.fault(found.key, found.reason)
@@ -82,6 +88,15 @@ def run_stats(
     result = finish(total, source, coverage(work.keys, work.count))
     save_stats(out, result)
     return result
+
+
+def _measured(workers: Workers, groups: Iterable[_Group]) -> Generator[_Found, None, None]:
+    """``measure`` of the groups; by few workers of this machine in threads, because a process
+    starts with a second of CPU time, in which it would measure thousands of images."""
+    if not isinstance(workers, Local) or workers.count > _MOST_THREADS:
+        return workers.map(measure, groups)
+    add_pixels()  # compiled, or read from the disk, once and not by each thread
+    return map_in_threads(measure, groups, jobs=workers.count)
 
 
 def coverage(keys: Iterable[str], count: int) -> tuple[str, ...]:

@@ -77,8 +77,10 @@ def test_two_workers_and_other_groups_write_the_same_bytes(
 ) -> None:
     stats_stage.run_stats(cropped, tmp_path / "one.npz", jobs=1)
     monkeypatch.setattr(stats_stage, "_GROUP_IMAGES", 3)
-    stats_stage.run_stats(cropped, tmp_path / "two.npz", jobs=2)
-    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    for name, most_threads in (("threads", 8), ("processes", 1)):
+        monkeypatch.setattr(stats_stage, "_MOST_THREADS", most_threads)
+        stats_stage.run_stats(cropped, tmp_path / name, jobs=2)
+        assert (tmp_path / "one.npz").read_bytes() == (tmp_path / name).read_bytes()
 
 
 def rewrite(mode: str, width: int, height: int, kind: str) -> Callable[[Path], None]:
@@ -151,8 +153,10 @@ def test_first_fault_ends_the_workers(
 ) -> None:
     monkeypatch.setattr(stats_stage, "_GROUP_IMAGES", 2)
     cut(cropped / list_crops(cropped, "train")[9][0])
-    with pytest.raises(ToolError, match="is not a whole JPEG"):
-        stats_stage.run_stats(cropped, tmp_path / "stats.npz", jobs=2)
+    for most_threads in (8, 1):
+        monkeypatch.setattr(stats_stage, "_MOST_THREADS", most_threads)
+        with pytest.raises(ToolError, match="is not a whole JPEG"):
+            stats_stage.run_stats(cropped, tmp_path / "stats.npz", jobs=2)
 
 
 def test_real_crops_give_the_published_colour_directions(
