@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Entry, Location, Url, location_in
 
 SPLIT_OF = {
@@ -146,12 +145,6 @@ def is_folder(entry: Entry) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def place_of(archive: Place, offset: int, length: int, fault: str) -> Place:
-    """Where a member of an archive lies; with a fault, what fails with it when it is read."""
-    form = f"unusable:{fault}" if fault else ""
-    return Place(archive.file, offset, length, form, archive.seen)
 
 
 def read_text(path: Location, what: str) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import tarfile
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, cast
 
 from imagenet_prep.core.errors import ToolError
@@ -64,7 +64,7 @@ class _Part:
 
 
 class Tar:
-    """An open tar file, or the part of one that is a tar itself; ``place`` is the whole file."""
+    """A tar file, or the part of one that is a tar itself; ``place`` is the whole file."""
 
     def __init__(
         self, reader: Callable[[], Read], place: Place, shown: str, start: int, end: int
@@ -72,7 +72,15 @@ class Tar:
         self.shown = shown
         self.place = place
         self._reader = reader
-        self._read = reader()
+        read = reader()
+
+        def checked(length: int, offset: int) -> bytes:
+            try:
+                return read(length, offset)
+            except OSError as error:
+                raise unreadable(shown, error) from None
+
+        self._read = checked
         self._kept: dict[int, bytes] = {}
         self._start = start
         self._part = _Part(self._read, start, end)
@@ -83,6 +91,11 @@ class Tar:
         shown = f"{self.shown}, member {member.name}"
         end = member.offset + member.length
         return Tar(self._reader, self.place, shown, member.offset, end)
+
+    def place_of(self, member: Member, form: str = "") -> Place:
+        """Where a member lies; with a fault, what fails with it when it is read."""
+        form = f"unusable:{member.fault}" if member.fault else form
+        return Place(self.place.file, member.offset, member.length, form, self.place.seen)
 
     def read(self, member: Member, most: int) -> bytes:
         """The bytes of a small member. Raises ToolError if it has more than ``most``."""
@@ -283,25 +296,33 @@ class Windows:
         return self._data[at : at + max(end - offset, 0)]
 
 
-@contextmanager
-def open_tar(path: Location) -> Iterator[Tar]:
-    """A tar file, open for reading its headers. Raises ToolError when it cannot be read."""
+class _Open:
+    """A file on a disk, open for reading for as long as something may read it."""
+
+    def __init__(self, path: str) -> None:
+        self._handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
+        # Headers lie far apart: reading on behind each would read the whole archive.
+        os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_RANDOM)
+        self.bytes = os.fstat(self._handle).st_size
+
+    def read(self, length: int, offset: int) -> bytes:
+        return os.pread(self._handle, length, offset)
+
+
+def open_tar(path: Location) -> Tar:
+    """A tar file, of which nothing is read yet. Raises ToolError when it cannot be opened."""
+    if isinstance(path, Url):
+        place = path.place_of_parts()
+        size = place.stamp()[0]
+        return Tar(lambda: Windows(place, size).read, place, str(path), 0, size)
     try:
-        if isinstance(path, Url):
-            place = path.place_of_parts()
-            size = place.stamp()[0]
-            yield Tar(lambda: Windows(place, size).read, place, str(path), 0, size)
-            return
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            # Headers lie far apart: reading on behind each would read the whole archive.
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-
-            def read(length: int, offset: int) -> bytes:
-                return os.pread(handle, length, offset)
-
-            yield Tar(lambda: read, Place(str(path)), str(path), 0, os.fstat(handle).st_size)
-        finally:
-            os.close(handle)
+        file = _Open(str(path))
     except OSError as error:
-        raise ToolError("source.unreadable", f"{path}: cannot be read ({error.strerror})") from None
+        raise unreadable(str(path), error) from None
+    return Tar(lambda: file.read, Place(str(path)), str(path), 0, file.bytes)
+
+
+def unreadable(shown: str, error: OSError) -> ToolError:
+    """The error for a source that cannot be read."""
+    return ToolError("source.unreadable", f"{shown}: cannot be read ({error.strerror})")

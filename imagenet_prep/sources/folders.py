@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_prep.containers import imagenet
+from imagenet_prep.containers.archive import Inside
 from imagenet_prep.containers.names import (
     IMAGES,
     Given,
@@ -28,7 +30,7 @@ from imagenet_prep.containers.names import (
 from imagenet_prep.containers.source import Finding, Source, found
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.byte_range import Place
-from imagenet_prep.storage.location import Entry, Location, Url, listed_ahead, place_at
+from imagenet_prep.storage.location import Entry, Location, Url, each, place_at
 
 _CONTAINERS_TEXT = """
     images image imgs img pictures photos jpegimages annotations annotation masks mask labels label
@@ -90,7 +92,7 @@ def find_in(
         if has_classes and images[at] and not any(known[at]) and at.split == "test":
             finding.notices.append(f"{at.prefix[:-1]}: left out, its images have no classes")
             continue
-        if not has_classes and isinstance(src, Url) and src.full.startswith("archive:"):
+        if not has_classes and isinstance(at.folder, Inside):
             has_classes = True  # the name of an archive is no class
         if not has_classes:
             known[at] = [text_of(src.resolve().name) or "images"] * len(images[at])
@@ -212,14 +214,7 @@ def _class_groups(
     """The images of the class folders of a split, class by class."""
     below: dict[str, set[str]] = {}
     direct = False
-    for entry in listed_ahead(entries):
-        if not is_folder(entry):
-            if suffix_of(entry.name) in IMAGES and may_be_image(entry):
-                raise _no_class(entry)
-            continue
-        name = text_of(entry.name)
-        places = walk(entry.path, f"{name}/", (_identity(at.folder),))
-        group = [found(at.prefix + path, at.split, name, path, place) for place, path in places]
+    for name, group in each(functools.partial(_class_group, at), entries, at.folder):
         if group:
             nested = {s.crop.split("/", 2)[1] for s in group if s.crop.count("/") > 1}
             direct = direct or len(nested) == 0 or any(s.crop.count("/") == 1 for s in group)
@@ -233,6 +228,16 @@ def _class_groups(
             f"as {many}/{min(below[many])}; give --src the folder that holds the class folders, "
             "or confirm with --layout folders",
         )
+
+
+def _class_group(at: SplitFolder, entry: Entry) -> Iterator[tuple[str, list[Source]]]:
+    """The class that an entry of the folder of a split is, and its images; nothing for a file."""
+    if is_folder(entry):
+        name = text_of(entry.name)
+        places = walk(entry.path, f"{name}/", (_identity(at.folder),))
+        yield name, [found(at.prefix + path, at.split, name, path, place) for place, path in places]
+    elif suffix_of(entry.name) in IMAGES and may_be_image(entry):
+        raise _no_class(entry)
 
 
 def _in_flat(at: SplitFolder, split: str, images: list[Entry], classes: list[str]) -> list[Source]:

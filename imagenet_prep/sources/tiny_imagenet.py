@@ -19,12 +19,7 @@ from imagenet_prep.containers.names import (
 )
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.core.errors import ToolError, UsageError
-from imagenet_prep.storage.location import (
-    Location,
-    listed_ahead,
-    location_in,
-    place_at,
-)
+from imagenet_prep.storage.location import Entry, Location, each, location_in, place_at
 
 _ANNOTATIONS = "val_annotations.txt"
 
@@ -64,9 +59,10 @@ def find_tiny(src: Location) -> Finding:
 
 def _in_folders(folder: Location, split: str) -> Iterator[Source]:
     """The images of class folders, with or without ``images`` in them."""
-    for entry in listed_ahead(entries_of(folder)):
+
+    def find(entry: Entry) -> Iterator[Source]:
         if not is_folder(entry) or entry.name == "images":
-            continue
+            return
         wnid = text_of(entry.name)
         images = location_in(entry) / "images"
         # The boxes lie beside images/; without that folder the images lie there too.
@@ -76,6 +72,8 @@ def _in_folders(folder: Location, split: str) -> Iterator[Source]:
                 name = text_of(image.name)
                 key = f"{split}/{wnid}/{below}{name}"
                 yield found(key, split, wnid, f"{wnid}/{name}", place_at(image.path))
+
+    return each(find, entries_of(folder), folder)
 
 
 def _find_val(val: Location) -> Iterator[Source]:

@@ -24,7 +24,6 @@ from imagenet_prep.containers.names import (
     entries_of,
     is_folder,
     may_be_image,
-    place_of,
     safe_part,
     split_in,
     text_of,
@@ -97,8 +96,7 @@ def is_webdataset(src: Location) -> bool:
 
 def _has_samples(where: Location) -> bool:
     try:
-        with open_tar(where) as tar:
-            members = [m for m, _ in zip(tar.members(), range(_LOOKED_AT), strict=False)]
+        members = list(itertools.islice(open_tar(where).members(), _LOOKED_AT))
     except ToolError:
         return False
     return any(sample.images and sample.labels for sample in _samples(members).values())
@@ -118,7 +116,7 @@ def find_webdataset(src: Location) -> Finding:
     left, interned, captions = _Left(), dict[str, str](), 0
     sources: list[Source] = []
     find = functools.partial(_find_shard, interned, left)
-    for source, kind in each(find, shards, waiting=isinstance(src, Url)):
+    for source, kind in each(find, shards, src):
         captions += kind == "txt"
         sources.append(source)
     if not sources and left.counts:
@@ -179,12 +177,12 @@ def _find_shard(
     folder = safe_part(shown.replace("/", "-"))
     split = split_in(re.split(r"[^a-z0-9]+", shown.lower()))
     try:
-        with open_tar(where) as tar:
-            for image, name, kind in _images(tar, where, shown, left):
-                name = interned.setdefault(name, name)
-                inside = f"{safe_part(name)}/{folder}/{image.name}"
-                place = place_of(tar.place, image.offset, image.length, image.fault)
-                yield found(f"{shown}.tar/{image.name}", split, name, inside, place), kind
+        tar = open_tar(where)
+        for image, name, kind in _images(tar, where, shown, left):
+            name = interned.setdefault(name, name)
+            inside = f"{safe_part(name)}/{folder}/{image.name}"
+            key, place = f"{shown}.tar/{image.name}", tar.place_of(image)
+            yield found(key, split, name, inside, place), kind
     except ToolError as error:
         if error.code != "archive.empty":
             raise

@@ -98,6 +98,11 @@ class Url:
         """Whether it is behind http(s), where listings report nothing of the files."""
         return split_url(self.full).web
 
+    @property
+    def waits(self) -> bool:
+        """Whether a server is asked for what is in it."""
+        return True
+
     def anew(self) -> Url:
         """The same with nothing known of it yet: what is behind a URL changes."""
         return Url(self.full)
@@ -209,30 +214,19 @@ def place_at(where: str | Location) -> Place:
     return where.place() if isinstance(where, Url) else Place(str(where))
 
 
-def each(function: Callable[[T], Iterable[R]], items: Iterable[T], *, waiting: bool) -> Iterator[R]:
-    """What ``function`` finds in each of the items, in their order.
+def each(
+    function: Callable[[T], Iterable[R]], items: Iterable[T], src: str | Location
+) -> Iterator[R]:
+    """What ``function`` finds in each of the items of ``src``, in their order.
 
-    ``waiting``: it waits for a server, so that it looks at many items at a time.
+    Of a source behind a URL it looks at many at a time, since each waits for a server.
     """
-    if waiting:
+    if isinstance(src, Url) and src.waits:
         for found in map_in_threads(lambda x: list(function(x)), items, jobs=AT_ONCE, ahead=1):
             yield from found
     else:
         for item in items:
             yield from function(item)
-
-
-def listed_ahead(entries: list[Entry]) -> Iterable[Entry]:
-    """The same entries; those of a server with their own listings on the way already."""
-    if not any(isinstance(entry, Url) for entry in entries):
-        return entries
-
-    def look(entry: Entry) -> Entry:
-        if isinstance(entry, Url) and entry.is_dir():
-            entry.entries()
-        return entry
-
-    return map_in_threads(look, entries, jobs=AT_ONCE, ahead=1)
 
 
 def _why(error: RemoteError) -> str:

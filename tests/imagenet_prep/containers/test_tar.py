@@ -21,8 +21,7 @@ FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
 def members_of(path: Path) -> list[Member]:
-    with open_tar(path) as tar:
-        return list(tar.members())
+    return list(open_tar(path).members())
 
 
 def written(path: Path, data: bytes) -> Path:
@@ -90,9 +89,9 @@ def test_a_size_in_binary_is_understood(tmp_path: Path) -> None:
 def test_a_tar_within_a_tar_is_read_in_place(tmp_path: Path) -> None:
     inner = tar_bytes({"x.jpg": b"first", "y.jpg": b"second"})
     path = written(tmp_path / "o.tar", tar_bytes({"pad": b"p" * 700, "i.tar": inner}))
-    with open_tar(path) as tar:
-        _, member = tar.members()
-        found = list(tar.inner(member).members())
+    tar = open_tar(path)
+    _, member = tar.members()
+    found = list(tar.inner(member).members())
     whole = path.read_bytes()
     assert [whole[m.offset : m.offset + m.length] for m in found] == [b"first", b"second"]
 
@@ -173,10 +172,10 @@ def test_a_tar_cut_off_anywhere_is_one_message(tmp_path: Path, form: int) -> Non
 def test_an_inner_tar_that_is_cut_off_is_named(tmp_path: Path) -> None:
     inner = tar_bytes({"x.jpg": b"x" * 700})[:1024]
     path = written(tmp_path / "o.tar", tar_bytes({"i.tar": inner}))
-    with open_tar(path) as tar:
-        (member,) = tar.members()
-        with fails("archive.cut_off", "o.tar, member i.tar"):
-            list(tar.inner(member).members())
+    tar = open_tar(path)
+    (member,) = tar.members()
+    with fails("archive.cut_off", "o.tar, member i.tar"):
+        list(tar.inner(member).members())
 
 
 @pytest.mark.parametrize(
@@ -210,8 +209,8 @@ def test_what_is_no_whole_tar_is_refused(
 
 def test_joined_tars_are_one_where_that_is_allowed(tmp_path: Path) -> None:
     data = tar_bytes({"a.jpg": b"1"}) + tar_bytes({"b.jpg": b"2"})
-    with open_tar(written(tmp_path / "a.tar", data)) as tar:
-        found = {m.name: data[m.offset : m.offset + m.length] for m in tar.members(joined=True)}
+    tar = open_tar(written(tmp_path / "a.tar", data))
+    found = {m.name: data[m.offset : m.offset + m.length] for m in tar.members(joined=True)}
     assert found == {"a.jpg": b"1", "b.jpg": b"2"}
 
 

@@ -155,7 +155,7 @@ def test_a_class_that_is_there_twice_is_named(folder: Path) -> None:
     inner = tar_bytes({"1.JPEG": b"x"})
     data = tar_bytes([(f"{A}.tar", inner), (f"{A}.tar", inner)])
     (folder / "ILSVRC2012_img_train.tar").write_bytes(data)
-    with fails("source.duplicate", f"{A}.tar"):
+    with fails("source.duplicate", f"has {A} twice"):
         scan(folder)
 
 
