@@ -260,7 +260,7 @@ def test_a_module_without_docstring_is_named() -> None:
     ]
 
 
-def test_a_heavy_import_and_a_circle_are_found_through_other_modules() -> None:
+def test_heavy_imports_and_cycles_are_found_through_modules() -> None:
     sources = {
         "trainer.cli": "from trainer import data",
         "trainer.data": "try:\n    import numpy\nexcept ImportError:\n    pass\nimport trainer.cli",
@@ -269,7 +269,7 @@ def test_a_heavy_import_and_a_circle_are_found_through_other_modules() -> None:
     assert circles(sources) == ["trainer.cli > trainer.data > trainer.cli"]
 
 
-def test_imports_in_functions_and_for_types_do_not_count_as_loading() -> None:
+def test_imports_in_functions_and_for_types_do_not_load() -> None:
     sources = {
         "trainer.cli": (
             "from typing import TYPE_CHECKING\n"

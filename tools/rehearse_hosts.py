@@ -5,9 +5,9 @@
 Two network namespaces are the hosts, a pair of virtual interfaces is the link, and in each of
 them torchrun starts one process of ``trainer run``, each with a folder of its own for the run.
 When the first checkpoint inside an epoch is there, the link is unplugged for --cut-s seconds.
-Prints what each process said and how it ended, and looks at every file that bears a final name.
+Prints the output of each process and how it ended, and looks at every file that bears a final name.
 Ends with 0 if the run was finished with whole files, or if every process ended by itself with
-one sentence and the files are whole; with 1 otherwise; with 2, and the reason, where there can
+one error message and the files are whole; with 1 otherwise; with 2, and the reason, where there can
 be no namespaces: that needs root, Linux and iproute2.
 """
 
@@ -42,7 +42,7 @@ class ImpossibleError(Exception):
 
 
 def ip(*words: str) -> None:
-    """``ip`` with these words; ImpossibleError with what it says when it refuses."""
+    """``ip`` with these words; ImpossibleError with its message when it refuses."""
     ended = subprocess.run(["ip", *words], capture_output=True, text=True, check=False, timeout=30)
     if ended.returncode:
         raise ImpossibleError(f"ip {' '.join(words)}: {ended.stderr.strip()}")
@@ -104,7 +104,7 @@ def two_hosts() -> Iterator[Hosts]:
 
 @dataclass
 class Process:
-    """The process of one host, with what it has said."""
+    """The process of one host, with its output."""
 
     host: int
     running: subprocess.Popen[bytes]
@@ -112,7 +112,7 @@ class Process:
 
     @property
     def lines(self) -> list[str]:
-        """What it has said so far."""
+        """Its output so far."""
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
@@ -188,7 +188,7 @@ def rehearse(told: argparse.Namespace, work: Path) -> dict[str, Any]:
         "ended_in_the_cut": struck and ended_in_cut,
         "ended_by_themselves": in_time,
         "statuses": [process.running.returncode for process in processes],
-        "said": [process.lines for process in processes],
+        "output": [process.lines for process in processes],
         "damaged": damaged(work / "host1" / "run"),
         "written_by_host_2": sorted(str(path) for path in (work / "host2").rglob("*")),
     }
@@ -221,26 +221,26 @@ def say(line: str) -> None:
     print(f"rehearse_hosts: {line}", file=sys.stderr, flush=True)
 
 
-def sentences(lines: list[str]) -> list[str]:
-    """What the trainer itself said at an end that was none of its choice."""
+def messages(lines: list[str]) -> list[str]:
+    """The trainer's error messages."""
     return [line for line in lines if line.startswith("trainer: rank ")]
 
 
 def verdict(found: dict[str, Any]) -> tuple[int, str]:
-    """The exit status, and what happened in a sentence."""
+    """The exit status, and what happened."""
     if not found["cut"]:
         return 1, "the run did not come as far as the cut"
     if found["damaged"]:
         return 1, f"damaged: {'; '.join(found['damaged'])}"
     if not found["ended_by_themselves"]:
         return 1, "a process did not end by itself"
-    restarts = min(len(sentences(lines)) for lines in found["said"])
+    restarts = min(len(messages(lines)) for lines in found["output"])
     if found["statuses"] == [0, 0]:
         how = f"after {restarts} restarts" if restarts else "without a restart"
         return 0, f"the run was finished {how}; every file is whole"
-    if all(len(sentences(lines)) == 1 for lines in found["said"]):
-        return 0, "every process ended with one sentence; every file is whole"
-    return 1, f"the processes ended with {found['statuses']} and more than a sentence"
+    if all(len(messages(lines)) == 1 for lines in found["output"]):
+        return 0, "every process ended with one error message; every file is whole"
+    return 1, f"the processes ended with {found['statuses']} and more than one error message"
 
 
 def options() -> argparse.Namespace:
@@ -271,13 +271,13 @@ def main() -> int:
         except ImpossibleError as error:
             say(str(error))
             return 2
-    status, sentence = verdict(found)
+    status, message = verdict(found)
     if told.json:
-        print(json.dumps(found | {"status": status, "verdict": sentence}))
+        print(json.dumps(found | {"status": status, "verdict": message}))
     else:
-        for host, lines in enumerate(found["said"], 1):
+        for host, lines in enumerate(found["output"], 1):
             print("\n".join(f"host {host}: {line}" for line in lines))
-        print(f"statuses {found['statuses']}; {sentence}")
+        print(f"statuses {found['statuses']}; {message}")
     return status
 
 

@@ -99,7 +99,7 @@ def build_beton(
             parts, filled, rows, packing, split=split, size_px=stats.size_px, classes=classes,
             stats_digest=stats_digest, crop_settings=crop_settings,
         )  # fmt: skip
-        # From here until the new manifests are there, none says "complete".
+        # From here until the new manifests are there, none means "complete".
         for path in paths:
             manifest_beside(path).unlink(missing_ok=True)
     for path, manifest in zip(paths, manifests, strict=True):

@@ -153,7 +153,7 @@ def table_bytes(layout: Layout) -> bytes:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Index:
-    """What a beton says of its samples: ``samples`` (n,) SAMPLE and ``table`` (n,) TABLE rows."""
+    """A beton's tables: ``samples`` (n,) SAMPLE and ``table`` (n,) TABLE rows."""
 
     page_size: int
     samples: NDArray[np.void]
@@ -199,7 +199,7 @@ def read_index(path: Path) -> Index:
 
 
 def broken(path: Path, reason: str) -> ToolError:
-    """The error that says why a beton is not a good one."""
+    """The error for a beton that is not valid."""
     return ToolError("beton.damaged", f"{path}: {reason}; {REBUILD}")
 
 
@@ -221,7 +221,7 @@ def sample_faults(
     overlaps[1:] = ptr[1:] < ptr[:-1] + size[:-1]
     return {
         "is not in its row of the table": table["sample_id"] != np.arange(len(table)),
-        "lies elsewhere than the table says": image["data_ptr"] != ptr,
+        "lies elsewhere than the table has it": image["data_ptr"] != ptr,
         "lies outside the data": (ptr < data[0]) | (ptr >= data[1]),
         "is empty or larger than a page": (size == 0) | (size > page),
         "crosses its page": ptr % page > page - np.minimum(size, page),

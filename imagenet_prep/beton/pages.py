@@ -149,7 +149,7 @@ def _data_pages(file: int, path: Path, part: Part, folder: str, size_px: int) ->
 
 
 def bad_crop(path: Path, reason: str) -> ToolError:
-    """The error that says why a crop cannot go into a beton."""
+    """The error for a crop that cannot go into a beton."""
     return ToolError(
         "build.bad_crop", f"{path}: {reason}; delete it and run imagenet-prep crop again"
     )

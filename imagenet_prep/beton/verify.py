@@ -199,7 +199,7 @@ def _rows_faults(path: Path, manifest: Manifest) -> Iterator[str]:
 def _read_rows(
     path: Path, manifest: Manifest, faults: list[str]
 ) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    """-> the rows of metadata and of the table, from where the manifest says they are."""
+    """-> the rows of metadata and of the table, from where they are by the manifest."""
     count, table_start = manifest.samples, _table_start(manifest)
     try:
         with path.open("rb") as file:
@@ -228,7 +228,7 @@ def _check_rows(
     label, image = samples["label"], samples["image"]
     wrong = sample_faults(samples, table, data, page)
     wrong["has a label without a class"] = (label < 0) | (label >= len(manifest.classes))
-    wrong["has another size than the manifest says"] = (image["width"] != manifest.size_px) | (
+    wrong["has another size than in the manifest"] = (image["width"] != manifest.size_px) | (
         image["height"] != manifest.size_px
     )
     for fault, where in wrong.items():
@@ -236,7 +236,7 @@ def _check_rows(
             reasons.setdefault(index, []).append(fault)
     found = {name: int((image["mode"] == mode).sum()) for name, mode in MODES.items()}
     if {name: count for name, count in found.items() if count} != dict(manifest.formats):
-        faults.append("it has other numbers of JPEG and raw samples than its manifest says")
+        faults.append("it has other numbers of JPEG and raw samples than in its manifest")
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,5 +249,5 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001
-        return 1  # if the pixels are damaged too, decoding them says so
+        return 1  # if the pixels are damaged too, decoding reports it
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

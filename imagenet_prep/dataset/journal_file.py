@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     """A row: a source and its result, in the order of the table's columns.
 
     ``status`` is ok or failed. ``code`` is the failure's (``image.truncated``), empty for ok;
-    ``remark`` is its text, or says what was tolerated. ``bytes``, ``version`` (mtime in ns, or
+    ``remark`` is its text, or what was tolerated. ``bytes``, ``version`` (mtime in ns, or
     what a server uses instead), ``width``, ``height`` and ``mode`` are the source's.
     """
 

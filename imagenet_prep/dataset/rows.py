@@ -40,7 +40,7 @@ def open_rows(path: Path, source: bytes, jobs: int, progress: Progress = quiet) 
 
 
 def source_of(path: Path) -> bytes:
-    """What an index says of its beton (32 bytes): the digest in its manifest; without one,
+    """How an index names its beton (32 bytes): the digest in its manifest; without one,
     that of its tables."""
     if manifest_beside(path).exists():
         return bytes.fromhex(load_manifest(path).digest)

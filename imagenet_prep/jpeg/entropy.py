@@ -183,7 +183,7 @@ def entropy(jit: Jit) -> dict[str, F]:
         zigzag: F, coefs: F, here: F,
     ) -> F:  # fmt: skip
         """Decodes row ``r`` of the image that starts at byte ``begin`` of the words, into the
-        coefficients from ``here`` on -> OK, or BAD_ROW where it does not end as the index says.
+        coefficients from ``here`` on -> OK, or BAD_ROW where it ends elsewhere than indexed.
 
         The job has passed ``job_status``.
         """

@@ -1,4 +1,4 @@
-"""JPEG bytes -> what their frame header says, without decoding (ITU-T T.81, annex B)."""
+"""JPEG bytes -> the contents of their frame header, without decoding (ITU-T T.81, annex B)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ predictors there, and the same behind the last row. Beside ``train.beton`` lies
     header (HEADER) | images (IMAGE) | positions int32 | predictors int16 (R, 3) |
     Huffman specifications uint8 (H, 4, 272) | quantisation uint16 (Q, 3, 64)
 
-The header has a SHA-256 of the whole file, and ``source``, which says of which file of samples
+The header has a SHA-256 of the whole file, and ``source``, which names the file of samples
 it is the index. numba is loaded when an index is made or its tables are asked for.
 """
 

@@ -107,8 +107,8 @@ def _of_library() -> Decode | None:
         height, width, depth = pixels.shape
         shape = (width, depth * width, height, _PIXELS[depth], _ACCURATE_DCT)
         if decompress(handle, data, len(data), pixels.ctypes.data, *shape):
-            said = reason(handle).decode("ascii", "replace").rpartition(": ")[2]
-            raise ValueError(f"is not a whole JPEG ({said})")
+            text = reason(handle).decode("ascii", "replace").rpartition(": ")[2]
+            raise ValueError(f"is not a whole JPEG ({text})")
 
     return decode
 
@@ -134,5 +134,5 @@ def _with_pil(data: bytes, pixels: NDArray[np.uint8]) -> None:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"is not a whole JPEG ({type(error).__name__})") from None
     if rgb.size != pixels.shape[1::-1]:
-        raise ValueError("is not a whole JPEG (another size than its header says)")
+        raise ValueError("is not a whole JPEG (another size than in its header)")
     pixels[..., :3] = np.asarray(rgb)

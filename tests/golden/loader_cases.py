@@ -30,7 +30,7 @@ from trainer.views.views import Views
 SEEDS = (0, 3, 2**63 + 1)
 EPOCHS = (0, 1, 89)
 SAMPLES = 1000
-PICTURES, SIDE_PX = 12, 64
+IMAGES, SIDE_PX = 12, 64
 CLASSES = Classes(("ant", "bee", "cat"), {})
 
 
@@ -64,19 +64,19 @@ def windows() -> Iterator[tuple[str, str]]:
         yield f"colour seed {seed}", digest(*normals)
 
 
-def pictures() -> NDArray[np.uint8]:
+def images() -> NDArray[np.uint8]:
     """(N, S, S, 3) uint8 noise, from whole numbers alone: the same on every machine."""
-    count = PICTURES * SIDE_PX * SIDE_PX * 3
+    count = IMAGES * SIDE_PX * SIDE_PX * 3
     noise = words(11, 0, np.arange(count, dtype=np.uint64), 0) >> np.uint64(56)
-    return noise.astype(np.uint8).reshape(PICTURES, SIDE_PX, SIDE_PX, 3)
+    return noise.astype(np.uint8).reshape(IMAGES, SIDE_PX, SIDE_PX, 3)
 
 
 def raw_beton(folder: Path) -> tuple[Path, Stats]:
-    """A beton that holds ``pictures`` as they are, in file order: no JPEG library has a say."""
+    """A beton that holds ``images`` as they are, in file order, independent of any JPEG library."""
     from PIL import Image
 
-    crops = [(f"train/{CLASSES.names[i % 3]}/{i}.JPEG", i % 3) for i in range(PICTURES)]
-    made = pictures()
+    crops = [(f"train/{CLASSES.names[i % 3]}/{i}.JPEG", i % 3) for i in range(IMAGES)]
+    made = images()
     for key, _ in crops:
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (SIDE_PX, SIDE_PX)).save(folder / key)
@@ -90,10 +90,10 @@ def raw_beton(folder: Path) -> tuple[Path, Stats]:
     )  # fmt: skip
     extents = inspect_beton(path).extents
     with path.open("r+b") as file:
-        for (offset, size, *_), picture in zip(extents.tolist(), made, strict=True):
-            assert size == picture.nbytes
+        for (offset, size, *_), image in zip(extents.tolist(), made, strict=True):
+            assert size == image.nbytes
             file.seek(offset)
-            file.write(picture.tobytes())
+            file.write(image.tobytes())
     return path, exact
 
 

@@ -1,6 +1,6 @@
 """What becomes of the 174 odd files of the real data: cropped, or why not.
 
-They break image readers in many ways, so a change here says that another Pillow, libjpeg or
+They break image readers in many ways, so a change here means that another Pillow, libjpeg or
 version of ``crop`` takes other files than before.
 """
 

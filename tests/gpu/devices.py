@@ -28,7 +28,7 @@ def on_cuda(test: Any) -> Any:
 def no_waiting(device: str) -> Iterator[None]:
     """On CUDA whatever waits for the device raises, in all threads."""
     if device == "cuda":
-        with warnings.catch_warnings():  # it says that it does not find every wait
+        with warnings.catch_warnings():  # it warns that it does not find every wait
             warnings.filterwarnings("ignore", "Synchronization debug mode")
             torch.cuda.set_sync_debug_mode("error")
     try:

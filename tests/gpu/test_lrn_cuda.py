@@ -90,11 +90,11 @@ def test_a_compiled_layer_has_the_kernels_in_its_graph() -> None:
 
 
 @on_cuda
-def test_a_batch_of_more_than_two_to_the_31_values_is_addressed_rightly() -> None:
-    pictures, channels, side = 22_000, 96, 32
+def test_a_batch_of_more_than_2_to_the_31_values_is_addressed() -> None:
+    batch, channels, side = 22_000, 96, 32
     if torch.cuda.get_device_properties(0).total_memory < 24 * 2**30:
         pytest.skip("needs 24 GB on the device")
-    x = torch.empty(pictures, channels, side, side, device="cuda", dtype=torch.bfloat16)
+    x = torch.empty(batch, channels, side, side, device="cuda", dtype=torch.bfloat16)
     x = x.to(memory_format=torch.channels_last).normal_()
     assert x.numel() > 2**31
     layer = LocalResponseNorm(channels).cuda()

@@ -28,7 +28,7 @@ LOADER: dict[str, Any] = {"batch_size": 4, "crop_size": 67, "seed": 3, "jobs": 1
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """22 pictures of 72 px in three classes."""
+    """22 images of 72 px in three classes."""
     return make_beton(tmp_path_factory.mktemp("gpu"), 22, 72)
 
 
@@ -78,9 +78,7 @@ def test_steps_wait_for_nothing_on_the_device(device: str, norm: str) -> None:
 
 
 @on_each_device
-def test_a_fed_epoch_waits_for_nothing_in_the_loaders_thread_either(
-    beton: Sample, device: str
-) -> None:
+def test_the_loaders_thread_waits_for_nothing_in_an_epoch(beton: Sample, device: str) -> None:
     trainer = Trainer(device)
     with train_loader(beton.path, beton.stats, device=device, **LOADER) as batches:
         trainer.train(batches)
@@ -119,7 +117,7 @@ def test_batches_are_whole_however_late_the_device_gets_to_them(beton: Sample, d
 
 
 @on_each_device
-def test_pictures_and_labels_arrive_on_the_device_channels_last(beton: Sample, device: str) -> None:
+def test_images_and_labels_arrive_on_the_device_channels_last(beton: Sample, device: str) -> None:
     with train_loader(beton.path, beton.stats, device=device, **LOADER) as batches:
         for batch in batches:
             assert batch.images.device.type == batch.labels.device.type == device

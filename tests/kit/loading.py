@@ -1,4 +1,4 @@
-"""What the loader's tests share: a short loader, its batches, and what the definition says."""
+"""What the loader's tests share: a short loader, its batches, and the definition's result."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def expected(sample: Sample, batches: BetonLoader, epoch: int) -> NDArray[np.flo
     stats: Stats = sample.stats
     basis = colour_basis(stats.eigenvectors, stats.eigenstdev, views)
     mean, gain = mean_of(views, stats.mean), gain_of(views, stats.channel_std)
-    drawn = draws(views, epoch, np.arange(len(sample.pictures)), stats.size_px)
+    drawn = draws(views, epoch, np.arange(len(sample.images)), stats.size_px)
     made = [
-        numpy_sample(picture, mean, basis, gain, views, drawn, i * views.count + v)
-        for i, picture in enumerate(sample.pictures)
+        numpy_sample(image, mean, basis, gain, views, drawn, i * views.count + v)
+        for i, image in enumerate(sample.images)
         for v in range(views.count)
     ]
-    return np.stack(made).reshape(len(sample.pictures), -1, *made[0].shape)[
+    return np.stack(made).reshape(len(sample.images), -1, *made[0].shape)[
         :, 0 if views.count == 1 else slice(None)
     ]
 

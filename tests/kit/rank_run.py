@@ -7,7 +7,7 @@ The first form does one job after the other: ``{"folder", "words", "ranks", "str
 ``"after"`` where it goes on with a copy of what another job's rank 0 has on its disk. Jobs with
 ``"beside": true``, which mostly wait, are done beside the others. A job's
 ranks are forked from one process that has only imported things. Rank r works in
-``folder/disk<r>``, so that ``--out run`` is on a disk of its own, and leaves what it says in
+``folder/disk<r>``, so that ``--out run`` is on a disk of its own, and writes its output to
 ``folder/<r>.out`` and ``folder/<r>.err`` and its status in ``folder/<r>.status``.
 
 ``strike`` (in the second form the environment's STRIKE) is ``signal,rank,step``: that rank
@@ -43,7 +43,7 @@ STEP = training.EpochRun._after_step
 
 
 def run(words: list[str], strike: str) -> int:
-    """``trainer run`` with the tiny networks, struck where that is said -> its status."""
+    """``trainer run`` with the tiny networks, struck where STRIKE names -> its status."""
     torch.set_num_threads(1)
     name, rank, step = (strike or "SIGKILL,-1,0").split(",")
     first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"

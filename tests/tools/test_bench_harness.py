@@ -37,7 +37,7 @@ def decoding(name: str, *shares: list[str]) -> Entrant:
     return Entrant(name, "contenders_stats:decode", [{"files": files} for files in shares])
 
 
-def test_contenders_run_in_turns_and_the_parts_of_one_are_added_up(
+def test_contenders_run_in_turns_and_shares_are_added_up(
     given: Options, crop_files: list[str]
 ) -> None:
     result = benching.race(
@@ -50,7 +50,7 @@ def test_contenders_run_in_turns_and_the_parts_of_one_are_added_up(
     assert (result.absent, result.failed) == ({}, set())
 
 
-def test_who_is_not_installed_is_skipped_and_named_and_who_fails_is_an_error(
+def test_absent_contenders_are_skipped_failing_ones_are_errors(
     given: Options, crop_files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = Entrant("lost", "contenders_stats:decode", [{"files": []}], Path("no/such/python"))
@@ -74,7 +74,7 @@ def test_a_contender_that_never_ends_is_ended(given: Options, tmp_path: Path) ->
     assert result.failed == {"stuck"}
 
 
-def test_a_missing_rival_is_no_error_and_a_missing_module_of_ours_is(
+def test_a_missing_rival_is_no_error_our_missing_module_is_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyvips", None)
@@ -89,7 +89,7 @@ def laps(*walls_s: float, count: int = 100, cpu_s: float | None = 2.0) -> list[L
     return [Lap(wall_s, cpu_s, count, 0.0, ()) for wall_s in walls_s]
 
 
-def test_a_ratio_is_of_medians_and_above_one_where_ours_is_faster() -> None:
+def test_a_ratio_is_of_medians_and_above_one_if_ours_is_faster() -> None:
     times = {"ours": laps(1.0, 2.0, 1.25, cpu_s=1.0), "theirs": laps(2.0, 2.5, 100.0)}
     row = recording.speed_row(Race("r", times), "ours", "theirs", 1.5)
     assert row is not None
@@ -97,7 +97,7 @@ def test_a_ratio_is_of_medians_and_above_one_where_ours_is_faster() -> None:
     assert (row.spread, row.cpu_ratio) == ((1.25, 80.0), 2.0)
 
 
-def test_a_record_says_what_a_figure_depends_on_and_names_no_folder(
+def test_a_record_has_machine_and_versions_and_no_folder(
     given: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "bench_x.py"), "--json", str(tmp_path / "r")])
@@ -117,7 +117,7 @@ def test_a_record_says_what_a_figure_depends_on_and_names_no_folder(
     assert os.uname().nodename not in re.findall(r"[\w.-]+", text)
 
 
-def test_the_crops_of_a_benchmark_are_as_many_as_asked_for_and_all_different(
+def test_a_benchmarks_crops_are_as_many_as_asked_and_different(
     tmp_path: Path,
 ) -> None:
     files = []

@@ -43,7 +43,7 @@ def test_a_straight_line_has_ratio_one_and_what_bends_is_told() -> None:
     assert bench_scale.rows("plan", points(1.2))[0].n == 1_000_000
 
 
-def test_sizes_above_the_limit_or_the_disk_are_refused_with_the_reason(
+def test_sizes_above_the_limit_or_the_disk_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert bench_scale.refusal(10, 9, tmp_path) == "above --most 9"

@@ -64,7 +64,7 @@ def test_variants_of_a_gpu_are_left_out_with_a_reason_on_a_cpu() -> None:
     assert not any(speedup.skipped(one, given, "cuda") for one in variants("bfloat16"))
 
 
-def test_the_chart_has_the_published_hours_and_is_the_same_each_time() -> None:
+def test_the_chart_has_the_published_hours_and_is_repeatable() -> None:
     data = draw(figures(), "a machine", TUTORIAL)
     assert data == draw(figures(), "a machine", TUTORIAL)
     assert data != draw(figures(), "a machine", TUTORIAL[:2])
@@ -81,7 +81,7 @@ def test_neighbouring_variants_run_in_one_race(at_once: int) -> None:
     assert all(2 <= len(part) <= at_once for part in parts)
 
 
-def test_seconds_for_imagenet_are_of_the_median_lap_with_the_spread_beside_them() -> None:
+def test_seconds_for_imagenet_are_of_the_median_lap_with_spread() -> None:
     first, last = figures()
     assert first.seconds == IMAGENET_SAMPLES / 2
     assert (first.least_s, first.most_s) == (IMAGENET_SAMPLES / 4, IMAGENET_SAMPLES)

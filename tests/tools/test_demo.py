@@ -26,7 +26,7 @@ def test_another_source_clears_what_the_last_one_made(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".source", "mine.txt"}
 
 
-def test_the_table_has_a_line_per_stage_and_leaves_unknowns_empty(tmp_path: Path) -> None:
+def test_the_table_has_a_line_per_stage_and_empty_unknowns(tmp_path: Path) -> None:
     rows = [demo.Row("crop", 2500, 3.25, 800.0, "fine"), demo.Row("train", 0, 60.0, 0.0, "best")]
     recorded = [
         {"what": "crop, two workers", "rival": "others", "ratio": 9.0},
@@ -46,7 +46,7 @@ def test_every_stage_with_a_rival_is_in_the_records() -> None:
     assert demo.over_rival("sample") == ""
 
 
-def test_pictures_to_predict_are_of_different_classes_and_not_broken(tmp_path: Path) -> None:
+def test_images_to_predict_are_whole_and_of_different_classes(tmp_path: Path) -> None:
     for name in "abcd":
         (tmp_path / name).mkdir()
         (tmp_path / name / "broken-text.jpg").touch()
@@ -56,7 +56,7 @@ def test_pictures_to_predict_are_of_different_classes_and_not_broken(tmp_path: P
     assert demo.three_images(tmp_path / "a") == []
 
 
-def test_a_failing_stage_ends_the_demo_with_its_status_and_sentence(tmp_path: Path) -> None:
+def test_a_failing_stage_ends_the_demo_with_status_and_message(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "tools/demo.py", "--src", str(tmp_path / "none"), "--dst", str(tmp_path)],
         cwd=REPOSITORY,
@@ -70,7 +70,7 @@ def test_a_failing_stage_ends_the_demo_with_its_status_and_sentence(tmp_path: Pa
     assert "Traceback" not in result.stderr
 
 
-def test_a_killed_stage_is_named_with_a_status_that_is_not_success(
+def test_a_killed_stage_is_named_and_is_no_success(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]

@@ -64,7 +64,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     del NETWORKS["tiny-recipe"]
 
 
-def test_a_recipe_goes_from_raw_pictures_to_its_record_once(
+def test_a_recipe_goes_from_raw_images_to_its_record_once(
     make_raw: Callable[..., Path],
     tmp_path: Path,
     stages: list[list[str]],
@@ -83,8 +83,8 @@ def test_a_recipe_goes_from_raw_pictures_to_its_record_once(
     (seed,) = run.result["seeds"]
     assert seed["top1"] == pytest.approx(100 - run.epochs[0]["val_top1_error"], abs=0.01)
     assert str(tmp_path) not in record.read_text()
-    for picture in (record.with_suffix(".png"), tmp_path / "out/cat-fish/seed-3/grid.png"):
-        with Image.open(picture) as image:
+    for chart in (record.with_suffix(".png"), tmp_path / "out/cat-fish/seed-3/grid.png"):
+        with Image.open(chart) as image:
             assert image.format == "PNG"
     assert [ran[1] for ran in stages] == ["prepare", "run", "eval"]
     # Once more: nothing is trained, and the record does not grow.
@@ -95,16 +95,16 @@ def test_a_recipe_goes_from_raw_pictures_to_its_record_once(
     assert record.read_bytes() == before
 
 
-def test_imagenets_recipe_takes_the_archives_as_downloaded_and_five_views(
+def test_imagenets_recipe_takes_the_archives_and_five_views(
     tmp_path: Path, stages: list[list[str]]
 ) -> None:
     raw, record = tmp_path / "archives", tmp_path / "record.jsonl"
     raw.mkdir()
-    pictures = [jpeg_bytes(smooth_pixels(250, 300, number)) for number in range(9)]
-    members = {wnid: {f"{wnid}_{n}.JPEG": pictures[3 * at + n] for n in range(2)}
+    images = [jpeg_bytes(smooth_pixels(250, 300, number)) for number in range(9)]
+    members = {wnid: {f"{wnid}_{n}.JPEG": images[3 * at + n] for n in range(2)}
                for at, wnid in enumerate(WNIDS)}  # fmt: skip
     train_tar(raw, members)
-    val_tar(raw, pictures[:3])
+    val_tar(raw, images[:3])
     words = ["imagenet", "--theirs", "--raw", str(raw), "--out", str(tmp_path / "out")]
     assert recipe_run.main([*words, "--record", str(record), *SMALLEST]) == 0
     (run,) = recipe_record.read(record)
@@ -198,7 +198,7 @@ def test_a_folder_of_betons_is_of_one_recipe_side_and_selection(
         ("val.beton.json", "manifest.damaged"),
     ],
 )
-def test_a_damaged_file_among_the_betons_is_an_error_before_training(
+def test_a_damaged_beton_is_an_error_before_training(
     name: str, code: str, betons: tuple[Path, list[str]], stages: list[list[str]]
 ) -> None:
     folder, _ = betons
@@ -223,7 +223,7 @@ def test_betons_of_another_build_are_an_error(
     assert error_of(["cat-fish"], folder) == "recipe.betons_damaged"
 
 
-def test_what_a_stage_says_is_shown_and_heard(
+def test_a_stages_output_is_shown_and_returned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # More on stdout than a pipe holds, before the words on stderr end.
@@ -271,7 +271,7 @@ def test_ctrl_c_in_a_terminal_asks_a_stage_once_with_each_signal(tmp_path: Path)
     assert heard == f"{[int(signal.SIGINT), int(signal.SIGTERM)]}"
 
 
-def test_a_run_with_other_options_or_pictures_is_no_continuation(
+def test_a_run_with_other_options_or_images_is_not_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[list[str]] = []
@@ -318,10 +318,10 @@ def test_missing_data_is_one_line_with_what_to_download(
 ) -> None:
     words = [name, "--raw", str(tmp_path), "--out", str(tmp_path / "out"), "--preset", "small"]
     assert recipe_run.main(words) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert SETS[RECIPES[name].raw].download in said
-    assert SETS[RECIPES[name].raw].content in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert SETS[RECIPES[name].raw].download in message
+    assert SETS[RECIPES[name].raw].content in message
 
 
 @pytest.mark.parametrize(
@@ -368,15 +368,15 @@ def test_cats_and_fish_come_from_two_sets(tmp_path: Path) -> None:
     source = source_of("cat-fish", raw, tmp_path / "work", Choice(per_class=2))
     found = listed(source.src)
     counts = {(p.label, p.split): 0 for p in found}
-    for picture in found:
-        counts[picture.label, picture.split] += 1
-        assert (tmp_path / "work" / picture.path).is_file()
+    for one in found:
+        counts[one.label, one.split] += 1
+        assert (tmp_path / "work" / one.path).is_file()
     assert counts == {
         ("cat", "train"): 2, ("cat", "val"): 6, ("fish", "train"): 1, ("fish", "val"): 1,
     }  # fmt: skip
 
 
-def test_the_layout_as_downloaded_is_used_as_it_is_where_all_is_taken(
+def test_the_downloaded_layout_is_used_if_all_is_taken(
     make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
     raw = make_raw()
@@ -388,8 +388,8 @@ def test_the_layout_as_downloaded_is_used_as_it_is_where_all_is_taken(
     assert "n01440764\ttench" in source.classes.read_text().splitlines()
 
 
-def pictures(train: int, val: int = 0) -> list[Listed]:
-    """That many pictures of two classes."""
+def made(train: int, val: int = 0) -> list[Listed]:
+    """That many images of two classes."""
     return [
         Listed(f"set/{split}/{label}/{number}.jpg", label, split)
         for split, count in (("train", train), ("val", val))
@@ -399,16 +399,16 @@ def pictures(train: int, val: int = 0) -> list[Listed]:
 
 
 def test_a_smaller_choice_is_part_of_a_larger_one_in_any_order() -> None:
-    few = choose(pictures(20, 9), Choice(3, 2))
-    more = choose(reversed(pictures(20, 9)), Choice(5, 4))
+    few = choose(made(20, 9), Choice(3, 2))
+    more = choose(reversed(made(20, 9)), Choice(5, 4))
     assert set(few) < set(more)
     of_b = [p.split for p in few if p.label == "b"]
     assert (of_b.count("train"), of_b.count("val")) == (3, 2)
 
 
-def test_without_validation_other_pictures_are_held_out() -> None:
+def test_without_validation_other_images_are_held_out() -> None:
     for choice, wanted in ((Choice(), (16, 4)), (Choice(5), (5, 5)), (Choice(5, 2), (5, 2))):
-        found = choose(pictures(20), choice)
+        found = choose(made(20), choice)
         of_a = [p for p in found if p.label == "a"]
         assert tuple(sum(p.split == s for p in of_a) for s in ("train", "val")) == wanted
         assert len({p.path for p in found}) == len(found)
@@ -416,7 +416,7 @@ def test_without_validation_other_pictures_are_held_out() -> None:
 
 def test_a_class_that_cannot_be_divided_is_named() -> None:
     with pytest.raises(ToolError, match="class a: 1 images are too few for training"):
-        choose(pictures(1), Choice())
+        choose(made(1), Choice())
 
 
 def test_real_sets_are_recognised(shared_data: Path, tmp_path: Path) -> None:

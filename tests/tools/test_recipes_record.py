@@ -38,7 +38,7 @@ def metrics(errors: list[float]) -> list[dict[str, Any]]:
 
 
 def evaluation(top1: float, top5: float, images: tuple[int, ...] = (59, 41)) -> Row:
-    """What ``trainer eval --json`` says."""
+    """The output of ``trainer eval --json``."""
     classes = [{"images": count} for count in images]
     return {"top1_error": 100 - top1, "top5_error": 100 - top5, "classes": classes}
 
@@ -66,7 +66,7 @@ def test_only_epochs_are_recorded_with_figures_of_six_digits() -> None:
     }  # fmt: skip
 
 
-def test_the_result_has_mean_and_spread_and_how_many_seeds_reached_what_was_asked() -> None:
+def test_the_result_has_mean_spread_and_seeds_at_the_goal() -> None:
     result = run().result
     assert result["top1"] == {"mean": 95.5, "deviation": 2.1213, "least": 94.0, "most": 97.0}
     assert result["views_top1"]["mean"] == 96.5
@@ -87,13 +87,13 @@ def test_the_result_has_mean_and_spread_and_how_many_seeds_reached_what_was_aske
         ([], 0),
     ],
 )
-def test_epochs_with_the_error_of_one_class_count_from_three_on_end(
+def test_epochs_with_the_error_of_one_class_count_from_three(
     errors: list[float], count: int
 ) -> None:
     assert one_class_epochs(epoch_lines(0, metrics(errors)), [59, 41, 0]) == count
 
 
-def test_a_record_reads_back_as_it_was_written_and_takes_each_run_once(tmp_path: Path) -> None:
+def test_a_record_reads_back_and_takes_each_run_once(tmp_path: Path) -> None:
     path = tmp_path / "records" / "recipe.jsonl"
     ours, theirs = run(), run("theirs")
     assert append(path, ours)
@@ -113,7 +113,7 @@ def test_a_record_reads_back_as_it_was_written_and_takes_each_run_once(tmp_path:
         (lambda lines: [lines[0], *lines], "unexpected line 2 .header."),
     ],
 )
-def test_a_damaged_record_is_one_sentence(tmp_path: Path, cut: Any, reason: str) -> None:
+def test_a_damaged_record_is_an_error(tmp_path: Path, cut: Any, reason: str) -> None:
     path = tmp_path / "recipe.jsonl"
     path.write_text("\n".join(cut(run().lines().splitlines())) + "\n")
     with pytest.raises(ToolError, match=reason):

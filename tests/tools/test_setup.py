@@ -45,7 +45,7 @@ def system_deps(path: Path) -> subprocess.CompletedProcess[str]:
     return run("system_deps.sh", env={"PATH": str(path)}, cwd=path.parent)
 
 
-def test_what_cannot_be_built_is_named_with_every_way_to_install_it(bare_path: Path) -> None:
+def test_what_cannot_be_built_is_named_with_ways_to_install_it(bare_path: Path) -> None:
     command(bare_path, "uv", "exit 0")
     result = system_deps(bare_path)
     assert (result.returncode, result.stdout.split()) == (0, ["ffcv", "pillow-simd"])
@@ -111,11 +111,11 @@ def test_wrong_usage_is_one_line(script: str, words: tuple[str, ...], tmp_path: 
 
 
 @pytest.mark.parametrize("script", ["build_ffcv_wheel.sh", "gpu_kit.sh"])
-@pytest.mark.parametrize(("says", "reason"), [("echo 3.10", "3.10"), ("exit 1", "Python")])
+@pytest.mark.parametrize(("answer", "reason"), [("echo 3.10", "3.10"), ("exit 1", "Python")])
 def test_other_interpreters_are_refused(
-    script: str, says: str, reason: str, tmp_path: Path
+    script: str, answer: str, reason: str, tmp_path: Path
 ) -> None:
-    result = run(script, command(tmp_path, "python", says), tmp_path / "kit")
+    result = run(script, command(tmp_path, "python", answer), tmp_path / "kit")
     assert result.returncode == 2
     assert reason in result.stderr
 
@@ -157,7 +157,7 @@ def test_a_kit_for_another_python_is_refused(kit: Path) -> None:
     assert not (kit / "site").exists()
 
 
-def test_the_pins_of_the_benchmarks_add_to_the_lock_and_change_nothing() -> None:
+def test_the_benchmarks_pins_only_add_to_the_lock() -> None:
     names = [
         {line.partition("==")[0] for line in (REPOSITORY / name).read_text().splitlines()}
         for name in ("requirements.lock", "requirements-bench.lock")

@@ -33,12 +33,12 @@ class Sample:
     path: Path
     manifest: Manifest
     stats: Stats
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
 
-def picture(side: int, seed: int) -> NDArray[np.uint8]:
-    """A smooth colourful picture (side, side, 3); every third is grey."""
+def smooth_image(side: int, seed: int) -> NDArray[np.uint8]:
+    """A smooth colourful image (side, side, 3); every third is grey."""
     y, x = np.mgrid[0:side, 0:side] / side
     rng = np.random.default_rng(seed)
     planes = []
@@ -50,7 +50,7 @@ def picture(side: int, seed: int) -> NDArray[np.uint8]:
 
 
 def jpeg(pixels: NDArray[np.uint8], quality: int = 90, progressive: bool = False) -> bytes:
-    """(S, S, 3) -> JPEG bytes; a grey picture is written as a grey JPEG."""
+    """(S, S, 3) -> JPEG bytes; a grey image is written as a grey JPEG."""
     image = Image.fromarray(pixels)
     if (pixels == pixels[..., :1]).all():
         image = image.convert("L")
@@ -74,14 +74,14 @@ def make_beton(
     progressive: bool = False,
     names: Classes = CLASSES,
 ) -> Sample:
-    """``count`` pictures of ``side`` px -> ``train.beton`` with all that belongs to it."""
+    """``count`` images of ``side`` px -> ``train.beton`` with all that belongs to it."""
     cropped = folder / "cropped"
     crops, written = [], {}
     for index in range(count):
         label = index % len(names)
         key = f"train/{names.names[label]}/{index}.JPEG"
         (cropped / key).parent.mkdir(parents=True, exist_ok=True)
-        written[key] = jpeg(picture(side, index), quality, progressive)
+        written[key] = jpeg(smooth_image(side, index), quality, progressive)
         (cropped / key).write_bytes(written[key])
         crops.append((key, label))
     pixels = {key: decoded(data) for key, data in written.items()}
@@ -116,13 +116,13 @@ def same_numbers() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_beton(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """25 pictures of 64 px."""
+    """25 images of 64 px."""
     return make_beton(tmp_path_factory.mktemp("small"), 25, 64)
 
 
 @pytest.fixture(scope="session")
 def full_beton(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """6 pictures of 256 px."""
+    """6 images of 256 px."""
     return make_beton(tmp_path_factory.mktemp("full"), 6, 256)
 
 

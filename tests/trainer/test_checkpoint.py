@@ -22,7 +22,7 @@ CLASSES = Classes(("n01", "n02"), {"n01": "ant", "n02": "bee"})
 
 
 def small_stats(size: int = 8) -> Stats:
-    """Exact statistics of ten made pictures."""
+    """Exact statistics of ten made images."""
     rng = np.random.default_rng(0)
     total = rng.integers(0, 2550, (size, size, 3)).astype(np.uint64)
     vectors = np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -80,7 +80,7 @@ def rewrite(path: Path, change: Any) -> Path:
 
 
 def refused(path: Path) -> str:
-    """The sentence with which ``path`` is refused; one line that names the file."""
+    """The message of the error for ``path``; one line that names the file."""
     with pytest.raises(ToolError) as caught:
         load_checkpoint(path)
     text = str(caught.value)
@@ -139,7 +139,7 @@ def test_a_view_does_not_drag_its_storage_along(tmp_path: Path) -> None:
     assert load_checkpoint(path).model["few"].shape == (10,)
 
 
-def test_saving_something_unsafe_fails_and_leaves_the_earlier_file(tmp_path: Path) -> None:
+def test_an_unsafe_save_fails_and_leaves_the_earlier_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pt")
     before = path.read_bytes()
     with pytest.raises(TypeError, match=r"checkpoint\.config\.where: a PosixPath"):
@@ -148,7 +148,7 @@ def test_saving_something_unsafe_fails_and_leaves_the_earlier_file(tmp_path: Pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ToolError, match="file: is not a folder"):
         write(tmp_path / "file" / "a.pt")
@@ -192,7 +192,7 @@ def test_no_changed_byte_of_a_weight_passes(tmp_path: Path) -> None:
     assert "damaged" in refused(path)
 
 
-def test_flipped_bytes_anywhere_never_raise_anything_but_a_sentence(tmp_path: Path) -> None:
+def test_flipped_bytes_anywhere_raise_only_a_tool_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pt")
     whole = path.read_bytes()
     rng = np.random.default_rng(1)
@@ -289,7 +289,7 @@ def test_weights_that_are_not_finite_are_found(tmp_path: Path) -> None:
             load_checkpoint(write(tmp_path / "a.pt", **changes)).check_finite()
 
 
-def test_checkpoints_of_earlier_versions_have_no_digest_and_are_checked(tmp_path: Path) -> None:
+def test_checkpoints_of_earlier_versions_without_digest_load(tmp_path: Path) -> None:
     path = rewrite(write(tmp_path / "a.pt"), lambda payload: None)
     assert b"sha256:" not in path.read_bytes()
     assert load_checkpoint(path).progress["step"] == 12

@@ -47,7 +47,7 @@ def test_each_stage_of_a_small_run_is_measured(small_beton: Sample, tiny_network
     assert found.advice
 
 
-def test_a_loader_that_lets_the_step_wait_is_the_limit_and_says_what_helps() -> None:
+def test_a_loader_that_delays_the_step_is_the_limit_with_advice() -> None:
     found = diagnosis(disk=9e4, loader=500, step=2000, together=480, wait=0.7, cpus=8)
     assert found.limit == "decode"
     assert found.gain == pytest.approx(2000 / 480)
@@ -63,7 +63,7 @@ def test_a_disk_slower_than_the_loader_is_the_limit() -> None:
     assert "--order pages" in found.advice[0]
 
 
-def test_a_step_that_never_waits_is_the_limit_and_names_what_was_faster() -> None:
+def test_a_step_that_never_waits_is_the_limit() -> None:
     tried = (Stage("--precision bfloat16", 240.0), Stage("--batch-size 16", 105.0))
     found = diagnosis(loader=3000, step=100, together=98, wait=0.01, tried=tried)
     assert found.limit == "step"

@@ -29,7 +29,7 @@ def nothing() -> None:
 
 @dataclass(frozen=True)
 class Contender:
-    """``lap`` does the work once and says what came of it: ``count`` images, and more.
+    """``lap`` does the work once and returns its result: ``count`` images, and more.
 
     ``reset`` undoes a lap, outside the measured time.
     """

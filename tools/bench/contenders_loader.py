@@ -108,7 +108,7 @@ def ffcv_stock(beton: str, batch: int, threads: int, flip: bool, compiled: bool)
 
 def decode_alone(files: list[str], threads: int) -> Contender:
     """Only JPEG bytes to pixels, by the libjpeg-turbo that the loader uses, with the accurate
-    IDCT: each thread has every so manieth image and one buffer."""
+    IDCT: of T threads each has every T-th image and one buffer."""
     import numpy as np
 
     from imagenet_prep.jpeg.turbo import decode_into

@@ -3,7 +3,7 @@
     python tools/bench/gpu_epoch.py --crops FOLDER [--json FILE] [--batch-size N] [--smoke]
 
 The crops of FOLDER are packed into beton files whose pages are repeated to 1,281,167 and 50,000
-samples, with their row index. Printed: what the command says, and for each epoch images a second,
+samples, with their row index. Printed: the command's output, and for each epoch images a second,
 shares of time, and the seconds of the whole command. ``--smoke``: a few samples on any device.
 """
 

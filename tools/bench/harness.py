@@ -115,8 +115,8 @@ class _Process:
         status = self.process.wait(timeout=10)
         self._words.seek(0)
         lines = self._words.read().decode(errors="replace").split("\n")
-        said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        return f"ended with status {status}: {said.strip()[:200]}"
+        last = next((line for line in reversed(lines) if line.strip()), "no output")
+        return f"ended with status {status}: {last.strip()[:200]}"
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -254,7 +254,7 @@ def options(description: str, arguments: Sequence[str] | None = None) -> Options
 
 
 def options_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Options:
-    """What was parsed -> what every benchmark is told; wrong usage is a sentence."""
+    """What was parsed -> what every benchmark is told; wrong usage ends the program."""
     if given.rounds < 1:
         parser.error("--rounds must be at least 1")
     if given.images is not None and not given.images.is_dir():

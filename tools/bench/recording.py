@@ -261,6 +261,6 @@ def accelerator() -> dict[str, Any]:
     }
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        found["gpu_driver"] = said.stdout.strip()
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        found["gpu_driver"] = answer.stdout.strip()
     return found

@@ -5,7 +5,7 @@
 
 The entries are made up (``scale_stages``); every stage at every size is a process of its own,
 whose processor seconds and peak memory are measured. A line is laid through all sizes but the
-largest; the "rival" is what it says of the largest, so a ratio of 1 is a straight line and one
+largest; the "rival" is its value at the largest, so a ratio of 1 is a straight line and one
 far below 1 something that grows faster. Beyond 25 million entries what is measured is one of
 several parts (``crop --part``), which each list all sources and have a journal of their own.
 ``--only`` takes a name of a process; all but ``manifests`` and ``order`` need ``first run``.
@@ -159,7 +159,7 @@ def refusal(size: int, most: int, work: Path) -> str:
 
 
 def main() -> int:
-    """Measures size after size, then says how straight the lines are."""
+    """Measures size after size, then prints how straight the lines are."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--most", type=int, default=SIZES[-1], metavar="N")
     parser.add_argument("--costs", action="store_true")

@@ -49,7 +49,7 @@ class Rates:
 
 
 def read_rates(records: Path) -> Rates:
-    """The rates in a folder of records; SystemExit with one sentence where one is missing."""
+    """The rates in a folder of records; SystemExit where one is missing."""
     plan = _record(records, "plan")
     build = _record(records, "build")
     scale = records / "bench-scale.json"

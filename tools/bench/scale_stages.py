@@ -28,7 +28,7 @@ _CROP_BYTES, _SETTINGS_PX = 20_444, 256
 
 
 Measured = Iterator[tuple[str, dict[str, Any]]]
-"""(stage, what ``measured`` says of it), one after the other."""
+"""(stage, what ``measured`` returns for it), one after the other."""
 
 
 class Start:

@@ -3,7 +3,7 @@
 A folder of betons (``--prepare-only``) has all that training needs, and is complete without the
 raw images: a folder for each way of preparing with ``train.beton`` and ``val.beton``, their
 manifests (which hold the class names), row indices and statistics; and ``recipe.json``, written
-last, which says what the betons are for.
+last, which names what the betons are for.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def _exists(folder: Path, mark: str) -> bool:
 def source_of(name: str, place: Path, work: Path, choice: Choice) -> Source:
     """The raw set ``name`` in ``place`` -> what to prepare; lists are written into ``work``.
 
-    Raises UsageError or ToolError with one sentence where the set is absent, or lies in
+    Raises UsageError or ToolError where the set is absent, or lies in
     another way than it should.
     """
     if name == "cat-fish":

@@ -93,8 +93,8 @@ def _spread(value: Row) -> str:
     return f"{value['mean']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
 
 
-def _images(pictures: Row) -> str:
-    return f"{pictures['train']:,} + {pictures['val']:,}"
+def _images(counts: Row) -> str:
+    return f"{counts['train']:,} + {counts['val']:,}"
 
 
 def _minutes(run: Run) -> str:

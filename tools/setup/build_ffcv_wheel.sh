@@ -7,7 +7,7 @@
 # other machine has; OUT is the folder for the wheel, dist/ by default. This machine needs
 # Linux, a C++ compiler, OpenCV, libjpeg-turbo (tools/setup/system_deps.sh brings them) and a
 # package index. The wheel holds the shared libraries of OpenCV and libjpeg-turbo with all
-# that these need but glibc, libstdc++ and libgcc; its name says the glibc that it needs.
+# that these need but glibc, libstdc++ and libgcc; its name has the glibc that it needs.
 #
 # Before the wheel gets its name it is installed into a fresh virtual environment, where ldd
 # may show nothing else of the system's, and where FFCV writes and reads a small beton.
@@ -106,8 +106,8 @@ else:
     raise SystemExit("build_ffcv_wheel: this auditwheel keeps its policies elsewhere")
 PYTHON
 PATH=$work/tools/bin:$PATH "$work/tools/bin/python" -m auditwheel repair \
-    --wheel-dir "$work/repaired" "$work"/ffcv-*.whl >"$work/said" 2>&1 || {
-    tail -n 20 "$work/said" >&2
+    --wheel-dir "$work/repaired" "$work"/ffcv-*.whl >"$work/output" 2>&1 || {
+    tail -n 20 "$work/output" >&2
     fail "the shared libraries could not be taken in; the reason is above"
 }
 wheel=$(echo "$work"/repaired/ffcv-*.whl)
@@ -124,7 +124,7 @@ outside=$(env -u LD_LIBRARY_PATH ldd "$site"/ffcv/_libffcv*.so "$site"/ffcv.libs
     sort -u) || true
 [ -z "$outside" ] || fail "the wheel still needs libraries of the system: $outside"
 cat >"$work/read_a_beton.py" <<'PYTHON'
-"""Writes eight pictures, as pixels and as JPEG, with stock FFCV and reads them back."""
+"""Writes eight images, as pixels and as JPEG, with stock FFCV and reads them back."""
 
 import sys
 import warnings
@@ -139,7 +139,7 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.writer import DatasetWriter
 
 
-class Pictures:
+class Images:
     def __len__(self) -> int:
         return 8
 
@@ -154,15 +154,15 @@ for mode, most in (("raw", 0), ("jpg", 4)):
     path = str(folder / f"{mode}.beton")
     field = RGBImageField(write_mode=mode, max_resolution=64, jpeg_quality=98)
     writer = DatasetWriter(path, {"image": field, "label": IntField()}, num_workers=1)
-    writer.from_indexed_dataset(Pictures(), chunksize=8)
-    # A window of the picture's own size goes through libjpeg-turbo and OpenCV's resize.
+    writer.from_indexed_dataset(Images(), chunksize=8)
+    # A window of the image's own size goes through libjpeg-turbo and OpenCV's resize.
     decoder = CenterCropRGBImageDecoder((64, 64), 1.0)
     loader = Loader(path, 8, 1, order=OrderOption.SEQUENTIAL, os_cache=True,
                     pipelines={"image": [decoder], "label": [IntDecoder()]})
     (images, labels), = loader
     for index in range(8):
-        picture, label = Pictures()[int(labels[index, 0])]
-        off = np.abs(picture.astype(int) - images[index]).max()
+        pixels, label = Images()[int(labels[index, 0])]
+        off = np.abs(pixels.astype(int) - images[index]).max()
         if label != index or off > most:
             sys.exit(f"sample {index} of {mode}.beton is {off} levels off, label {label}")
 used = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
@@ -172,9 +172,9 @@ if foreign:
     sys.exit(f"it loaded {', '.join(sorted(foreign))}")
 PYTHON
 (cd "$work" && env -u LD_LIBRARY_PATH -u PYTHONPATH timeout 900 \
-    "$work/fresh/bin/python" read_a_beton.py "$work" >"$work/said" 2>&1) || {
-    tail -n 20 "$work/said" >&2
-    fail "FFCV could not read a beton there; its words are above"
+    "$work/fresh/bin/python" read_a_beton.py "$work" >"$work/output" 2>&1) || {
+    tail -n 20 "$work/output" >&2
+    fail "FFCV could not read a beton there; its output is above"
 }
 mv "$wheel" "$out/.$(basename "$wheel").part"
 mv "$out/.$(basename "$wheel").part" "$out/$(basename "$wheel")"

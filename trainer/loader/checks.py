@@ -162,7 +162,7 @@ def check_fit(beton: Betons, info: BetonInfo, stats: Stats, views: Views) -> Non
     if (manifest.samples, manifest.size_px) != (info.samples, info.side_px):
         raise ToolError(
             "beton.manifest_differs",
-            f"{beton}: has {info.samples} images of {info.side_px} px, its manifest says "
+            f"{beton}: has {info.samples} images of {info.side_px} px, its manifest has "
             f"{manifest.samples} of {manifest.size_px} px; {REBUILD}",
         )
     if info.label_max >= len(manifest.classes):

@@ -39,7 +39,7 @@ class Decoder:
 
     ``run(indices, out)`` makes (n, *``shape_of(views, layout)``) of ``views.dtype`` at the address
     ``out``; of squares that reach over the edge it writes only what is inside. ``files`` int64
-    are the descriptors of the open files; ``draws`` says what is random. ``jobs`` threads work on
+    are the descriptors of the open files; ``draws`` has what is random. ``jobs`` threads work on
     at most ``batch_size`` samples at once.
     """
 

@@ -29,7 +29,7 @@ def sample_order(
 ) -> NDArray[np.uint64]:
     """One of ORDERS -> the sample indices (N,) uint64 of an epoch.
 
-    ``pages`` (N,) says on which page, counted through all files, each sample lies. ``shuffle``
+    ``pages`` (N,) is on which page, counted through all files, each sample lies. ``shuffle``
     is a seeded permutation of all; ``pages`` a permutation of the pages, of which
     ``pages_at_once`` are then shuffled together: reading touches no more of the files at a
     time, so a set beyond memory is read from end to end once; ``sequential`` is the order of

@@ -21,8 +21,8 @@ def learning_rate_factor(
 
     ``linear`` falls to 0 over ``total_steps``, ``cosine`` along half a cosine, ``step``
     divides by ten after every ``drop_epochs`` epochs, ``drops`` at the epochs listed in
-    ``drops`` (an epoch listed twice divides twice), ``plateau`` as often as ``plateau``
-    says (see ``plateau_drops``), ``constant`` stays. The first ``warmup_steps`` steps rise
+    ``drops`` (an epoch listed twice divides twice), ``plateau`` ``plateau`` times
+    (see ``plateau_drops``), ``constant`` stays. The first ``warmup_steps`` steps rise
     linearly to that. ValueError for another name.
     """
     progress = min(step / max(total_steps, 1), 1.0)

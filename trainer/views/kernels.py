@@ -78,7 +78,7 @@ def _work(job: Any, thread: Any) -> Any:
 
 @kernel
 def jpeg_size(data: Any) -> Any:
-    """JPEG bytes uint8 (1, N) -> (height, width) as its frame header says; (0, 0) without one.
+    """JPEG bytes uint8 (1, N) -> (height, width) as in its frame header; (0, 0) without one.
 
     TurboJPEG scales a image to the size it is asked for: only the header tells that a
     damaged length would leave a part of the buffer as it was.

@@ -111,12 +111,12 @@ def test_options_that_mean_nothing_are_wrong_usage(
     assert reason in capsys.readouterr().err
 
 
-def test_verify_says_that_a_good_beton_is_good(cropped: Path, capsys: Capture) -> None:
+def test_verify_confirms_a_valid_beton(cropped: Path, capsys: Capture) -> None:
     assert build(cropped) == 0
     capsys.readouterr()
     path = cropped.parent / "train.beton"
-    status, value, said = verify(capsys, path, "--decode")
-    assert (status, said) == (0, "")
+    status, value, errors = verify(capsys, path, "--decode")
+    assert (status, errors) == (0, "")
     assert value["good"] and value["faults"] == value["damaged"] == []
     assert (value["samples"], value["pages"], value["decoded"]) == (12, 3, 12)
     assert cli.run(["verify", str(path)]) == 0
@@ -130,9 +130,9 @@ def test_verify_lists_every_damaged_sample_and_ends_with_1(cropped: Path, capsys
     with path.open("rb+") as file:
         file.seek((2 << 20) + 700)
         file.write(b"damage")
-    status, value, said = verify(capsys, path)
+    status, value, errors = verify(capsys, path)
     assert status == 1
-    assert said == (
+    assert errors == (
         f"imagenet-prep: {path}: is damaged (12 of 12 samples); "
         "build it again with imagenet-prep build\n"
     )

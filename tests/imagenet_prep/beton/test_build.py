@@ -37,7 +37,7 @@ SIZE_PX = 96
 # ---- what was built
 
 
-def test_beton_gives_back_the_bytes_of_the_crops_in_the_stated_order(made_beton: Made) -> None:
+def test_beton_returns_the_bytes_of_the_crops_in_order(made_beton: Made) -> None:
     index = beton_format.read_index(made_beton.out)
     content = made_beton.out.read_bytes()
     assert sorted(made_beton.manifest.keys) == sorted(path for path, _ in made_beton.crops)
@@ -48,7 +48,7 @@ def test_beton_gives_back_the_bytes_of_the_crops_in_the_stated_order(made_beton:
         assert sample["label"] == labels[key]
 
 
-def test_manifest_says_what_is_in_the_beton(made_beton: Made) -> None:
+def test_manifest_describes_the_beton(made_beton: Made) -> None:
     manifest = load_manifest(made_beton.out)
     assert manifest == made_beton.manifest
     assert manifest.samples == 110
@@ -84,7 +84,7 @@ def test_nothing_but_the_four_files_is_left(made_beton: Made) -> None:
     assert found == ["train.beton", "train.beton.json", "train.beton.rows", "train.stats.npz"]
 
 
-def test_two_workers_and_another_order_of_crops_write_the_same_bytes(
+def test_workers_and_order_of_crops_do_not_change_the_bytes(
     made_beton: Made, tmp_path: Path
 ) -> None:
     out = tmp_path / "train.beton"
@@ -159,7 +159,7 @@ def overwrite(mode: str, width: int, kind: str) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(path.read_bytes()[:-2]), "is not a whole JPEG"),
     ],
 )
-def test_crop_that_cannot_be_taken_is_named_and_the_old_beton_stays(
+def test_unusable_crop_is_named_and_the_old_beton_stays(
     beton_copy: Made, damage: Callable[[Path], None], reason: str
 ) -> None:
     bad = beton_copy.cropped / beton_copy.crops[50][0]
@@ -170,7 +170,7 @@ def test_crop_that_cannot_be_taken_is_named_and_the_old_beton_stays(
     assert_old_files(beton_copy)
 
 
-def test_statistics_of_another_size_are_said_to_be_the_old_ones(beton_copy: Made) -> None:
+def test_statistics_of_another_size_are_named_as_old(beton_copy: Made) -> None:
     for path, _ in beton_copy.crops:
         Image.new("RGB", (50, 50)).save(beton_copy.cropped / path, "JPEG")
     with fails("build.stats_size", "50x50"):
@@ -224,7 +224,7 @@ def test_page_that_reads_back_otherwise_is_no_beton(
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_disk_that_fills_while_it_is_written_leaves_the_old_files(
+def test_full_disk_leaves_the_old_files(
     beton_copy: Made, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
     def full(*arguments: Any) -> int:
@@ -246,7 +246,7 @@ def test_subset_does_not_ask_for_the_statistics_of_the_subset(
     assert manifest.settings["subset"] == 20
 
 
-def test_page_that_does_not_hold_the_largest_sample_is_wrong_usage(
+def test_page_smaller_than_the_largest_sample_is_wrong_usage(
     beton_copy: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = beton_copy.cropped / beton_copy.crops[0][0]
@@ -256,7 +256,7 @@ def test_page_that_does_not_hold_the_largest_sample_is_wrong_usage(
     assert_old_files(beton_copy)
 
 
-def test_statistics_of_other_images_are_refused_for_the_training_split(beton_copy: Made) -> None:
+def test_statistics_of_other_images_are_refused_for_train(beton_copy: Made) -> None:
     with fails("build.other_stats"):
         beton_copy.build(beton_copy.out, crops=beton_copy.crops[1:])
     assert_old_files(beton_copy)
@@ -298,7 +298,7 @@ def test_interruption_leaves_the_old_files_alone(beton_copy: Made, jobs: int) ->
     assert_old_files(beton_copy)
 
 
-def test_kill_between_beton_and_manifest_leaves_no_pair_that_looks_complete(
+def test_kill_before_the_manifest_leaves_no_complete_pair(
     beton_copy: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*arguments: Any) -> None:
@@ -311,7 +311,7 @@ def test_kill_between_beton_and_manifest_leaves_no_pair_that_looks_complete(
         load_manifest(beton_copy.out)
 
 
-def test_every_file_in_the_making_is_one_that_the_next_build_clears_away(
+def test_the_next_build_removes_every_temporary_file(
     beton_copy: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=60))
 @settings(max_examples=60, deadline=None)
-def test_plan_puts_every_sample_in_one_page_in_order_without_overlap(sizes: list[int]) -> None:
+def test_plan_puts_each_sample_in_one_page_without_overlap(sizes: list[int]) -> None:
     layout = beton_format.plan(sizes, 64)
     starts = layout.ptrs.astype(np.int64)
     ends = starts + np.array(sizes)

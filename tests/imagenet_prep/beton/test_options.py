@@ -13,7 +13,7 @@ from tests.kit.errors import fails
 CROPS = [(f"train/{label}/{index}.JPEG", label) for label in range(4) for index in range(50)]
 
 
-def test_file_order_is_a_shuffle_that_does_not_depend_on_the_given_order() -> None:
+def test_file_order_is_a_shuffle_of_any_given_order() -> None:
     ordered = file_order(CROPS, 0)
     assert ordered == file_order(CROPS[::-1], 0)
     assert sorted(ordered) == sorted(CROPS)
@@ -23,7 +23,7 @@ def test_file_order_is_a_shuffle_that_does_not_depend_on_the_given_order() -> No
     assert ordered[0][0] == "train/3/42.JPEG"
 
 
-def test_another_seed_is_another_order_and_none_is_that_of_the_paths() -> None:
+def test_each_seed_gives_its_own_order_never_that_of_the_paths() -> None:
     assert file_order(CROPS, 1) != file_order(CROPS, 0)
     assert file_order(CROPS[::-1], None) == sorted(CROPS)
 
@@ -53,7 +53,7 @@ def test_subset_is_not_the_beginning_of_the_order() -> None:
     assert sorted(chosen(CROPS, 20)) != sorted(file_order(CROPS, 0)[:20])
 
 
-def test_share_of_jpeg_is_that_of_the_format_and_spreads_over_the_file() -> None:
+def test_share_of_jpeg_is_the_formats_and_spread_evenly() -> None:
     many = [f"train/a/{index}.JPEG" for index in range(4000)]
     assert sum(is_jpeg(path, 0.3) for path in many) == pytest.approx(1200, abs=100)
     assert all(is_jpeg(path, 1.0) for path in many)

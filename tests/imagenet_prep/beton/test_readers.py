@@ -76,7 +76,7 @@ def test_manifest_and_rows_say_how_each_sample_is_stored(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_samples_that_are_looked_at_are_the_crops_as_pil_decodes_them(
+def test_checked_samples_are_the_crops_as_pil_decodes_them(
     made_beton: Made, in_format: InFormat, format: str
 ) -> None:
     path, manifest = in_format[format]
@@ -115,7 +115,7 @@ def test_stock_ffcv_reader_opens_it(in_format: InFormat, format: str) -> None:
 @pytest.mark.parametrize(
     ("format", "os_cache"), [("jpeg", True), ("jpeg", False), ("raw", True), ("mixed:0.3", False)]
 )
-def test_stock_ffcv_loader_gives_the_pixels_and_labels_of_the_crops(
+def test_stock_ffcv_loader_gives_pixels_and_labels_of_the_crops(
     made_beton: Made, in_format: InFormat, format: str, os_cache: bool
 ) -> None:
     path, manifest = in_format[format]

@@ -109,7 +109,7 @@ def test_an_incomplete_set_is_refused_with_one_message(
     assert "1 of 2 shards are missing" in captured.err
 
 
-def test_prepare_builds_shards_and_says_first_what_is_in_their_way(
+def test_prepare_builds_shards_and_reports_conflicts_first(
     make_raw: Callable[..., Path], tmp_path: Path, capsys: Capture
 ) -> None:
     raw, dst = make_raw(train=6, val=2), tmp_path / "made"
@@ -189,7 +189,7 @@ cli.run(words)
 
 
 @pytest.mark.parametrize("moment", ["filling", "manifests"])
-def test_a_killed_build_leaves_whole_files_and_the_same_command_ends_it(
+def test_a_killed_build_leaves_whole_files_and_can_be_continued(
     cropped: Path, tmp_path: Path, capsys: Capture, moment: str
 ) -> None:
     dst, undisturbed = tmp_path / "made", tmp_path / "undisturbed"

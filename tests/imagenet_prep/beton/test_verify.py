@@ -76,7 +76,7 @@ def test_swapped_pages_are_both_named(beton_copy: Made) -> None:
     ("offset", "content", "index", "reason"),
     [
         (METADATA + SAMPLE, b"\2", 1, "is stored neither as JPEG nor raw"),
-        (METADATA + SAMPLE * 2 + 5, number(WILD), 2, "lies elsewhere than the table says"),
+        (METADATA + SAMPLE * 2 + 5, number(WILD), 2, "lies elsewhere than the table has it"),
         (METADATA + SAMPLE * 2 + 16, number(3), 2, "has a label without a class"),
         (METADATA + SAMPLE * 2 + 16, number(WILD), 2, "has a label without a class"),
         (METADATA + SAMPLE * 2 + 16, number(2), 2, "is on page 0"),
@@ -86,7 +86,7 @@ def test_swapped_pages_are_both_named(beton_copy: Made) -> None:
         (-24 * 100 + 16, number(PAGE), 10, "crosses its page"),
     ],
 )
-def test_fault_of_a_row_is_said_of_its_sample_and_its_page(
+def test_fault_of_a_row_is_reported_with_its_sample_and_page(
     beton_copy: Made, offset: int, content: bytes, index: int, reason: str
 ) -> None:
     end = beton_copy.manifest.bytes if offset < 0 else 0
@@ -96,9 +96,9 @@ def test_fault_of_a_row_is_said_of_its_sample_and_its_page(
     assert report.faults[-1].startswith(f"page {page} ")
     # All rows of this small file are on that page: each might be the one that was changed.
     assert len(report.damaged) == 110
-    said = reasons(report)
-    assert reason in said[index]
-    assert f"is on page {page}, which is not what was written" in said[index]
+    found = reasons(report)
+    assert reason in found[index]
+    assert f"is on page {page}, which is not what was written" in found[index]
 
 
 def test_damaged_header_does_not_hide_what_else_is_damaged(beton_copy: Made) -> None:
@@ -139,7 +139,7 @@ def test_images_that_do_not_decode_are_all_named(beton_copy: Made, jobs: int) ->
     assert all("is not a JPEG" in d.reason for d in report.damaged)
 
 
-def test_damage_inside_an_image_is_found_as_the_training_would_find_it(beton_copy: Made) -> None:
+def test_damage_inside_an_image_is_found_as_in_training(beton_copy: Made) -> None:
     place = beton_format.read_index(beton_copy.out).table[5]
     start, size = int(place["ptr"]), int(place["size"])
     forge(beton_copy, start + size // 2, bytes(size // 2 - 2))  # its last two bytes stay
@@ -160,7 +160,7 @@ def test_image_of_another_size_than_its_row_is_named(beton_copy: Made) -> None:
     ("changes", "reason"),
     [
         ({"samples": 109, "keys": ("a",) * 109}, "describes no beton|header"),
-        ({"size_px": 64}, "has another size than the manifest says"),
+        ({"size_px": 64}, "has another size than in the manifest"),
         ({"page_size_bytes": 1 << 22}, "describes no beton"),
         ({"page_size_bytes": 0}, "describes no beton"),
         ({"pages": ()}, "describes no beton"),
@@ -177,8 +177,8 @@ def test_manifest_of_another_beton_is_found(
 ) -> None:
     save_manifest(beton_copy.out, dataclasses.replace(beton_copy.manifest, **changes))
     report = check_beton(beton_copy.out, jobs=1)
-    said = [*report.faults, *reasons(report).values()]
-    assert any(re.search(reason, text) for text in said), said
+    texts = [*report.faults, *reasons(report).values()]
+    assert any(re.search(reason, text) for text in texts), texts
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def answer(capsys: Capture, *arguments: object) -> dict[str, Any]:
 
 
 def complaint(capsys: Capture, status: int, *arguments: object) -> str:
-    """What a command says on stderr when it ends with ``status``."""
+    """What a command prints on stderr when it ends with ``status``."""
     assert cli.run([*map(str, arguments)]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -163,7 +163,7 @@ def test_results_for_people_have_counts_reasons_and_speed(
     assert NOTICE.sub("", captured.err) == ""
 
 
-def test_info_alone_says_what_is_installed(capsys: Capture) -> None:
+def test_info_alone_lists_what_is_installed(capsys: Capture) -> None:
     value = answer(capsys, "info")
     assert value["what"] == "installation" and value["cpus"] >= 1
     assert set(value["formats"]) == {"webp", "avif", "jpeg_2000", "tiff"}
@@ -326,7 +326,7 @@ def descendants(process: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_and_sigterm_end_every_process_and_leave_whole_crops(
+def test_ctrl_c_and_sigterm_end_all_processes_crops_are_whole(
     number: signal.Signals, status: int, make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
     raw = make_raw(train=1, val=0)

@@ -70,7 +70,7 @@ def test_a_refused_source_leaves_no_destination(
     assert not (tmp_path / "cropped").exists()
 
 
-def test_a_class_whose_images_all_failed_is_reported_and_not_built(
+def test_a_class_without_a_usable_image_is_reported_not_built(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (raw / "train/9/1.jpg").write_bytes(b"no image")

@@ -47,7 +47,7 @@ def of_kind(kind: bytes, name: str = "odd.jpg", link: str = "") -> tarfile.TarIn
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_members_lie_where_tarfile_says(tmp_path: Path, form: int) -> None:
+def test_members_lie_where_tarfile_finds_them(tmp_path: Path, form: int) -> None:
     long = "deep/" * 30 + "x" * 90 + ".jpg"
     names = ["a.jpg", "dir/b c.JPEG", "empty", "d" * 80 + "/" + "e" * 90]
     names += [] if form == tarfile.USTAR_FORMAT else ["ämeise/蟻.jpg", long]

@@ -201,7 +201,7 @@ def test_damaged_manifest_is_refused(tmp_path: Path, damage: str) -> None:
         load_manifest(beton)
 
 
-def test_source_digest_depends_on_paths_and_contents_not_on_order() -> None:
+def test_source_digest_is_of_paths_and_contents_in_any_order() -> None:
     pairs = [("train/a/1.JPEG", "aa"), ("train/b/2.JPEG", "bb")]
     digest = source_digest(pairs)
     assert digest == source_digest(reversed(pairs))

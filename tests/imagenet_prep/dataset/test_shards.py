@@ -79,9 +79,7 @@ def test_a_single_shard_is_to_the_byte_the_beton_without_shards(
     assert betons.manifest.set == pages_digest([made_beton.manifest.digest])
 
 
-def test_every_manifest_says_which_shard_it_is_and_names_the_set(
-    made_beton: Made, tmp_path: Path
-) -> None:
+def test_every_manifest_has_its_shard_number_and_the_set(made_beton: Made, tmp_path: Path) -> None:
     returned = made_beton.build(tmp_path / "train.beton", shards=4)
     manifests = [load_manifest(tmp_path / f"train-{i:05d}-of-00004.beton") for i in range(4)]
     assert [(m.shard, m.shards) for m in manifests] == [(i, 4) for i in range(4)]

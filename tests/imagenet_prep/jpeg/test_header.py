@@ -21,7 +21,7 @@ def encoded(mode: str, size: tuple[int, int], **options: Any) -> bytes:
 
 @pytest.mark.parametrize(("mode", "components"), [("L", 1), ("RGB", 3), ("CMYK", 4)])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"\xff\xc0" * 99}])
-def test_frame_is_what_pil_says(mode: str, components: int, options: dict[str, Any]) -> None:
+def test_frame_is_what_pil_reads(mode: str, components: int, options: dict[str, Any]) -> None:
     data = encoded(mode, (37, 300), **options)
     assert jpeg_frame(data) == Frame(37, 300, components)
     assert jpeg_frame(memoryview(bytearray(data))) == Frame(37, 300, components)

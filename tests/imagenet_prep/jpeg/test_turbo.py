@@ -114,7 +114,7 @@ def test_an_image_of_another_size_stays_inside_the_memory() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 2), (8, 32)])
-def test_other_memory_than_of_three_or_four_bytes_a_pixel_is_refused(
+def test_memory_without_three_or_four_bytes_a_pixel_is_refused(
     shape: tuple[int, ...],
 ) -> None:
     with pytest.raises(ValueError, match="pixels of shape"):

@@ -30,7 +30,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_a_sample_has_the_folders_the_counts_and_three_broken_files(tmp_path: Path) -> None:
+def test_a_sample_has_its_folders_counts_and_three_broken_files(tmp_path: Path) -> None:
     report = make_sample(tmp_path / "raw", train=23, val=11, classes=4, jobs=1)
     assert (report.images, report.broken) == (34, 3)
     assert report.seconds > 0
@@ -40,7 +40,7 @@ def test_a_sample_has_the_folders_the_counts_and_three_broken_files(tmp_path: Pa
     assert names == {kind.name for kind in KINDS[:4]}
 
 
-def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_bytes_with_any_workers(tmp_path: Path) -> None:
     make_sample(tmp_path / "one", train=12, val=3, seed=5, jobs=1)
     make_sample(tmp_path / "two", train=12, val=3, seed=5, jobs=2)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
@@ -74,7 +74,7 @@ def test_the_broken_files_are_broken_and_the_others_are_not(tmp_path: Path) -> N
                 assert min(image.size) >= 60
 
 
-def test_every_hundred_images_hold_every_format_in_an_order_of_its_own() -> None:
+def test_every_hundred_images_have_all_formats_in_own_order() -> None:
     first = [file_format(0, "train", index) for index in range(100)]
     second = [file_format(0, "train", index) for index in range(100, 200)]
     assert Counter(first) == Counter(second) == FORMATS
@@ -103,7 +103,7 @@ def test_a_file_is_of_the_kind_it_was_asked_to_be(file_kind: str) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1000))
-def test_a_turned_image_is_upright_after_its_orientation_is_applied(seed: int) -> None:
+def test_orientation_makes_a_turned_image_upright(seed: int) -> None:
     pixels = draw_image(np.random.default_rng(9), KINDS[3])[:90, :70]
     data = encode_image(pixels, "turned", np.random.default_rng(seed))
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
@@ -111,7 +111,7 @@ def test_a_turned_image_is_upright_after_its_orientation_is_applied(seed: int) -
     assert np.abs(upright.astype(int) - pixels.astype(int)).mean() < 8
 
 
-def test_an_interrupted_sample_is_completed_and_keeps_what_is_there(tmp_path: Path) -> None:
+def test_an_interrupted_sample_is_completed(tmp_path: Path) -> None:
     make_sample(tmp_path / "whole", train=8, val=2, classes=2, jobs=1)
     written = 0
 
@@ -133,7 +133,7 @@ def test_an_interrupted_sample_is_completed_and_keeps_what_is_there(tmp_path: Pa
     assert not stale.exists()
 
 
-def test_other_settings_replace_an_earlier_sample_but_nothing_else(tmp_path: Path) -> None:
+def test_other_settings_replace_only_an_earlier_sample(tmp_path: Path) -> None:
     make_sample(tmp_path / "raw", train=9, val=3, classes=3, jobs=1)
     own = tmp_path / "raw" / "train" / KINDS[0].name / "holiday.jpg"
     own.write_bytes(b"mine")

@@ -34,7 +34,7 @@ def test_kaggles_cats_and_dogs_lie_in_folders_within_folders(tmp_path: Path) -> 
     assert found.notices == ["test1/test1: left out, its images have no classes"]
 
 
-def test_splits_of_files_named_by_class_and_a_test_without_classes(tmp_path: Path) -> None:
+def test_splits_of_files_named_by_class_and_unlabelled_test(tmp_path: Path) -> None:
     src = made(tmp_path / "raw", "train/cat.1.jpg", "train/dog.1.jpg", "val/dog.2.jpg")
     made(src, "test/1.jpg", "test/2.jpg")
     assert [s.key for s in scan(src).sources] == [

@@ -164,7 +164,7 @@ def test_a_flat_val_without_known_labels_is_refused(tmp_path: Path) -> None:
         scan(made(tmp_path / "raw", "train/ant/1.jpg", "val/7.jpg"))
 
 
-def test_what_is_no_image_is_left_out_and_what_may_be_one_is_tried(tmp_path: Path) -> None:
+def test_non_images_are_left_out_and_possible_images_tried(tmp_path: Path) -> None:
     src = made(
         tmp_path / "raw",
         *(f"ant/{name}" for name in (".hidden.jpg", ".DS_Store", "Thumbs.db", "labels.CSV")),

@@ -165,7 +165,7 @@ def test_an_archive_made_on_a_mac_has_its_images_only(folder: Path) -> None:
     assert [source.key for source in scan(folder).sources] == [f"train/{A}/1.JPEG"]
 
 
-def test_images_from_archives_are_cropped_and_faulty_ones_fail_alone(folder: Path) -> None:
+def test_images_of_archives_are_cropped_faulty_ones_fail_alone(folder: Path) -> None:
     image = jpeg_bytes(smooth_pixels(70, 90, 3))
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -187,7 +187,7 @@ def test_images_from_archives_are_cropped_and_faulty_ones_fail_alone(folder: Pat
     assert (again.tried, again.skipped) == (0, 1)
 
 
-def test_an_archive_that_changes_while_it_is_read_fails_the_image(folder: Path) -> None:
+def test_an_archive_that_changes_during_reading_fails_the_image(folder: Path) -> None:
     first, *_ = scan(folder).sources
     os.truncate(first.file, first.offset + 1)
     with pytest.raises(OSError, match="become shorter"):
@@ -196,9 +196,7 @@ def test_an_archive_that_changes_while_it_is_read_fails_the_image(folder: Path) 
     assert first.stamp() == (-1, -1)
 
 
-def test_real_images_give_the_same_crops_from_archives_as_from_folders(
-    shared_data: Path, tmp_path: Path
-) -> None:
+def test_archives_and_folders_give_the_same_crops(shared_data: Path, tmp_path: Path) -> None:
     folders = sorted((shared_data / "imagenet-sample" / "train").iterdir())[:6]
     images = {f.name: {p.name: p.read_bytes() for p in f.iterdir()} for f in folders}
     (tmp_path / "archives").mkdir()

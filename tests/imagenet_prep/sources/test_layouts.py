@@ -12,7 +12,7 @@ from tests.kit.errors import fails
 from tests.kit.sources import made
 
 
-def test_every_layout_can_be_named_and_says_what_it_misses(tmp_path: Path) -> None:
+def test_every_layout_can_be_named_and_reports_what_it_misses(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     for layout in LAYOUTS:
         with pytest.raises(ToolError, match="raw: "):

@@ -86,7 +86,7 @@ def test_a_list_named_after_a_split_is_that_split(tmp_path: Path) -> None:
     assert (source.split, source.class_name) == ("val", "4")
 
 
-def test_an_id_that_fits_two_files_is_refused_and_one_that_fits_none_fails(tmp_path: Path) -> None:
+def test_an_id_of_two_files_is_refused_an_id_of_none_fails(tmp_path: Path) -> None:
     path = listed(tmp_path / "raw", "id,breed\na,pug\nnone,pug\n")
     made(tmp_path / "raw", "train/x.jpg")
     found = scan(path)

@@ -83,7 +83,7 @@ def test_the_class_is_in_the_first_of_cls_json_and_txt(
         {"1.jpg": b"x", "1.cls": b"x" * 2_000_000},
     ],
 )
-def test_samples_without_a_class_are_counted_and_the_rest_goes_on(
+def test_samples_without_a_class_are_counted_others_are_taken(
     tmp_path: Path, members: dict[str, bytes]
 ) -> None:
     good = {"2.jpg": b"y", "2.cls": b"0"}

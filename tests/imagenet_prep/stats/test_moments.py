@@ -182,7 +182,7 @@ def test_a_spread_far_below_the_mean_is_not_lost() -> None:
     assert found.covariance[0, 0] == float(Fraction(1, n) - Fraction(1, n * n))
 
 
-def test_colour_directions_rebuild_the_covariance_in_ascending_order_with_fixed_signs() -> None:
+def test_eigenvectors_rebuild_the_covariance_with_fixed_signs() -> None:
     images = noise(3, 16, seed=4)
     images[..., 1] = images[..., 0] // 2 + images[..., 1] // 4
     found = stats.finish(stats.moments_of(images), "")

@@ -52,7 +52,7 @@ def test_statistics_are_those_of_the_decoded_training_crops(cropped: Path, tmp_p
     assert np.array_equal(load_stats(out).mean, found.mean)
 
 
-def test_source_is_the_digest_of_the_paths_and_bytes_of_the_crops(
+def test_source_is_the_digest_of_paths_and_bytes_of_the_crops(
     cropped: Path, tmp_path: Path
 ) -> None:
     found = stats_stage.run_stats(cropped, tmp_path / "stats.npz", jobs=1)
@@ -102,7 +102,7 @@ def wipe(path: Path) -> None:
 
 
 def claim(side: int) -> Callable[[Path], None]:
-    """The frame header says another size than what was coded."""
+    """The frame header has another size than the coded data."""
 
     def apply(path: Path) -> None:
         data = bytearray(path.read_bytes())

@@ -171,7 +171,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ServerError("x", 416), errno.EIO, False, "the server answers 416 "),
         (ServerError("x", 501), errno.EIO, False, "the server answers 501 Not Implemented"),
         (ServerError("x", 599), errno.EIO, True, "the server answers 599"),
-        # fsspec says of every fault of a web server that there is no such file.
+        # fsspec reports every fault of a web server as a missing file.
         (caused(FileNotFoundError("x"), ServerError("x", 503)), errno.EIO, True, "the server"),
         (caused(FileNotFoundError("x"), ServerError("x", 401)), errno.EACCES, False, "access"),
         (caused(OSError("x"), ConnectionRefusedError("x")), errno.ECONNREFUSED, True, "the conn"),
@@ -242,7 +242,7 @@ def test_windows_give_what_reading_gives(
         assert windows.read(length, offset) == data[offset : offset + length]
 
 
-def test_what_is_fetched_ahead_is_read_once_and_faults_belong_to_their_image(
+def test_data_fetched_ahead_is_read_once_with_its_own_faults(
     memory: Any,
 ) -> None:
     memory.pipe("/raw/a.jpg", b"a")
@@ -259,7 +259,7 @@ def test_what_is_fetched_ahead_is_read_once_and_faults_belong_to_their_image(
     assert byte_range.read_fetched(good) == b"b"
 
 
-def test_what_a_server_says_of_a_file_is_a_number_that_stays(memory: Any) -> None:
+def test_a_servers_version_of_a_file_becomes_a_fixed_number(memory: Any) -> None:
     memory.pipe("/raw/a.jpg", b"12345")
     first = status("memory://raw/a.jpg")
     assert (first.folder, first.bytes) == (False, 5)

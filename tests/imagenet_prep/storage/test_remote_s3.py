@@ -101,7 +101,7 @@ def test_a_listing_that_fails_now_and_then_is_whole(
         ("503", "cannot be read: the server answers 503 Service Unavailable, tried 5 times", 5),
     ],
 )
-def test_what_fails_for_good_is_listed_and_tried_by_the_next_run_alone(
+def test_permanent_failures_are_listed_and_retried_alone(
     store: Store,
     make_raw: Callable[..., Path],
     tmp_path: Path,
@@ -131,7 +131,7 @@ def test_what_fails_for_good_is_listed_and_tried_by_the_next_run_alone(
     }
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_done_again(
+def test_an_object_replaced_during_reading_is_done_again(
     store: Store, make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
     raw = make_raw(train=1, val=0)
@@ -232,7 +232,7 @@ def test_a_forked_process_opens_its_own_connections(
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-def test_the_command_itself_with_faults_and_workers_and_no_secret_left_behind(
+def test_the_command_with_faults_and_workers_leaves_no_secret(
     store: Store, make_raw: Callable[..., Path], tmp_path: Path
 ) -> None:
     raw = make_raw(train=8, val=2)

@@ -134,9 +134,7 @@ def test_shards_at_a_url_are_read_in_place(spoiler: Spoiler, tmp_path: Path) -> 
     assert crop(src, tmp_path / "cropped").tried == 0
 
 
-def test_a_server_that_sends_no_parts_is_named_before_all_is_fetched(
-    spoiler: Spoiler, tmp_path: Path
-) -> None:
+def test_a_server_without_byte_ranges_is_named_first(spoiler: Spoiler, tmp_path: Path) -> None:
     big = bytes(3 << 20)
     site = write(tmp_path / "site", {"0.tar": tar_bytes({"1.jpg": big, "1.cls": b"1"})})
     spoiler.serve = Site(site, parts=False).serve
@@ -218,7 +216,7 @@ def test_addresses_that_are_secrets_are_nowhere_and_may_change(
     assert cli.run([*listing(SECRETS[1] + "new"), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["skipped"], again["failed"]) == (2, 2)
-    # No longer valid: that says nothing of the images, so their crops stay.
+    # No longer valid: that is no sign for the images, so their crops stay.
     assert cli.run(listing(SECRETS[1])) == 1
     denied = capsys.readouterr()
     assert "no response from the image server (access denied (403 Forbidden))" in denied.err

@@ -50,7 +50,7 @@ def test_one_job_stays_in_this_process_and_is_lazy() -> None:
     assert taken == [0]
 
 
-def test_every_result_comes_once_and_items_are_not_read_far_ahead() -> None:
+def test_each_result_comes_once_and_items_are_not_read_ahead() -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The trainer command: words that scripts rely on, sentences, statuses, Ctrl-C."""
+"""The trainer command: words that scripts rely on, error messages, statuses, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(*words: str | Path) -> int:
 
 @pytest.fixture
 def prepared(make_raw: Callable[..., Path], tmp_path: Path) -> Path:
-    """A folder with train.beton and val.beton, made by imagenet-prep from raw pictures."""
+    """A folder with train.beton and val.beton, made by imagenet-prep from raw images."""
     from imagenet_prep.cli.main import run as prep
 
     raw = make_raw(train=5, val=3)
@@ -49,7 +49,7 @@ def last_object(capture: Capture) -> dict[str, Any]:
     return value
 
 
-def test_run_eval_and_predict_from_raw_pictures(
+def test_run_eval_and_predict_from_raw_images(
     prepared: Path, make_raw: Callable[..., Path], capsys: Capture
 ) -> None:
     beton, out = prepared / "train.beton", prepared / "run"
@@ -71,8 +71,8 @@ def test_run_eval_and_predict_from_raw_pictures(
     value = last_object(capsys)
     assert {"loss", "top1_error", "top5_error", "images"} <= set(value)
     assert value["images"] == 6
-    pictures = make_raw(train=1, val=1, name="others")
-    assert run("predict", "--checkpoint", best, pictures, "--json") == 0
+    images = make_raw(train=1, val=1, name="others")
+    assert run("predict", "--checkpoint", best, images, "--json") == 0
     rows = last_object(capsys)["predictions"]
     assert len(rows) == 4
     assert {guess["class"] for guess in rows[0]["classes"]} == {"ant", "bee"}
@@ -91,16 +91,16 @@ def test_version_is_the_one_of_the_project(capsys: Capture) -> None:
     assert capsys.readouterr().out.strip() == f"trainer, version {project['version']}"
 
 
-@pytest.mark.parametrize(("in_steps", "said"), [(0.4, True), (0.9, False)])
-def test_an_epochs_line_names_the_time_that_checkpoints_took(in_steps: float, said: bool) -> None:
+@pytest.mark.parametrize(("in_steps", "named"), [(0.4, True), (0.9, False)])
+def test_an_epochs_line_names_the_time_that_checkpoints_took(in_steps: float, named: bool) -> None:
     row = {
         **dict.fromkeys(("train_loss", "train_top1_error", "train_top5_error"), 1.0),
         **{"epoch": 1, "images_per_second": 9.0, "wait_share": 0.1, "step_share": in_steps},
     }
-    assert ("50.0 % writing checkpoints" in _epoch_line(row, 3, top5=True)) is said
+    assert ("50.0 % writing checkpoints" in _epoch_line(row, 3, top5=True)) is named
 
 
-def test_an_epochs_line_has_a_top5_error_where_there_are_classes_for_it() -> None:
+def test_an_epochs_line_has_top5_error_if_classes_suffice() -> None:
     row: dict[str, Any] = {"epoch": 1, "images_per_second": 9.0}
     for part in ("train", "val"):
         row |= {f"{part}_loss": 1.0, f"{part}_top1_error": 20.0, f"{part}_top5_error": 3.5}
@@ -109,7 +109,7 @@ def test_an_epochs_line_has_a_top5_error_where_there_are_classes_for_it() -> Non
     assert "top-5" not in _epoch_line(row, 3, top5=False)
 
 
-def test_the_list_of_commands_cuts_no_sentence(capsys: Capture) -> None:
+def test_the_list_of_commands_shortens_no_text(capsys: Capture) -> None:
     assert run("--help") == 0
     commands = capsys.readouterr().out.split("Commands:")[1]
     assert "doctor " in commands
@@ -126,7 +126,7 @@ def test_summary_prints_parameters(capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "sentence"),
+    ("words", "status", "message"),
     [
         (["run", "--beton", "nowhere.beton"], 2, "nowhere.beton: no such file"),
         (["run", "--beton", "x.beton", "--epochs", "0"], 2, "--epochs"),
@@ -138,15 +138,15 @@ def test_summary_prints_parameters(capsys: Capture) -> None:
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_mistakes_get_one_sentence(
-    words: list[str], status: int, sentence: str, tmp_path: Path, capsys: Capture,
+def test_mistakes_are_one_error(
+    words: list[str], status: int, message: str, tmp_path: Path, capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.beton").write_text("text", encoding="utf-8")
     assert run(*words) == status
     error = capsys.readouterr().err
-    assert sentence in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -167,7 +167,7 @@ def test_damaged_inputs_end_with_status_one(prepared: Path, capsys: Capture) -> 
     assert "is not a checkpoint" in capsys.readouterr().err
 
 
-def test_cuda_without_a_device_is_one_sentence(prepared: Path, capsys: Capture) -> None:
+def test_cuda_without_a_device_is_an_error(prepared: Path, capsys: Capture) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -184,7 +184,7 @@ def test_every_command_has_help_with_an_example(capsys: Capture) -> None:
     assert run("--help") == 0
 
 
-def test_ctrl_c_ends_training_with_130_and_the_run_can_be_resumed(prepared: Path) -> None:
+def test_ctrl_c_ends_training_with_130_and_it_can_be_resumed(prepared: Path) -> None:
     out = prepared / "run"
     words = ["run", "--beton", "train.beton", "--out", "run", "--epochs", "100000"]
     words += ["--batch-size", "5", "--jobs", "1", "--device", "cpu", "--precision", "float32"]

@@ -109,14 +109,14 @@ def test_eval_takes_ten_views_and_shows_classes_and_confusion(
     assert run(*words, "--views", "7") == 2
 
 
-def test_predict_draws_the_pictures(folder: Path, place: Path, capsys: Capture) -> None:
+def test_predict_draws_the_images(folder: Path, place: Path, capsys: Capture) -> None:
     grid = place / "grid.png"
-    (place / "raw" / "broken.jpg").write_text("no picture")
-    pictures: list[str | Path] = [place / "raw" / "val" / "ant", place / "raw" / "broken.jpg"]
-    assert run("predict", "--checkpoint", folder / "best.pt", "--image", grid, *pictures) == 0
-    said = capsys.readouterr()
-    assert "broken.jpg" in said.err
-    assert "of 3 correct (" in said.out
+    (place / "raw" / "broken.jpg").write_text("no image")
+    inputs: list[str | Path] = [place / "raw" / "val" / "ant", place / "raw" / "broken.jpg"]
+    assert run("predict", "--checkpoint", folder / "best.pt", "--image", grid, *inputs) == 0
+    printed = capsys.readouterr()
+    assert "broken.jpg" in printed.err
+    assert "of 3 correct (" in printed.out
     with Image.open(grid) as image:
         assert image.format == "PNG"
         assert image.size[0] > 2 * 224
@@ -137,15 +137,15 @@ def test_compare_shows_settings_that_differ_and_curves(
 ) -> None:
     other = place / "other"
     assert run(*options(place, other), "--lr", "0.002", "--seed", "5") == 0
-    picture = place / "curves.png"
+    curves = place / "curves.png"
     capsys.readouterr()
-    assert run("compare", folder, other, "--image", picture) == 0
+    assert run("compare", folder, other, "--image", curves) == 0
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines["lr"].split()[1:] == ["0.0004", "0.002"]
     assert lines["seed"].split()[1:] == ["0", "5"]
     assert "epochs" not in lines  # the same in both
     assert lines["best epoch"].split()[2:] == ["1", "1"]
-    with Image.open(picture) as image:
+    with Image.open(curves) as image:
         assert image.format == "PNG"
     assert run("compare", folder, other, "--json") == 0
     value = last_object(capsys)
@@ -263,7 +263,7 @@ def test_resuming_another_recipe_asks_for_force(
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "message"),
     [
         (["--drops", "3,x"], "is not a list of integers"),
         (["--drops", "3,5"], "--drops has no effect without --schedule drops"),
@@ -274,8 +274,8 @@ def test_resuming_another_recipe_asks_for_force(
         (["--schedule", "plateau"], "plateau"),
     ],
 )
-def test_wrong_combinations_get_one_sentence(
-    words: list[str], sentence: str, place: Path, tmp_path: Path, capsys: Capture
+def test_wrong_combinations_are_one_error(
+    words: list[str], message: str, place: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     # Without a validation set beside it.
     for suffix in (".beton", ".beton.json", ".stats.npz"):
@@ -283,7 +283,7 @@ def test_wrong_combinations_get_one_sentence(
     out = tmp_path / "run"
     assert run("run", "--beton", tmp_path / "train.beton", "--out", out, *words) == 2
     error = capsys.readouterr().err
-    assert sentence in error
+    assert message in error
     assert "Traceback" not in error
 
 

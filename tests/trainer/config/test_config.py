@@ -78,7 +78,7 @@ def test_a_config_survives_json() -> None:
     assert configs.from_dict(json.loads(json.dumps(configs.as_dict(config)))) == config
 
 
-def test_an_older_config_gets_defaults_and_a_newer_one_is_refused() -> None:
+def test_an_older_config_gets_defaults_a_newer_one_is_refused() -> None:
     stored = configs.as_dict(configs.RunConfig(epochs=3))
     del stored["label_smoothing"]
     stored |= {"compile": "on", "lr_per": 0}  # of a version that had them
@@ -91,12 +91,12 @@ def test_an_older_config_gets_defaults_and_a_newer_one_is_refused() -> None:
         configs.from_dict(stored | {"lr_per": 256})
 
 
-def test_only_settings_that_change_the_result_count_as_differences() -> None:
+def test_only_settings_that_change_the_result_are_differences() -> None:
     here = configs.RunConfig(jobs=3, checkpoint_every=7, device="cpu", lr=0.1)
     assert list(configs.differences(configs.RunConfig(), here)) == ["lr 0.0003 there and 0.1 here"]
 
 
-def test_fashion_s_tutorial_sees_levels_of_0_to_1_as_its_author_does() -> None:
+def test_fashions_tutorial_sees_levels_of_0_to_1() -> None:
     config = presets.preset("tutorial-fashion-mnist")
     assert (config.mean, config.scaled, config.lighting, config.channels) == ("none", False, 0.0, 1)
     assert NETWORKS[config.network].input_scale * 255 == 1.0

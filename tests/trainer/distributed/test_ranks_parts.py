@@ -72,7 +72,7 @@ class Wire:
         self.sent, self.futures = [], []
 
 
-def test_only_what_comes_after_backward_s_own_work_counts_as_communication(
+def test_only_time_after_backwards_own_work_is_communication(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire, found = Wire(monkeypatch), Exchange(2, cuda=False)
@@ -90,7 +90,7 @@ def test_only_what_comes_after_backward_s_own_work_counts_as_communication(
     assert found.seconds() == 2.5
 
 
-def test_every_gradient_travels_by_itself_and_comes_back_as_the_mean(
+def test_each_gradient_is_exchanged_alone_and_becomes_the_mean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire, bucket = Wire(monkeypatch), Bucket(0, last=True, values=torch.tensor([2.0, 4.0, 1.01]))
@@ -140,11 +140,11 @@ def test_ranks_meet_in_a_store_that_is_full_of_an_earlier_start() -> None:
     assert first[0] != second[0]
 
 
-def test_a_rank_that_nobody_joins_ends_with_a_sentence() -> None:
+def test_a_rank_that_nobody_joins_ends_with_an_error() -> None:
     alone = World()
     alone.ranks, alone.timeout_s = 2, 0.05
-    said = "rank 0 of 2: another process did not answer for 0.05 s"
-    with pytest.raises(ToolError, match=said), alone.answering():
+    message = "rank 0 of 2: another process did not answer for 0.05 s"
+    with pytest.raises(ToolError, match=message), alone.answering():
         meet(HashStore(), 0, 2, alone.timeout_s)
 
 
@@ -204,19 +204,19 @@ def test_a_named_launch_may_move_rank_0_to_another_host(
     assert not launch.continues(tmp_path)
 
 
-def said(*words: str) -> str:
-    """What ``trainer run`` with these words ends with."""
+def error_of(*words: str) -> str:
+    """``trainer run`` with these words -> its error message."""
     ended = CliRunner().invoke(run, ["--beton", "train.beton", *words])
     return str(ended.exception)
 
 
-def test_an_older_run_in_the_folder_is_not_continued_by_a_restart(
+def test_a_restart_does_not_continue_an_older_run(
     torchrun: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "last.pt").touch()
     begin(tmp_path, agent="another torchrun")
     torchrun.setenv("TORCHELASTIC_RESTART_COUNT", "3")
-    assert f"{tmp_path}: already holds a run (config.json); continue it with --resume" in said(
+    assert f"{tmp_path}: already holds a run (config.json); continue it with --resume" in error_of(
         "--out", str(tmp_path)
     )
 
@@ -229,19 +229,19 @@ def test_a_restart_overwrites_nothing_of_its_own_run(
     (tmp_path / "last.pt").touch()
     told: list[Any] = []
     monkeypatch.setattr("trainer.cli.run._train", lambda *words: told.append(words[-1]))
-    said("--out", str(tmp_path), "--overwrite")
+    error_of("--out", str(tmp_path), "--overwrite")
     begin(tmp_path)
-    said("--out", str(tmp_path), option)
+    error_of("--out", str(tmp_path), option)
     assert [given.resume for given in told] == [False, True]
 
 
 @pytest.mark.usefixtures("torchrun")
 def test_restarts_need_a_folder_that_they_find_again() -> None:
-    assert said() == "torchrun --max-restarts needs --out, to find the run again"
+    assert error_of() == "torchrun --max-restarts needs --out, to find the run again"
 
 
 def test_the_timeout_has_no_effect_with_one_process() -> None:
-    assert said("--timeout", "60").startswith("--timeout has no effect with one process; start")
+    assert error_of("--timeout", "60").startswith("--timeout has no effect with one process; start")
 
 
 def test_ranks_on_one_machine_share_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,18 +49,18 @@ def test_a_run_outlives_a_short_cut_of_the_link(small_beton: Sample) -> None:
     assert found["verdict"] == "the run was finished without a restart; every file is whole"
 
 
-def test_a_cut_beyond_the_timeout_ends_every_host_with_one_sentence(small_beton: Sample) -> None:
+def test_a_cut_beyond_the_timeout_ends_each_host_with_one_error(small_beton: Sample) -> None:
     found = rehearsal(small_beton, "--cut-s", "300", "--timeout-s", "20", epochs=2000)
     assert found["ended_in_the_cut"], found
     assert found["statuses"] == [1, 1]
-    for rank, lines in enumerate(found["said"]):
-        (sentence,) = [line for line in lines if line.startswith("trainer: ")]
-        assert sentence.startswith(
+    for rank, lines in enumerate(found["output"]):
+        (message,) = [line for line in lines if line.startswith("trainer: ")]
+        assert message.startswith(
             f"trainer: rank {rank} of 2: another process did not answer for 20 s (--timeout)"
         )
         assert not any("Traceback" in line for line in lines)
     assert found["damaged"] == []
-    assert found["verdict"] == "every process ended with one sentence; every file is whole"
+    assert found["verdict"] == "every process ended with one error message; every file is whole"
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +93,15 @@ def test_damaged_files_are_found(tool: ModuleType, tmp_path: Path) -> None:
         ({"cut": False}, 1, "did not come as far"),
         ({"damaged": ["last.pt: cut short"]}, 1, "damaged: last.pt: cut short"),
         ({"ended_by_themselves": False}, 1, "did not end by itself"),
-        ({"statuses": [1, 1]}, 1, "more than a sentence"),
-        ({"statuses": [1, 1], "said": [["trainer: rank 0"], ["trainer: rank 1"]]}, 0, "with one"),
-        ({"said": [["trainer: rank 0"], ["trainer: rank 1"]]}, 0, "after 1 restarts"),
+        ({"statuses": [1, 1]}, 1, "more than one error message"),
+        ({"statuses": [1, 1], "output": [["trainer: rank 0"], ["trainer: rank 1"]]}, 0, "with one"),
+        ({"output": [["trainer: rank 0"], ["trainer: rank 1"]]}, 0, "after 1 restarts"),
     ],
 )
-def test_a_verdict_says_what_happened(
+def test_a_verdict_names_what_happened(
     tool: ModuleType, change: dict[str, Any], status: int, words: str
 ) -> None:
     good = {"cut": True, "damaged": [], "ended_by_themselves": True, "statuses": [0, 0]}
-    found = tool.verdict(good | {"said": [[], []]} | change)
+    found = tool.verdict(good | {"output": [[], []]} | change)
     assert found[0] == status
     assert words in found[1]

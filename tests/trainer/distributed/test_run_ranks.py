@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 EPOCHS = 3
-# Three ranks of three: 25 pictures are 9, 9 and 7 (3 + 2 + 2).
+# Three ranks of three: 25 images are 9, 9 and 7 (3 + 2 + 2).
 RECIPE = (
     f"run --network plain --epochs {EPOCHS} --batch-size 3 --lr 1e-3 --average 0.9 --crop-size 56 "
     "--lighting 0.1 --warmup-epochs 0.5 --checkpoint-every 2 --device cpu --precision float32 "
@@ -54,7 +54,7 @@ SILENT = re.compile(r"trainer: rank \d of 3: another process did not answer for 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a job has left: ``rank_run`` says where."""
+    """The files of a job; ``rank_run`` names them."""
 
     folder: Path
     ranks: int
@@ -71,19 +71,19 @@ class Job:
     def rows(self) -> list[dict[str, Any]]:
         return [row for row in read_metrics(self.run) if row["kind"] == "epoch"]
 
-    def said(self, rank: int, stream: str) -> str:
+    def output(self, rank: int, stream: str) -> str:
         text = (self.folder / f"{rank}.{stream}").read_text()
         # Without progress lines, of which there are as many as the machine has time for.
         return re.sub(r"(?m)^(epoch \d+/\d+|validation): \d+ of \d+\n", "", text)
 
     @property
     def statuses(self) -> list[int]:
-        return [int(self.said(rank, "status")) for rank in range(self.ranks)]
+        return [int(self.output(rank, "status")) for rank in range(self.ranks)]
 
 
 @pytest.fixture(scope="module")
 def beton(small_beton: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train.beton with the same pictures as val.beton beside it."""
+    """train.beton with the same images as val.beton beside it."""
     folder = tmp_path_factory.mktemp("betons")
     for split in ("train", "val"):
         for suffix in (".beton", ".beton.json", ".stats.npz"):
@@ -161,17 +161,17 @@ def world(rank: int, ranks: int) -> World:
     return made
 
 
-def test_weights_make_the_mean_of_ranks_the_mean_over_pictures() -> None:
-    # 25 pictures for two ranks of five: twice 5 + 5, then 3 + 2.
+def test_weights_make_the_mean_of_ranks_the_mean_over_images() -> None:
+    # 25 images for two ranks of five: twice 5 + 5, then 3 + 2.
     first, second = (list(world(rank, 2).weights(25, 5, 1)) for rank in range(2))
     assert first == [1.0, 1.0, 1.2]
     assert second == [1.0, 1.0, 0.8]
-    # A rank with one picture cannot normalise a batch: none takes that step.
+    # A rank with one image cannot normalise a batch: none takes that step.
     assert [list(world(rank, 2).weights(13, 5, 2))[-1] for rank in range(2)] == [0.0, 0.0]
     assert list(itertools.islice(world(0, 1).weights(25, 5, 2), 3)) == [1.0, 1.0, 1.0]
 
 
-def test_three_ranks_train_as_one_process_with_the_same_global_batch(
+def test_three_ranks_train_as_one_process_with_the_same_batch(
     jobs: dict[str, Job], beton: Path, tmp_path: Path
 ) -> None:
     three = jobs["three"]
@@ -197,7 +197,7 @@ def test_three_ranks_train_as_one_process_with_the_same_global_batch(
         train_short(config, beton, three.run, resume=True)
 
 
-def test_ranks_together_say_of_every_picture_what_one_process_says(
+def test_ranks_together_evaluate_each_image_as_one_process(
     beton: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, config = find_data(beton), dataclasses.replace(PLAIN, batch_size=4)
@@ -228,7 +228,7 @@ def test_ranks_together_say_of_every_picture_what_one_process_says(
         assert found.result.loss == pytest.approx(alone.result.loss, rel=1e-6)
 
 
-def test_sums_over_ranks_are_exact_and_do_not_depend_on_how_pictures_are_shared(
+def test_sums_over_ranks_are_exact_for_any_sharing_of_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Counts that float32 cannot hold, and losses that it would round.
@@ -243,7 +243,7 @@ def test_sums_over_ranks_are_exact_and_do_not_depend_on_how_pictures_are_shared(
     assert found.tolist()[0] == sum(part.tolist()[0] for part in parts)
 
 
-def test_running_statistics_of_the_ranks_are_one_when_they_evaluate(
+def test_ranks_have_equal_running_statistics_in_evaluation(
     jobs: dict[str, Job], beton: Path
 ) -> None:
     norms = jobs["norms"]
@@ -257,7 +257,7 @@ def test_running_statistics_of_the_ranks_are_one_when_they_evaluate(
 
 def test_the_images_of_a_step_are_printed_and_stored(jobs: dict[str, Job]) -> None:
     norms = jobs["norms"]
-    line = norms.said(0, "out").splitlines()[0]
+    line = norms.output(0, "out").splitlines()[0]
     assert line == "preset small, network short, to run; 3 processes, 9 images in a step"
     stored = json.loads((norms.run / "config.json").read_text())
     assert (stored["total_batch"], stored["ranks"]) == (9, 3)
@@ -271,12 +271,12 @@ def test_only_rank_0_writes_and_speaks(jobs: dict[str, Job]) -> None:
         assert (job.run / "last.pt").exists()
         for rank in (1, 2):
             assert list((job.folder / f"disk{rank}").iterdir()) == [], name
-            assert job.said(rank, "out") == "", name
-    assert [jobs["three"].said(rank, "err") for rank in range(3)] == ["", "", ""]
+            assert job.output(rank, "out") == "", name
+    assert [jobs["three"].output(rank, "err") for rank in range(3)] == ["", "", ""]
 
 
 @pytest.mark.parametrize("name", ["three", "two"])
-def test_each_rank_s_time_is_shared_out_between_data_communication_and_steps(
+def test_a_ranks_time_is_split_into_data_communication_steps(
     jobs: dict[str, Job], name: str
 ) -> None:
     job = jobs[name]
@@ -291,7 +291,7 @@ def test_each_rank_s_time_is_shared_out_between_data_communication_and_steps(
         totals = [sum(shares) for shares in zip(*row["by_rank"].values(), strict=True)]
         assert all(0 < total <= 1 + 1e-9 for total in totals)
         assert min(row["by_rank"]["communication_share"]) > 0
-    epochs = [line for line in job.said(0, "out").splitlines() if line.startswith("epoch")]
+    epochs = [line for line in job.output(0, "out").splitlines() if line.startswith("epoch")]
     percents = r"\(\d+\.\d" + r" \d+\.\d" * (job.ranks - 1) + r"\)"
     for line in epochs:
         assert re.search(rf"% waiting for data {percents}, .* % in communication {percents}", line)
@@ -302,18 +302,18 @@ def test_each_rank_s_time_is_shared_out_between_data_communication_and_steps(
     assert {f"{key}/rank{rank}" for key in names for rank in range(job.ranks)} <= tags
 
 
-def test_a_killed_rank_ends_the_others_with_a_sentence_and_the_run_goes_on_with_the_same_bits(
+def test_a_killed_rank_ends_the_others_and_resumes_to_same_bits(
     jobs: dict[str, Job],
 ) -> None:
     killed = jobs["killed"]
     assert killed.statuses == [1, -9, 1]
-    assert GONE.fullmatch(killed.said(0, "err"))
-    assert GONE.fullmatch(killed.said(2, "err"))
+    assert GONE.fullmatch(killed.output(0, "err"))
+    assert GONE.fullmatch(killed.output(2, "err"))
     assert killed.last.progress["epochs_done"] == 1  # struck in the second epoch's last step
     again = jobs["killed-again"]
     assert again.statuses == [0, 0, 0]
     place = "trainer: run: continues in epoch 2 of 3, after step 5\n"
-    assert [again.said(rank, "err") for rank in range(3)] == [place, "", ""]
+    assert [again.output(rank, "err") for rank in range(3)] == [place, "", ""]
     assert_same_bits(again.last, jobs["three"].last)
 
 
@@ -321,15 +321,15 @@ def test_a_silent_rank_ends_the_others_within_the_timeout(jobs: dict[str, Job]) 
     silent = jobs["silent"]
     assert silent.statuses == [1, 1, -9]
     for rank in (0, 1):
-        assert SILENT.fullmatch(silent.said(rank, "err")) or GONE.fullmatch(
-            silent.said(rank, "err")
+        assert SILENT.fullmatch(silent.output(rank, "err")) or GONE.fullmatch(
+            silent.output(rank, "err")
         )
-    assert any(SILENT.fullmatch(silent.said(rank, "err")) for rank in (0, 1))
+    assert any(SILENT.fullmatch(silent.output(rank, "err")) for rank in (0, 1))
     assert load_checkpoint(silent.run / "last.pt").progress["epochs_done"] == 1
     assert not list(silent.run.glob(".*.tmp"))
 
 
-def test_a_wish_to_one_rank_ends_all_with_a_checkpoint_and_other_ranks_may_go_on(
+def test_a_stop_on_one_rank_ends_all_and_others_may_continue(
     jobs: dict[str, Job],
 ) -> None:
     asked = jobs["asked"]
@@ -345,40 +345,40 @@ def test_a_wish_to_one_rank_ends_all_with_a_checkpoint_and_other_ranks_may_go_on
     assert second["train_loss"] == pytest.approx(jobs["three"].rows[1]["train_loss"], rel=1e-3)
 
 
-def test_torchrun_restarts_a_run_that_lost_a_rank_and_it_ends_with_the_same_bits(
+def test_torchrun_restarts_after_a_lost_rank_with_the_same_bits(
     jobs: dict[str, Job], beton: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     words = [*RECIPE[:-1], str(run), "--beton", str(beton)]
     before = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", "1"]
-    said = program([*before, "--nproc-per-node", "2"], *words, STRIKE="SIGKILL,1,8")
+    printed = program([*before, "--nproc-per-node", "2"], *words, STRIKE="SIGKILL,1,8")
     # Once for each start; the restart has found last.pt without --resume.
-    assert said.count("preset small, network plain") == 2
-    assert [line.split()[1] for line in said.splitlines() if line.startswith("epoch")] == [
+    assert printed.count("preset small, network plain") == 2
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith("epoch")] == [
         *("1/3", "2/3", "3/3")
     ]
     assert_same_bits(load_checkpoint(run / "last.pt"), jobs["two"].last)
     assert [row["epoch"] for row in read_metrics(run) if row["kind"] == "epoch"] == [1, 2, 3]
 
 
-def test_two_ranks_killed_at_random_moments_end_with_the_same_bits(jobs: dict[str, Job]) -> None:
+def test_two_ranks_killed_at_any_moment_end_with_the_same_bits(jobs: dict[str, Job]) -> None:
     for number, rank, *_ in MOMENTS:
         again = jobs[f"moment{number}-again"]
         if jobs[f"moment{number}"].statuses[rank] == -9:  # else the run was over before
-            assert again.statuses == [0, 0], (number, again.said(0, "err"))
+            assert again.statuses == [0, 0], (number, again.output(0, "err"))
         assert_same_bits(again.last, jobs["two"].last)
 
 
 @pytest.mark.parametrize(
     ("name", "status"), [("hung-up", 129), ("usr1", 138), ("usr2", 140), ("limit", 124)]
 )
-def test_signals_and_the_time_limit_end_all_ranks_with_a_checkpoint(
+def test_signals_and_time_limit_end_all_ranks_with_a_checkpoint(
     jobs: dict[str, Job], name: str, status: int
 ) -> None:
     job = jobs[name]
     assert job.statuses == [status] * job.ranks
     cause = "the time limit" if name == "limit" else "a signal"
-    assert f"stopped by {cause} after step" in job.said(0, "err")
+    assert f"stopped by {cause} after step" in job.output(0, "err")
     if name != "limit":
         assert job.last.partial is not None
         assert job.last.partial["step"] == 5  # the step after the signal is finished

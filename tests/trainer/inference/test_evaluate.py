@@ -29,7 +29,7 @@ FLOAT32 = Precision(torch.device("cpu"), "float32")
 
 @dataclass
 class Batch:
-    """Pictures (or logits, for a network that lets them through) as a loader yields them."""
+    """Images (or logits, for a network that lets them through) as a loader yields them."""
 
     images: Tensor
     labels: Tensor
@@ -58,7 +58,7 @@ def test_errors_and_confusion_are_counted_in_percent() -> None:
     assert found.in_top5.tolist() == [3, 0, 0, 0, 0, 0]
 
 
-def test_loss_is_the_mean_over_pictures_not_over_batches() -> None:
+def test_loss_is_the_mean_over_images_not_over_batches() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(19, 4), [i % 4 for i in range(19)]
     parts = judge(

@@ -1,4 +1,4 @@
-"""Exported networks: other programs give the checkpoint's logits, fed as the JSON says."""
+"""Exported networks: other programs give the checkpoint's logits, with inputs as in the JSON."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def by_the_description(done: Exported, pixels: Any) -> torch.Tensor:
 
 
 @onnx
-def test_onnx_on_pictures_prepared_as_described_gives_the_checkpoints_logits(
+def test_onnx_on_described_inputs_gives_the_checkpoints_logits(
     checkpoint: Path, small_beton: Sample, tmp_path: Path
 ) -> None:
     done = export(checkpoint, "onnx", tmp_path / "net.onnx")
@@ -103,10 +103,10 @@ def test_onnx_on_pictures_prepared_as_described_gives_the_checkpoints_logits(
     prepare = Preparation.of(config, stored.stats, model.spec.test_side)
     with torch.no_grad():
         expected = torch.cat(
-            [model(prepare(torch.from_numpy(p))[None]) for p in small_beton.pictures[:3]]
+            [model(prepare(torch.from_numpy(p))[None]) for p in small_beton.images[:3]]
         )
-    pictures = torch.cat([by_the_description(done, p) for p in small_beton.pictures[:3]])
-    found = run_onnx(done.path, pictures)
+    inputs = torch.cat([by_the_description(done, p) for p in small_beton.images[:3]])
+    found = run_onnx(done.path, inputs)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 1e-3
     assert done.difference is not None
@@ -129,9 +129,7 @@ def test_torch_export_gives_the_checkpoints_logits(checkpoint: Path, tmp_path: P
 
 
 @needs("safetensors")
-def test_safetensors_hold_the_weights_and_the_networks_description(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_safetensors_hold_the_weights_and_the_description(checkpoint: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     done = export(checkpoint, "safetensors", tmp_path / "net.safetensors")
@@ -143,7 +141,7 @@ def test_safetensors_hold_the_weights_and_the_networks_description(
     assert done.difference is None
 
 
-def test_a_missing_package_is_one_sentence(
+def test_a_missing_package_is_an_error(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(exporting._NEEDS, "onnx", ("onnx_of_tomorrow",))
@@ -164,13 +162,13 @@ def test_a_file_that_gives_other_logits_is_not_published(
 
 
 @onnx
-def test_the_2012_network_goes_through_onnx_on_real_pictures(
+def test_the_2012_network_goes_through_onnx_on_real_images(
     shared_data: Path, tmp_path: Path
 ) -> None:
-    pictures = sorted((shared_data / "imagenette" / "val").rglob("*.JPEG"))[:2]
+    paths = sorted((shared_data / "imagenette" / "val").rglob("*.JPEG"))[:2]
     spec = dataclasses.replace(network_spec("original-2012", classes=10), hidden=(64, 64))
     model = AlexNet(spec).eval()
-    arrays = [np.asarray(Image.open(path).convert("RGB").resize((227, 227))) for path in pictures]
+    arrays = [np.asarray(Image.open(path).convert("RGB").resize((227, 227))) for path in paths]
     levels = torch.stack([torch.tensor(a).permute(2, 0, 1).float() - 118 for a in arrays])
     path = tmp_path / "net.onnx"
     exporting._write_onnx(exporting._exportable(model), levels, path)

@@ -1,4 +1,4 @@
-"""Prediction on raw pictures agrees with the loader's evaluation of the same pictures."""
+"""Prediction on raw images agrees with the loader's evaluation of the same images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_input_is_what_the_loader_makes(
         images = next(iter(batches)).images.clone()
     config = dataclasses.replace(presets.preset("small"), crop_size=56, mean=mean, scaled=scaled)
     prepare = Preparation.of(config, small_beton.stats, out_px)
-    for place, pixels in enumerate(small_beton.pictures):
+    for place, pixels in enumerate(small_beton.images):
         assert torch.allclose(prepare(torch.from_numpy(pixels)), images[place], atol=1e-3)
 
 
@@ -74,7 +74,7 @@ def test_every_format_gives_the_likeliest_classes(checkpoint: Path, tmp_path: Pa
     pixels = np.full((90, 120, 3), (200, 30, 60), np.uint8)
     pixels[20:60, 30:80] = (10, 200, 90)
     for suffix in ("jpg", "png", "webp", "avif"):
-        Image.fromarray(pixels).save(tmp_path / f"picture.{suffix}")
+        Image.fromarray(pixels).save(tmp_path / f"image.{suffix}")
     found = list(predict(checkpoint, list_inputs([str(tmp_path)]), progress=quiet))
     assert len(found) == 4
     for one in found:
@@ -85,7 +85,7 @@ def test_every_format_gives_the_likeliest_classes(checkpoint: Path, tmp_path: Pa
         assert {guess.name for guess in one.guesses} == {"ant", "bee", "cat"}
 
 
-def test_pictures_become_square_as_those_of_the_training_did(
+def test_images_become_square_as_in_training(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = load_checkpoint(checkpoint)
@@ -102,9 +102,7 @@ def test_pictures_become_square_as_those_of_the_training_did(
     assert not np.array_equal(found.pixels, crop_pixels(path.read_bytes(), CropSettings(64)))
 
 
-def test_a_picture_in_a_folder_called_as_a_class_is_right_or_wrong(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_an_image_in_a_folder_named_as_a_class_is_judged(checkpoint: Path, tmp_path: Path) -> None:
     for place in ("bee/1.png", "bee/images/2.png", "bees/3.png", "4.png"):
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,10 +114,8 @@ def test_a_picture_in_a_folder_called_as_a_class_is_right_or_wrong(
     assert found["3.png"].right is None
 
 
-def test_a_broken_picture_is_a_reason_and_the_rest_goes_on(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "a.jpg").write_text("no picture")
+def test_a_broken_image_is_a_reason_and_the_rest_goes_on(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no image")
     Image.new("RGB", (70, 70), (5, 6, 7)).save(tmp_path / "b.png")
     first, second = predict(checkpoint, list_inputs([str(tmp_path)]), progress=quiet)
     assert first.reason

@@ -90,7 +90,7 @@ def test_all_views_of_an_image_come_together(raw_beton: Sample) -> None:
     views = Views(51, 51, "ten", dtype="float16")
     found = images(stock(raw_beton.path, Windows(views, raw_beton.stats)))
     assert found.shape == (25, 10, 51, 51, 3)
-    want = raw_beton.pictures[3, :51, 13:].astype(np.float32) - raw_beton.stats.mean[:51, 13:]
+    want = raw_beton.images[3, :51, 13:].astype(np.float32) - raw_beton.stats.mean[:51, 13:]
     np.testing.assert_array_equal(found[3, 1], want.astype(np.float16))
 
 
@@ -110,7 +110,7 @@ def test_stock_ffcv_reads_our_betons_and_does_our_loader_no_harm(small_beton: Sa
     found = images(stock(small_beton.path))
     torch.set_num_threads(before)
     # The fast IDCT's pixels: about a level off.
-    off = np.abs(found.astype(int) - small_beton.pictures)
+    off = np.abs(found.astype(int) - small_beton.images)
     assert off.mean() < 1
     with train(small_beton, jobs=2) as batches:
         np.testing.assert_allclose(

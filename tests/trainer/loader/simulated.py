@@ -104,7 +104,7 @@ def test_an_epoch_is_resumed_and_left_early(tiny: Sample) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 3])
-def test_a_damaged_sample_is_named_at_the_latest_two_batches_later(
+def test_a_damaged_sample_is_named_within_two_batches(
     tiny: Sample, copied: Callable[..., Sample], index: int
 ) -> None:
     offset, size, *_ = inspect_beton(tiny.path).extents[index].tolist()

@@ -1,4 +1,4 @@
-"""The CUDA back end without a GPU: in numba's simulator, and what is said where it cannot run."""
+"""The CUDA back end without a GPU: in numba's simulator, and the error where it cannot run."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-def test_our_views_in_stock_ffcv_and_stock_ffcv_beside_our_loader() -> None:
+def test_our_views_in_stock_ffcv_and_ffcv_beside_our_loader() -> None:
     cases = Path(__file__).with_name("ffcv_cases.py")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(cases)],

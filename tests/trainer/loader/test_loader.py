@@ -35,11 +35,11 @@ def test_training_batches_equal_the_plain_definition(
         np.testing.assert_allclose(got, expected(small_beton, batches, 4), atol=1e-3, rtol=0)
 
 
-def test_evaluation_is_the_centre_crop_minus_the_mean_in_file_order(full_beton: Sample) -> None:
+def test_evaluation_is_the_centre_crop_minus_mean_in_file_order(full_beton: Sample) -> None:
     with eval_loader(full_beton.path, full_beton.stats, batch_size=4, jobs=1) as batches:
         found = kept(batches)
     assert [b.indices.tolist() for b in found] == [[0, 1, 2, 3], [4, 5]]
-    want = (full_beton.pictures.astype(np.float32) - full_beton.stats.mean)[:, 14:241, 14:241]
+    want = (full_beton.images.astype(np.float32) - full_beton.stats.mean)[:, 14:241, 14:241]
     np.testing.assert_allclose(pixels(found), want, atol=1e-3, rtol=0)
     assert torch.cat([b.labels for b in found]).tolist() == full_beton.labels.tolist()
 
@@ -63,7 +63,7 @@ def test_one_thread_and_two_give_the_same_bits(small_beton: Sample) -> None:
                 assert torch.equal(a.indices, b.indices)
 
 
-def test_every_sample_comes_once_per_epoch_and_the_last_batch_is_kept(small_beton: Sample) -> None:
+def test_each_sample_comes_once_and_the_last_batch_is_kept(small_beton: Sample) -> None:
     with train(small_beton) as batches:
         found = kept(batches)
         assert len(batches) == len(found) == 4
@@ -97,7 +97,7 @@ def test_a_resumed_run_sees_what_the_unbroken_one_saw(small_beton: Sample) -> No
 
 def test_no_mirror_and_no_lighting_leave_the_crop_alone(small_beton: Sample) -> None:
     with train(small_beton, mirror=False, lighting=0.0, crop_size=64) as batches:
-        want = small_beton.pictures.astype(np.float32) - small_beton.stats.mean
+        want = small_beton.images.astype(np.float32) - small_beton.stats.mean
         np.testing.assert_allclose(pixels(kept(batches)), want, atol=1e-3, rtol=0)
 
 
@@ -261,7 +261,7 @@ def test_a_batch_unpacks_and_the_loader_has_a_data_set(small_beton: Sample) -> N
 
 
 @pytest.mark.parametrize("order", ["shuffle", "pages"])
-def test_a_subset_has_the_pixels_and_the_order_that_it_has_in_the_whole(
+def test_a_subset_has_the_pixels_and_the_order_of_the_whole(
     small_beton: Sample, order: str
 ) -> None:
     chosen = [20, 3, 4, 11, 9]
@@ -302,7 +302,7 @@ def test_mean_and_std_can_be_numbers(small_beton: Sample) -> None:
     numbers = {"mean": (124.0, 117.0, 104.0), "std": (58.0, 57.0, 57.5)}
     with eval_loader(small_beton.path, crop_size=64, jobs=1, **numbers) as batches:  # type: ignore[arg-type]
         got = pixels(kept(batches))
-    want = (small_beton.pictures - np.array(numbers["mean"])) / np.array(numbers["std"])
+    want = (small_beton.images - np.array(numbers["mean"])) / np.array(numbers["std"])
     np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
 
 

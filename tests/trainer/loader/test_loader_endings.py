@@ -28,7 +28,7 @@ def kill(thread: threading.Thread, error: type[BaseException]) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit, MemoryError, StopIteration])
-def test_a_thread_that_is_killed_is_reported_with_file_sample_and_source(
+def test_a_killed_thread_is_reported_with_file_and_sample(
     small_beton: Sample, error: type[BaseException]
 ) -> None:
     with train(small_beton, batch_size=1, batches_ahead=1) as batches:
@@ -52,7 +52,7 @@ def test_a_thread_that_is_killed_is_reported_with_file_sample_and_source(
         assert len(kept(batches)) == 25
 
 
-def test_a_thread_that_ends_without_an_error_is_reported_with_the_file(
+def test_a_thread_that_ends_without_error_is_reported_with_file(
     small_beton: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.loader.iterator.Filler.run", lambda self: None)
@@ -71,7 +71,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_leaving_80_epochs_early_leaves_no_thread_no_file_and_no_memory(
+def test_leaving_80_epochs_early_leaks_no_thread_file_or_memory(
     full_beton: Sample,
 ) -> None:
     def leave(times: int) -> None:
@@ -103,7 +103,7 @@ def test_closing_closes_the_file_though_the_iterator_lives_on(small_beton: Sampl
     assert open_betons(small_beton.path.parent) == before
 
 
-# Takes three batches, says so, and waits for one that its loader's thread does not finish.
+# Takes three batches, prints that, and waits for one that its loader's thread does not finish.
 WAITS = """
 import sys
 from pathlib import Path

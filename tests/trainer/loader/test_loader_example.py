@@ -75,7 +75,7 @@ def test_the_example_trains_a_torchvision_network(
         program = program.replace(whole, short)
     names = run_beside(program, full_beton, tmp_path, monkeypatch)
     assert names["images"].shape == (3, 3, 224, 224)
-    # Normalised: the levels of pictures are within a few standard deviations.
+    # Normalised: the levels of images are within a few standard deviations.
     assert 0.2 < float(names["images"].std()) < 3
     assert torch.isfinite(names["loss"])
     assert names["model"].fc.weight.grad.abs().sum() > 0

@@ -43,7 +43,7 @@ def table_too_long(data: bytearray) -> None:
 
 HEADER, FIELDS = 24, 2 * 1041
 FAULTS: dict[str, tuple[Callable[[bytearray], Any], str]] = {
-    "text": (lambda d: d.__setitem__(slice(None), b"a text file, not pictures\n" * 9), "begin"),
+    "text": (lambda d: d.__setitem__(slice(None), b"a text file, not images\n" * 9), "begin"),
     "empty": (lambda d: d.clear(), "header"),
     "header": (lambda d: d.__delitem__(slice(30, None)), "list of fields"),
     "half": (lambda d: d.__delitem__(slice(len(d) // 2, None)), "cut short"),
@@ -177,7 +177,7 @@ def test_a_damaged_sample_stops_the_epoch_with_its_key(
     assert f"{broken.path}: sample 7, {small_beton.manifest.keys[7]}" in str(caught.value)
 
 
-def test_a_page_of_zeros_stops_the_epoch_with_the_first_key_in_it(
+def test_a_page_of_zeros_stops_the_epoch_with_its_first_key(
     small_beton: Sample, damaged: Damaged
 ) -> None:
     extents = inspect_beton(small_beton.path).extents
@@ -253,9 +253,7 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_that_changes_in_the_middle_of_an_epoch_is_noticed(
-    damaged: Damaged, change: str
-) -> None:
+def test_a_file_that_changes_during_an_epoch_is_noticed(damaged: Damaged, change: str) -> None:
     copy = damaged(lambda data: None)
     with train(copy, batch_size=1, batches_ahead=1) as batches:
         found = 0

@@ -54,7 +54,7 @@ def test_every_order_has_every_sample_once(
 
 @settings(deadline=None)
 @given(SEEDS, st.integers(0, 99), COUNTS, SIZES, SIZES)
-def test_the_page_wise_order_is_done_with_some_pages_before_it_touches_others(
+def test_page_wise_order_finishes_pages_before_it_opens_others(
     seed: int, epoch: int, count: int, per_page: int, at_once: int
 ) -> None:
     pages = on_pages(count, per_page)
@@ -87,7 +87,7 @@ def test_the_page_wise_order_mixes_pages_and_the_samples_in_them() -> None:
     assert all(np.ptp(group) > 10 for group in groups)
 
 
-def test_all_pages_at_once_are_the_plain_shuffle_and_file_order_is_file_order() -> None:
+def test_all_pages_at_once_are_the_plain_shuffle() -> None:
     pages = on_pages(50, 4)
     whole = sample_order("pages", 1, 2, pages, 1000)
     assert whole.tolist() == sample_order("shuffle", 1, 2, pages, 1).tolist()

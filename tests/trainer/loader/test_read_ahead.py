@@ -30,7 +30,7 @@ class Announced(ReadAhead):
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 9), st.integers(1, 40))
-def test_each_page_is_announced_once_and_before_its_samples_are_read(
+def test_each_page_is_announced_once_before_its_samples_are_read(
     count: int, per_page: int, at_once: int, batch: int
 ) -> None:
     pages = 1 + np.arange(count) // per_page
@@ -48,7 +48,7 @@ def test_each_page_is_announced_once_and_before_its_samples_are_read(
     assert sorted(ahead.starts) == [place(int(page)) for page in np.unique(pages)]
 
 
-def test_no_more_is_announced_than_the_pages_in_use_and_the_next_ones() -> None:
+def test_only_pages_in_use_and_the_next_ones_are_announced() -> None:
     pages = np.arange(6000) // 100
     order = sample_order("pages", 3, 0, pages, 5).astype(np.int64)
     ahead = Announced([0], np.array([0, 60]), pages[order], PAGE, 5)
@@ -60,7 +60,7 @@ def test_no_more_is_announced_than_the_pages_in_use_and_the_next_ones() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system has no posix_fadvise")
 @pytest.mark.parametrize("order", ["pages", "sequential", "shuffle"])
-def test_the_loader_announces_the_bytes_of_its_samples_where_order_lets_it(
+def test_the_loader_announces_its_samples_bytes_if_order_allows(
     small_beton: Sample, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     told: list[tuple[int, int]] = []

@@ -93,7 +93,7 @@ def test_evaluation_of_shards_is_that_of_one_file(sharded: Callable[..., Betons]
     assert_same(found[1], found[0])
 
 
-def test_in_the_order_of_pages_every_sample_comes_once_with_the_same_pixels(
+def test_page_order_gives_each_sample_once_with_the_same_pixels(
     sharded: Callable[..., Betons],
 ) -> None:
     found = epoch(sharded(5), order="pages", pages_at_once=2)
@@ -152,7 +152,7 @@ def test_files_of_other_kinds_are_no_set(small_beton: Sample, full_beton: Sample
     assert caught.value.code == "beton.shard_differs"
 
 
-def test_pictures_of_a_set_are_read_from_their_files(
+def test_images_of_a_set_are_read_from_their_files(
     small_beton: Sample, sharded: Callable[..., Betons]
 ) -> None:
     places = [24, 0, 13]
@@ -191,7 +191,7 @@ def damage(path: Path, place: int) -> None:
         file.write(bytes(size))
 
 
-def test_a_sample_that_does_not_decode_is_named_with_its_shard_and_source(four: Betons) -> None:
+def test_an_undecodable_sample_is_named_with_shard_and_source(four: Betons) -> None:
     path = four.paths[2]
     damage(path, 4)
     with pytest.raises(ToolError) as caught:
@@ -229,7 +229,7 @@ def replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [vanish, rewrite, replaced])
-def test_a_shard_that_changes_or_vanishes_during_the_epoch_is_named(
+def test_a_shard_that_changes_or_vanishes_in_an_epoch_is_named(
     four: Betons, change: Callable[[Path], None]
 ) -> None:
     found = 0

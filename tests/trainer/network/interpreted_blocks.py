@@ -194,7 +194,7 @@ def assembled(name: str, capability: int, **fixed: Any) -> dict[str, Any]:
 
 
 def _resources(ptx: str, capability: int) -> dict[str, int]:
-    """What ``ptxas -v`` says; nothing where there is none that reads this version of PTX."""
+    """The output of ``ptxas -v``; nothing where there is none that reads this version of PTX."""
     import triton
 
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

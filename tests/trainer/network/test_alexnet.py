@@ -74,7 +74,7 @@ def test_every_network_maps_a_batch_to_logits(name: str) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_a_picture_too_small_is_refused_with_layer_and_arithmetic() -> None:
+def test_a_too_small_image_is_refused_with_layer_and_arithmetic() -> None:
     with pytest.raises(UsageError, match=r"pool5: its 3×3 kernel does not fit its input of 1"):
         AlexNet(NetworkSpec(input_size=40))
 
@@ -93,7 +93,7 @@ def test_torchvision_weights_give_torchvision_logits() -> None:
         assert torch.allclose(ours(x), theirs(x), atol=1e-5)
 
 
-def test_weights_are_a_function_of_the_seed_and_leave_global_randomness_alone() -> None:
+def test_weights_depend_on_the_seed_and_no_global_generator() -> None:
     spec = NetworkSpec(classes=2, input_size=67, pooled=1, hidden=(8, 8))
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -138,7 +138,7 @@ def test_he_initialisation_begins_at_the_chance_loss() -> None:
     assert torch.equal(logits, torch.zeros(4, 10))
 
 
-def test_one_channel_sees_colour_pictures_in_grey() -> None:
+def test_one_channel_sees_colour_images_in_grey() -> None:
     model = build(replace(network_spec("thumbnail", classes=3, channels=1), init="torch"), 0).eval()
     grey = torch.randn(2, 1, 67, 67, generator=torch.Generator().manual_seed(0))
     tint = torch.tensor([3.0, -1.0, -2.0]).reshape(1, 3, 1, 1)
@@ -161,7 +161,7 @@ def kinds(name: str) -> list[str]:
     return [type(layer).__name__ for layer in features]
 
 
-def test_the_original_code_normalises_before_the_first_relu_and_twice_in_layer_two() -> None:
+def test_the_original_code_normalises_before_relu_and_twice() -> None:
     assert kinds("original-2012")[:9] == [
         *("Conv2d", "LocalResponseNorm", "MaxPool2d", "ReLU"),
         *("Conv2d", "ReLU", "LocalResponseNorm", "SpatialResponseNorm", "MaxPool2d"),
@@ -194,7 +194,7 @@ def test_batch_normalisation_comes_before_the_relu_or_after_it() -> None:
         assert " ".join(dense) == f"Dropout Linear {order} Dropout Linear {order} Linear"
 
 
-def test_a_larger_test_image_is_averaged_to_the_dense_layers_input() -> None:
+def test_a_larger_image_is_averaged_to_the_dense_layers_input() -> None:
     spec = replace(network_spec("best-compact", classes=2), init="torch", test_size=163)
     model = build(spec, seed=0).eval()
     images = torch.randn(2, 3, 163, 163, generator=torch.Generator().manual_seed(0))

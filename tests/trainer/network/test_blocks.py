@@ -55,7 +55,7 @@ def test_results_keep_dtype_and_layout(values: Any) -> None:
     assert [case["case"] for case in values["cases"] if not case["alike"]] == []
 
 
-def test_nan_and_infinity_reach_what_they_reach_in_the_definition(values: Any) -> None:
+def test_nan_and_infinity_spread_as_in_the_definition(values: Any) -> None:
     assert values["damaged"] == [True] * 9
 
 
@@ -71,7 +71,7 @@ def test_networks_of_blocks_equal_plain_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton assembles on Linux only")
-def test_kernels_compile_for_gpus_without_exchanges_in_their_loops(tmp_path: Path) -> None:
+def test_kernels_compile_for_gpus_without_exchanges_in_loops(tmp_path: Path) -> None:
     found = run("machine", tmp_path)
     assert len(found) == 4 + 8
     for kernel in found:

@@ -70,7 +70,7 @@ def plain_spatial(a: Tensor, size: int, alpha: float, beta: float, k: float) -> 
     return out
 
 
-def test_the_spatial_norm_equals_its_definition_and_its_gradient_is_exact() -> None:
+def test_the_spatial_norm_and_its_gradient_equal_the_definition() -> None:
     a = (20 * torch.randn(1, 2, 6, 7, dtype=torch.float64)).requires_grad_()
     layer = SpatialResponseNorm(2, 5, 1e-3, 0.75, 2.0)
     assert torch.allclose(layer(a), plain_spatial(a, 5, 1e-3, 0.75, 2.0), rtol=1e-12)
@@ -143,7 +143,7 @@ def test_a_gradient_in_another_layout_is_taken() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_not_a_number_stays_so_and_infinity_spreads_no_further(dtype: torch.dtype) -> None:
+def test_nan_stays_nan_and_infinity_spreads_no_further(dtype: torch.dtype) -> None:
     a = torch.ones(1, 12, 1, 1, dtype=dtype).to(memory_format=torch.channels_last)
     a[0, 5] = float("nan")
     out = LocalResponseNorm(12)(a)[0, :, 0, 0]

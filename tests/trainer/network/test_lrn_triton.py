@@ -24,7 +24,7 @@ needs_triton = pytest.mark.skipif(
 
 
 def run(what: str, cache: Path, **environment: str) -> dict[str, Any]:
-    """What ``interpreted.py`` says, in a process of its own."""
+    """The output of ``interpreted.py``, in a process of its own."""
     result = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("interpreted.py")), what],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(cache),
@@ -63,7 +63,7 @@ def test_what_is_not_a_number_spreads_over_its_window_only(values: dict[str, Any
 
 @needs_triton
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton assembles on Linux only")
-def test_the_kernels_compile_for_a_gpu_and_read_each_neighbour_once(tmp_path: Path) -> None:
+def test_kernels_compile_for_a_gpu_and_read_neighbours_once(tmp_path: Path) -> None:
     made = run("machine", tmp_path)
     # The windows of five neighbours reach over nine channels; their gradients over five.
     assert 0 < made["forward"]["loads"] <= 5 * made["per_thread"]

@@ -39,7 +39,7 @@ def judged() -> Judged:
 
 def test_images_of_a_beton_are_its_samples(small_beton: Sample) -> None:
     for index, pixels in zip([5, 0], read_images(small_beton.path, [5, 0]), strict=True):
-        difference = np.abs(pixels.astype(int) - small_beton.pictures[index])
+        difference = np.abs(pixels.astype(int) - small_beton.images[index])
         # The fixture keeps the pixels from before JPEG compression.
         assert pixels.shape == (64, 64, 3)
         assert difference.mean() < 2
@@ -87,7 +87,7 @@ def test_correct_and_wrong_images_differ_by_their_frames() -> None:
     assert frames == {True: (0x1A, 0x7F, 0x37), False: (0xC6, 0x28, 0x28), None: (128, 128, 128)}
 
 
-def test_a_spread_examples_an_evaluation_is_spread_over_the_set_with_the_worst_after_it(
+def test_examples_are_spread_over_the_set_then_the_worst(
     small_beton: Sample,
 ) -> None:
     from tests.trainer.conftest import CLASSES

@@ -251,7 +251,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
-def test_best_and_worst_predictions_are_images_with_their_classes(tmp_path: Path) -> None:
+def test_best_and_worst_predictions_are_images_with_classes(tmp_path: Path) -> None:
     pixels = np.full((64, 64, 3), 90, np.uint8)
     found = page(
         tmp_path,

@@ -187,7 +187,7 @@ def test_other_weights_are_refused(shape: tuple[int, ...]) -> None:
         kernel_grid(np.zeros(shape, np.float32), 4)
 
 
-def test_the_stamp_says_with_what_and_nothing_about_whom() -> None:
+def test_the_stamp_names_versions_and_no_person() -> None:
     stamp = environment_stamp()
     text = json.dumps(stamp)
     assert stamp["versions"]["torch"].startswith(torch.__version__.split("+")[0])

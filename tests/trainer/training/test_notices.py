@@ -1,4 +1,4 @@
-"""What a run says by itself: a loss that is no number, a network that does not begin to learn."""
+"""Training health checks: a loss that is no number, a network that does not begin to learn."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_who_is_right_more_often_than_by_chance_has_begun(right: int, begun: boo
     assert (look([math.log(10)] * 200, confusion) is None) is begun
 
 
-def test_one_class_for_everything_is_named_although_the_loss_fell() -> None:
+def test_one_class_for_everything_is_reported_if_the_loss_fell() -> None:
     confusion = np.zeros((10, 10), np.int64)
     confusion[:, 3] = 5
     found = look([0.5] * 100, confusion, norm="batch")
@@ -104,7 +104,7 @@ def test_one_class_for_everything_is_named_although_the_loss_fell() -> None:
     assert look([0.5] * 100, only) is None
 
 
-def test_one_class_for_three_epochs_is_reported_before_there_are_many_steps() -> None:
+def test_one_class_for_three_epochs_is_reported_early() -> None:
     eye = watch.LearningWatch(TEN, 0.01, "none")
     only = np.zeros((10, 10), np.int64)
     only[:, 3] = 20
@@ -126,7 +126,7 @@ def test_one_class_for_three_epochs_is_reported_before_there_are_many_steps() ->
         assert eye(losses, step, confusion, ended=step == 110) is None  # twice is enough
 
 
-def test_one_class_in_epochs_that_do_not_follow_each_other_is_nothing_to_say() -> None:
+def test_one_class_in_scattered_epochs_is_not_reported() -> None:
     eye = watch.LearningWatch(TEN, 0.01, "none")
     only = np.zeros((10, 10), np.int64)
     only[:, 3] = 20
@@ -157,7 +157,7 @@ def test_two_steps_an_epoch_are_too_few_to_judge() -> None:
     assert [message is None for message in notes] == [True] * 9 + [False]
 
 
-def test_a_run_that_does_not_move_says_so_once(
+def test_a_run_that_does_not_move_is_reported_once(
     small_beton: Sample, tiny_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "STUCK_AFTER_STEPS", 3)

@@ -114,7 +114,7 @@ def test_eval_repeats_the_best_epochs_figures(workplace: Path) -> None:
     assert found.images == 25
 
 
-def test_a_run_without_validation_set_trains_and_keeps_the_last_epoch(workplace: Path) -> None:
+def test_a_run_without_validation_set_keeps_the_last_epoch(workplace: Path) -> None:
     (workplace / "val.beton").unlink()
     rows: list[dict[str, Any]] = []
     result = train(
@@ -178,7 +178,7 @@ def test_a_run_that_cannot_begin_leaves_no_folder(workplace: Path, changes: dict
     assert not folder.exists()
 
 
-def test_a_checkpoint_of_other_settings_is_named_by_evaluation_and_resumption(
+def test_a_checkpoint_of_other_settings_is_refused_by_name(
     workplace: Path,
 ) -> None:
     config = dataclasses.replace(TINY, epochs=1)
@@ -265,7 +265,7 @@ def test_settings_with_which_nothing_would_learn_are_refused(
     assert not (workplace / "run").exists()
 
 
-def test_more_processes_than_devices_are_one_sentence(
+def test_more_processes_than_devices_are_an_error(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -304,7 +304,7 @@ def test_weights_that_diverge_in_the_last_step_are_not_stored(workplace: Path) -
     assert not list((workplace / "run").glob("*.pt"))
 
 
-def test_a_checkpoint_that_is_not_finite_is_neither_resumed_nor_used(workplace: Path) -> None:
+def test_a_checkpoint_that_is_not_finite_is_refused(workplace: Path) -> None:
     beton, folder = workplace / "train.beton", workplace / "run"
     one = dataclasses.replace(TINY, epochs=1)
     train(one, beton, folder, resume=False, report=silent, progress=quiet)
@@ -323,7 +323,7 @@ def test_a_checkpoint_that_is_not_finite_is_neither_resumed_nor_used(workplace: 
         export(folder / "best.pt", "safetensors", None)
 
 
-def test_a_resumed_run_says_what_changes_and_why_it_trains_nothing(workplace: Path) -> None:
+def test_a_resumed_run_reports_changes_and_why_nothing_is_left(workplace: Path) -> None:
     beton, folder = workplace / "train.beton", workplace / "run"
     one = dataclasses.replace(TINY, epochs=1)
     messages: list[str] = []

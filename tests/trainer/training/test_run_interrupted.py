@@ -95,7 +95,7 @@ def assert_ended_alike(folder: Path, undisturbed: Path) -> None:
 
 
 def without(checkpoint: Checkpoint, names: set[str]) -> dict[str, Any]:
-    """The best epoch's row without what a clock says."""
+    """The best epoch's row without times."""
     return {k: v for k, v in checkpoint.progress["best"].items() if k not in names}
 
 
@@ -115,7 +115,7 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("moment", [1, 7, 8, 9, 17, 40])
-def test_a_wish_to_stop_anywhere_ends_with_a_checkpoint_and_the_same_bits(
+def test_a_stop_anywhere_ends_with_a_checkpoint_and_same_bits(
     beton: Path, undisturbed: Path, tmp_path: Path, moment: int
 ) -> None:
     # Steps end with batches 2, 4, 6 and 8; 9 to 17 are the validation.
@@ -136,7 +136,7 @@ def test_a_wish_to_stop_anywhere_ends_with_a_checkpoint_and_the_same_bits(
     assert_ended_alike(tmp_path / "run", undisturbed)
 
 
-def test_two_wishes_to_stop_in_one_validation_train_nothing_twice(
+def test_two_stops_in_one_validation_train_nothing_twice(
     beton: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     for first in (9, 1):  # of what comes then: the validation
@@ -201,7 +201,7 @@ def test_another_recipe_is_named_and_goes_on_with_force(beton: Path, tmp_path: P
     assert found.config["run"]["lr"] == 5e-4
 
 
-def test_another_beton_is_named_and_its_epoch_begins_again_with_force(
+def test_another_beton_is_named_and_force_restarts_the_epoch(
     beton: Path, tmp_path: Path, other_beton: Callable[[], Path]
 ) -> None:
     interrupted(beton, tmp_path / "run")
@@ -212,7 +212,7 @@ def test_another_beton_is_named_and_its_epoch_begins_again_with_force(
     assert load_checkpoint(tmp_path / "run" / "last.pt").progress["epochs_done"] == 3
 
 
-def test_another_validation_set_is_named_and_begins_the_search_for_the_best_again_with_force(
+def test_another_validation_set_is_named_force_resets_the_best(
     beton: Path, tmp_path: Path, other_beton: Callable[[], Path]
 ) -> None:
     mine = tmp_path / "mine"
@@ -261,7 +261,7 @@ def test_no_force_makes_another_network_fit(beton: Path, tmp_path: Path) -> None
         train_short(other, beton, tmp_path, resume=True, force=True)
 
 
-def test_a_damaged_last_checkpoint_is_one_sentence(beton: Path, tmp_path: Path) -> None:
+def test_a_damaged_last_checkpoint_is_an_error(beton: Path, tmp_path: Path) -> None:
     interrupted(beton, tmp_path)
     last = tmp_path / "last.pt"
     last.write_bytes(last.read_bytes()[:-1000])

@@ -38,7 +38,7 @@ def test_drops_divide_at_the_epochs_of_the_2012_code(epoch: int, factor: float) 
     assert found == pytest.approx(factor)
 
 
-def test_a_plateau_divides_after_patience_and_three_times_at_most() -> None:
+def test_a_plateau_divides_after_patience_three_times_at_most() -> None:
     errors = [50.0, 40.0, 41.0, 40.0, 39.0, 39.5, 39.5]
     assert plateau_drops(errors[:3], patience=2) == 0
     assert plateau_drops(errors[:4], patience=2) == 1

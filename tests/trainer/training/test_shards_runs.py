@@ -53,7 +53,7 @@ def last_object(capture: Capture) -> dict[str, Any]:
     return value
 
 
-def test_a_run_on_shards_ends_with_the_weights_of_one_on_one_file(
+def test_a_run_on_shards_gives_the_weights_of_one_on_one_file(
     places: Callable[..., Path], tmp_path: Path, capsys: Capture
 ) -> None:
     one, many = places(), places(shards=4)
@@ -86,7 +86,7 @@ def test_the_doctor_measures_shards(places: Callable[..., Path], capsys: Capture
 
 
 @pytest.mark.parametrize("command", ["run", "eval", "doctor"])
-def test_a_pattern_that_the_shell_expanded_gets_the_sentence_that_helps(
+def test_a_pattern_that_the_shell_expanded_gets_an_explanation(
     places: Callable[..., Path], tmp_path: Path, capsys: Capture, command: str
 ) -> None:
     folder = places(shards=2)
@@ -99,7 +99,7 @@ def test_a_pattern_that_the_shell_expanded_gets_the_sentence_that_helps(
 
 
 @pytest.mark.parametrize("command", ["run", "eval", "doctor"])
-def test_an_incomplete_set_is_refused_with_one_sentence(
+def test_an_incomplete_set_is_refused(
     places: Callable[..., Path], tmp_path: Path, capsys: Capture, command: str
 ) -> None:
     folder = places(shards=2)

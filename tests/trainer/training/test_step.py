@@ -66,7 +66,7 @@ def test_training_lowers_the_loss() -> None:
     assert len(first.step_losses) == 8
 
 
-def test_after_step_sees_the_batch_that_ended_the_step_and_moved_weights() -> None:
+def test_after_step_gets_the_last_batch_and_moved_weights() -> None:
     model, sums = nn.Linear(4, 4), Sums(CPU)
     step = step_of(model, momentum=0.0, accumulate=2)
     seen: list[tuple[int, float]] = []
@@ -146,7 +146,7 @@ def test_biases_and_normalisation_do_not_decay() -> None:
     assert len(groups[1]["params"]) == 3
 
 
-def test_the_average_follows_weights_and_statistics_and_copies_counters() -> None:
+def test_the_average_follows_weights_and_statistics() -> None:
     model, average = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
     running = Average(model, average, decay=0.5)
     optimizer = make_optimizer(model, "sgd", momentum=0.0, weight_decay=0.0)
@@ -196,7 +196,7 @@ def test_bfloat16_weights_follow_float32_masters() -> None:
     assert not torch.equal(network.weight.float(), model.weight)
 
 
-def test_normalisation_is_shared_between_masters_and_working_weights() -> None:
+def test_masters_and_working_weights_share_normalisation() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     step = step_of(model, precision="bfloat16")
     epoch(step, [Batch(batch.images.bfloat16(), batch.labels) for batch in batches(2)])

@@ -41,7 +41,7 @@ def end_run(): write("end")
 
 
 @pytest.mark.parametrize(("name", "source"), [("wandb", _WANDB), ("mlflow", _MLFLOW)])
-def test_figures_go_to_the_tracker_and_a_resumed_run_keeps_its_id(
+def test_figures_go_to_the_tracker_and_a_resumed_run_keeps_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

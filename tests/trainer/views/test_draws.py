@@ -20,7 +20,7 @@ U64 = st.integers(0, 2**64 - 1)
 SEEDS = st.integers(0, 2**63)
 
 
-def test_the_five_and_ten_views_lie_where_the_2012_code_puts_them() -> None:
+def test_five_and_ten_views_lie_where_the_2012_code_puts_them() -> None:
     five = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
     places = Views(224, 224, "ten").places(256).tolist()
     assert places == [[y, x, 0] for y, x in five] + [[y, x, 1] for y, x in five]
@@ -97,7 +97,7 @@ def test_neighbours_epochs_and_seeds_are_not_correlated() -> None:
     np.testing.assert_allclose(correlation, np.eye(len(streams)), atol=0.02)
 
 
-def test_drawn_windows_have_the_areas_and_ratios_that_were_asked_for() -> None:
+def test_drawn_windows_have_the_requested_areas_and_ratios() -> None:
     drawn = draws(Views(200, 131, "resized", (0.35, 1.0), seed=1), 0, np.arange(20_000), 256)
     share = drawn.height * drawn.width / 256**2
     ratio = drawn.width / drawn.height
@@ -117,7 +117,7 @@ def test_an_epochs_order_is_a_permutation_of_its_own(seed: int, epoch: int, samp
     assert samples < 20 or order.tolist() != epoch_order(seed + 1, epoch, samples).tolist()
 
 
-def test_the_colour_noise_of_imagenet_deviates_by_12_levels_along_its_main_direction() -> None:
+def test_imagenets_colour_noise_deviates_by_12_levels() -> None:
     deviations = np.array([19.72, 37.09, 121.78])  # of cuda-convnet2's statistics, in levels
     directions = np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 2)[0]
     stats = replace(made_stats(256), eigenvectors=directions, eigenstdev=deviations)

@@ -198,7 +198,7 @@ def test_any_bytes_have_a_size_or_none(data: bytes, begins_well: bool) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_sample_that_does_not_decode_is_reported_with_its_reason(jobs: int) -> None:
+def test_an_undecodable_sample_is_reported_with_its_reason(jobs: int) -> None:
     good = encoded((16, 16), quality=95)
     short = good.copy()
     short[len(good) // 2 :] = 0
