@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from imagenet_prep.core.errors import UsageError
-from trainer.network import blocks
+from trainer.network import blocks, weight_gradient
 from trainer.network.lrn import LocalResponseNorm, SpatialResponseNorm
 from trainer.network.space_to_depth import SIDE, space_to_depth, squares, stem_weight
 
@@ -248,6 +248,8 @@ def _convolved(layer: nn.Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
             assert isinstance(layer.padding[0], int)
             x = space_to_depth(x, layer.padding[0])
         return functional.conv2d(x, stem_weight(layer.weight), bias)
+    if weight_gradient.fits(x, layer):
+        return weight_gradient.convolve(x, layer.weight, bias, int(layer.padding[0]))
     if bias is layer.bias:
         convolved: Tensor = layer(x)
         return convolved

@@ -161,13 +161,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="lrn")
 
 
-def in_parts(run: Any, rows: int) -> None:
-    """``run(first, last)`` over all rows, by as many threads as PyTorch would use.
+def in_parts(run: Any, rows: int, least: int = _ROWS_WORTH_A_THREAD) -> None:
+    """``run(first, last)`` over all rows, by as many threads as PyTorch would use, ``least``
+    rows or more in each.
 
     Not numba's own: of its thread layers not all bear being called from two threads, and
     the loader calls from another.
     """
-    threads = max(1, min(torch.get_num_threads(), rows // _ROWS_WORTH_A_THREAD))
+    threads = max(1, min(torch.get_num_threads(), rows // least))
     ends = [rows * part // threads for part in range(threads + 1)]
     if threads == 1:
         run(0, rows)
@@ -189,7 +190,7 @@ def fits(x: Tensor) -> bool:
     )
 
 
-def _rows(x: Tensor) -> Any:
+def channel_rows(x: Tensor) -> Any:
     """A channels-last batch -> its memory as (B·H·W, C); bfloat16 as uint16."""
     rows = x.detach().permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     return (rows.view(torch.uint16) if x.dtype == torch.bfloat16 else rows).numpy()
@@ -202,7 +203,7 @@ def _numbers(alpha: float, beta: float, k: float) -> tuple[Any, Any, Any]:
 def forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """(B, C, H, W) that ``fits`` -> the same normalised; float32 arithmetic throughout."""
     y = torch.empty_like(x)
-    source, target, numbers = _rows(x), _rows(y), _numbers(alpha, beta, k)
+    source, target, numbers = channel_rows(x), channel_rows(y), _numbers(alpha, beta, k)
     in_parts(lambda a, b: _forward(source, target, size, *numbers, a, b), len(source))
     return y
 
@@ -211,7 +212,7 @@ def backward(x: Tensor, gradient: Tensor, size: int, alpha: float, beta: float, 
     """The gradient of ``forward``'s input from that of its output."""
     gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
     result = torch.empty_like(x)
-    source, given, target = _rows(x), _rows(gradient), _rows(result)
+    source, given, target = channel_rows(x), channel_rows(gradient), channel_rows(result)
     numbers = _numbers(alpha, beta, k)
     in_parts(lambda a, b: _backward(source, given, target, size, *numbers, a, b), len(source))
     return result
