@@ -24,10 +24,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["NUMBA_CACHE_DIR"] = str(REPOSITORY / ".numba" / WORKER)
 
-# A shell without job control starts what runs in the background with Ctrl-C ignored, and every
-# command that a test starts would inherit that.
+# A shell without job control starts what runs in the background with Ctrl-C ignored, nohup with
+# SIGHUP ignored, and every command that a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # The same examples in every run, on a machine that may be slow. For other examples:
