@@ -72,7 +72,7 @@ def examine(
 ) -> Diagnosis:
     """Measures each stage for about ``seconds``; trains a network that is thrown away."""
     data = find_data(beton)
-    session = Session(config, data, World())
+    session = Session(replace(config, start_size=0), data, World())
     measured: list[Stage] = []
 
     def done(name: str, rate: float, note: str) -> Stage:

@@ -93,7 +93,7 @@ def test_a_network_of_blocks_equals_the_plain_one(
 class Trained:
     """A small network's steps on fixed batches."""
 
-    def __init__(self, *, graph: bool, kind: str = "sgd") -> None:
+    def __init__(self, *, graph: bool, kind: str = "sgd", side: int = 67) -> None:
         spec = NetworkSpec(
             classes=10, input_size=67, widths=(16, 32, 32, 32, 16), pooled=1, hidden=(64, 64),
             init="he", input_scale=1 / 64,
@@ -109,7 +109,7 @@ class Trained:
             self.average, graph=graph,
         )  # fmt: skip
         generator = torch.Generator(CUDA).manual_seed(0)
-        images = 60 * torch.randn(4, 32, 3, 67, 67, generator=generator, device=CUDA)
+        images = 60 * torch.randn(4, 32, 3, side, side, generator=generator, device=CUDA)
         self.images = [space_to_depth(each).bfloat16() for each in images]
         self.labels = torch.randint(0, 10, (4, 32), generator=generator, device=CUDA)
 
@@ -160,3 +160,15 @@ def test_a_smaller_last_batch_runs_outside_the_graph() -> None:
     before = float(counted[0])
     trained.losses(1, 0.01)
     assert float(counted[0]) == before  # the graph writes elsewhere
+
+
+def test_images_of_another_side_are_captured_again() -> None:
+    small, large = Trained(graph=True), Trained(graph=True, side=83)
+    eager = Trained(graph=False)
+    for trained in (small, eager):
+        trained.losses(6, 0.01)
+        trained.images = large.images
+    assert small.losses(10, 0.01) == pytest.approx(eager.losses(10, 0.01), abs=0.05)
+    assert small.step.graph is not None
+    assert small.step.graph._graph is not None
+    assert small.step.graph._images.shape == large.images[0].shape

@@ -31,13 +31,13 @@ from trainer.interrupt import Stop
 from trainer.network.alexnet import NETWORKS, NetworkSpec
 from trainer.training.run import train
 
-# Dropout, batch statistics, an average, momentum and two batches in a step: all that a
-# checkpoint has to bring back.
+# Dropout, batch statistics, an average, momentum, two batches in a step and images that grow (67,
+# 83 and 99 px in three epochs): all that a checkpoint has to bring back.
 SPEC = NetworkSpec(
-    input_size=67,
+    input_size=99,
     widths=(8, 8, 8, 8, 8),
     hidden=(16, 16),
-    pooled=1,
+    pooled=2,
     norm="batch",
     init="he",
     input_scale=1 / 64,
@@ -53,6 +53,7 @@ CONFIG = dataclasses.replace(
     lr=1e-3,
     average=0.9,
     crop_size=56,
+    start_size=67,
     lighting=0.1,
     warmup_epochs=0.5,
     checkpoint_every=2,

@@ -213,6 +213,7 @@ def _epoch_line(row: dict[str, Any], epochs: int, *, top5: bool) -> str:
             loss, errors = row[f"{part}_loss"], _errors(row, part, top5=top5, width=5)
             text += f"  {part}: loss {loss:.3f}, {errors}"
     text += f"  {row['images_per_second']:.0f} images/s"
+    text += f" of {row['image_px']} px" if "image_px" in row else ""
     rest = 1.0
     for name, words in _SHARES.items():
         if name in row:

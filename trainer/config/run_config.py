@@ -148,6 +148,13 @@ class RunConfig:
         0, SCHEDULE, "Epochs without a lower validation error before the end; 0: no limit.", low=0
     )
     crop_size: int = setting(227, IMAGES, "Side of the random crops in pixels.", low=1)
+    start_size: int = setting(
+        0,
+        IMAGES,
+        "Side in pixels of the training images in the first epoch, as the network gets them; grows "
+        "to the network's own; 0: no growth.",
+        low=0,
+    )
     scale_min: float = setting(
         1.0,
         IMAGES,

@@ -110,11 +110,14 @@ class BetonLoader:
         self._ends = step_ends(
             self.samples, reading.batch_size, reading.ranks, reading.drop_last
         )  # fmt: skip
-        # No batch is larger than a rank's share of the set. Compiled now, in this thread, where
-        # Ctrl-C works.
-        largest = min(reading.batch_size, -(-self.samples // reading.ranks))
+        self._prepare(stats)
+
+    def _prepare(self, stats: Stats) -> None:
+        """The back end for ``views``. Compiled now, in this thread, where Ctrl-C works."""
+        # No batch is larger than a rank's share of the set.
+        largest = min(self.reading.batch_size, -(-self.samples // self.reading.ranks))
         self._backend, self.decode = make_backend(
-            betons, self.info, stats, views, reading, self.device, largest
+            self.betons, self.info, stats, self.views, self.reading, self.device, largest
         )
 
     def __len__(self) -> int:
@@ -137,6 +140,25 @@ class BetonLoader:
     def lighting(self, value: float) -> None:
         check_views(replace(self.views, lighting=value))
         self._backend.draws.lighting = value
+
+    @property
+    def out_size(self) -> int:
+        """Side of the images in pixels; may be set between epochs. Windows stay the same."""
+        return self.views.out_px
+
+    @out_size.setter
+    def out_size(self, value: int) -> None:
+        if value == self.views.out_px:
+            return
+        draws = self._backend.draws
+        views = replace(draws.views, out_px=value)  # with the lighting of now
+        check_views(views)
+        self.close()
+        self.views = views
+        del self._backend  # its memory is for the new one
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._prepare(draws.stats)
 
     def set_epoch(self, epoch: int) -> None:
         """Names the epoch (0, 1, ...) that the next iteration goes through, from its start,

@@ -42,7 +42,8 @@ class NetworkSpec:
     He-initialised network sees about unit variance. With ``channels`` 1 colour images are
     averaged over their channels first, which leaves grey ones as they are. ``test_size`` is the
     side of the images in an evaluation (0: ``input_size``): random area crops show things
-    larger than the centre view does. What does not come out as ``pooled`` is averaged to it.
+    larger than the centre view does. Feature maps of another side than ``pooled``, as smaller
+    images give them, are averaged to it.
     """
 
     classes: int = 1000
@@ -287,8 +288,11 @@ class AlexNet(nn.Module):
         for stage in self._stages:
             x = stage(layers[begin : stage.end], x)
             begin = stage.end
+        x = self.avgpool(x)
+        if x.shape[2] != self.spec.pooled:  # images of another side than the description's
+            x = functional.adaptive_avg_pool2d(x, self.spec.pooled)
         # Channels first before flattening: the weights' order is torchvision's.
-        logits: Tensor = self.classifier(self.avgpool(x).flatten(1))
+        logits: Tensor = self.classifier(x.flatten(1))
         return logits
 
 

@@ -27,7 +27,7 @@ _TAGS = {
     "train_top5_error": "top5_error/train",
     "val_top5_error": "top5_error/val",
     **{name: name for name in ("lr", "images_per_second", "wait_share")},
-    **{name: name for name in ("communication_share", "step_share")},
+    **{name: name for name in ("communication_share", "step_share", "image_px")},
 }
 
 

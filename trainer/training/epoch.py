@@ -60,6 +60,7 @@ class EpochRun:
         self.steps = math.ceil(len(batches) / config.accumulate)
         self.sums = Sums(session.device)
         self.saving_s = 0.0
+        batches.out_size = session.image_side
         batches.set_epoch(self.epoch)
         self.rest: Iterable[BatchLike] = batches
         self.left = batches.samples
@@ -263,6 +264,8 @@ class EpochRun:
             "seconds": seconds,
             "images_per_second": float(trained) / seconds,
         }
+        if session.config.start_size:
+            row["image_px"] = self.tools.batches.out_size
         ranks = session.world.ranks
         row |= {
             name: sum(every) / ranks
@@ -290,14 +293,14 @@ def best_so_far(session: Session, row: dict[str, Any]) -> bool:
 
 
 def training_batches(session: Session, progress: Progress = quiet) -> BetonLoader:
-    """The training images of a run, with its settings."""
+    """The training images of a run, with its settings, for the epoch that is next."""
     config = session.config
     return train_loader(
         session.data.train,
         session.data.stats,
         batch_size=config.batch_size,
         crop_size=config.crop_size,
-        out_size=session.spec.input_size,
+        out_size=session.image_side,
         view="resized" if config.scale_min < 1 else "random",
         scale=(config.scale_min, 1.0),
         seed=config.seed,

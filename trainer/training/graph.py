@@ -12,25 +12,26 @@ WARM_UP = 3
 
 
 class Graph:
-    """``run(images, labels)`` -> tensor, for batches that look as the first one did; others, the
-    smaller last one of an epoch, run as they are.
+    """``run(images, labels)`` -> tensor; batches with fewer images than the captured ones, the last
+    one of an epoch, run as they are. Other images, of another side, are captured anew.
 
     What it returns belongs to the graph: the next call writes over it.
     """
 
     def __init__(self, run: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.run = run
-        self._calls = 0
+        self._calls = self._size = 0
         self._kind: tuple[object, ...] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Runs it on a batch."""
         kind = (images.shape, images.dtype, images.stride())
-        if not self._kind:
-            self._kind = kind
         if kind != self._kind:
-            return self.run(images, labels)
+            if self._kind and len(images) < self._size:
+                return self.run(images, labels)
+            self.forget()
+            self._kind, self._size, self._calls = kind, len(images), 0
         self._calls += 1
         if self._calls <= WARM_UP:
             return self.run(images, labels)

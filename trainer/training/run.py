@@ -300,7 +300,7 @@ class _Record:
         batches.set_epoch(0)
         images = next(iter(batches)).images[:SAMPLE_IMAGES]
         if images.shape[1] == 48:
-            images = depth_to_space(images, self.session.spec.input_size)
+            images = depth_to_space(images, batches.out_size)
         self.recorder.sample(images.float().cpu().numpy())
         self.recorder.graph(self.session.layers())
         batches.close()

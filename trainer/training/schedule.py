@@ -1,9 +1,16 @@
-"""Step -> learning-rate factor; pure functions of the step and of earlier errors."""
+"""Step -> learning-rate factor, epoch -> image side; pure functions, also of earlier errors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+
+from trainer.network.alexnet import NetworkError, NetworkSpec, feature_sides
+
+SIDE_STEP = 16
+"""Pixels between the sides of training images: conv1 and the two poolings after it have a stride of
+16 together; the squares of space-to-depth need multiples of 4."""
 
 
 def learning_rate_factor(
@@ -65,3 +72,29 @@ def plateau_drops(errors: Sequence[float], *, patience: int, most: int = 3) -> i
 def epochs_without_gain(errors: Sequence[float]) -> int:
     """Errors of the epochs so far -> how many epochs ago the least of them was (0: the last)."""
     return len(errors) - 1 - errors.index(min(errors)) if errors else 0
+
+
+def image_side(epoch: int, epochs: int, side: int, start: int) -> int:
+    """Epoch (from 0) of ``epochs`` -> side of the training images in pixels.
+
+    Progressive resizing: with n = (side - start) / SIDE_STEP smaller sides, and T the first two
+    thirds of the epochs (rounded down), it is side - SIDE_STEP ceil(n (T - epoch) / T). All
+    smaller sides last about equally long; the last third has ``side``. ``start`` 0: no growth.
+    """
+    growing = 2 * epochs // 3
+    if start == 0 or epoch >= growing:
+        return side
+    smaller = (side - start) // SIDE_STEP
+    return side - SIDE_STEP * math.ceil(smaller * (growing - epoch) / growing)
+
+
+def training_sides(spec: NetworkSpec) -> list[int]:
+    """``input_size`` and the smaller sides, in steps of SIDE_STEP px, that the layers fit."""
+    sides: list[int] = []
+    try:
+        for side in range(spec.input_size, 0, -SIDE_STEP):
+            feature_sides(replace(spec, input_size=side))
+            sides.append(side)
+    except NetworkError:
+        pass
+    return sides

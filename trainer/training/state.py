@@ -24,6 +24,7 @@ from trainer.report.environment import environment_stamp
 from trainer.training.memory import keep_freed_memory
 from trainer.training.notices import LearningWatch
 from trainer.training.optim import make_optimizer
+from trainer.training.schedule import image_side, training_sides
 from trainer.training.step import Average, Step, StepSettings
 
 
@@ -56,6 +57,13 @@ class Session:
                 "config.batch_norm_of_one",
                 "--batch-size 1: batch normalisation needs at least 2 images; use --batch-size 2 "
                 "or a --network without it",
+            )
+        sides = training_sides(self.spec)
+        if config.start_size and config.start_size not in sides:
+            raise UsageError(
+                "config.start_size",
+                f"--start-size {config.start_size}: --network {config.network} trains on images of "
+                f"{', '.join(map(str, sides))} px; use one of them, or 0",
             )
         self.model = self._network(weights or {})
         self.average: Average | None = None
@@ -126,6 +134,12 @@ class Session:
             return self.stepping.network
         half = self.stepping.network is not self.model
         return working_copy(self.average.average, self.precision.dtype if half else None)
+
+    @property
+    def image_side(self) -> int:
+        """Side of the training images in the epoch that is next, in pixels."""
+        config = self.config
+        return image_side(self.epochs_done, config.epochs, self.spec.input_size, config.start_size)
 
     @property
     def total_batch(self) -> int:

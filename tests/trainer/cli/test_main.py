@@ -100,12 +100,13 @@ def test_an_epochs_line_names_the_time_that_checkpoints_took(in_steps: float, na
     assert ("50.0 % writing checkpoints" in _epoch_line(row, 3, top5=True)) is named
 
 
-def test_an_epochs_line_has_top5_error_if_classes_suffice() -> None:
-    row: dict[str, Any] = {"epoch": 1, "images_per_second": 9.0}
+def test_an_epochs_line_has_top5_error_and_image_side() -> None:
+    row: dict[str, Any] = {"epoch": 1, "images_per_second": 9.0, "image_px": 67}
     for part in ("train", "val"):
         row |= {f"{part}_loss": 1.0, f"{part}_top1_error": 20.0, f"{part}_top5_error": 3.5}
     both = "top-1 error 20.00 %, top-5  3.50 %"
     assert _epoch_line(row, 3, top5=True).count(both) == 2
+    assert "9 images/s of 67 px" in _epoch_line(row, 3, top5=True)
     assert "top-5" not in _epoch_line(row, 3, top5=False)
 
 

@@ -38,8 +38,8 @@ EPOCHS = 3
 # Three ranks of three: 25 images are 9, 9 and 7 (3 + 2 + 2).
 RECIPE = (
     f"run --network plain --epochs {EPOCHS} --batch-size 3 --lr 1e-3 --average 0.9 --crop-size 56 "
-    "--lighting 0.1 --warmup-epochs 0.5 --checkpoint-every 2 --device cpu --precision float32 "
-    "--jobs 1 --out run"
+    "--start-size 67 --lighting 0.1 --warmup-epochs 0.5 --checkpoint-every 2 --device cpu "
+    "--precision float32 --jobs 1 --out run"
 ).split()[1:]
 # Two ranks make five steps an epoch.
 _RANDOM = random.Random(20121204)

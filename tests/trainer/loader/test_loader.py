@@ -55,6 +55,36 @@ def test_batches_are_float32_and_channels_last(small_beton: Sample) -> None:
             assert batch.labels.tolist() == small_beton.labels[batch.indices.numpy()].tolist()
 
 
+@pytest.mark.parametrize("view", ["random", "resized"])
+def test_another_side_gives_the_bits_of_a_loader_made_so(small_beton: Sample, view: str) -> None:
+    with (
+        train(small_beton, jobs=2, view=view) as grown,
+        train(small_beton, view=view, out_size=40) as made,
+    ):
+        whole = kept(grown)
+        grown.set_epoch(1)
+        taken = len(next(iter(grown)).indices)
+        grown.lighting = made.lighting = 0.5
+        grown.out_size = 40
+        position = grown.state_dict()
+        assert (position["epoch"], position["position"]) == (1, taken)
+        for epoch in (1, 2):
+            for batches in (grown, made):
+                batches.set_epoch(epoch)
+            for mine, other in zip(kept(grown), kept(made), strict=True):
+                assert mine.images.shape[2:] == (40, 40)
+                assert torch.equal(mine.images, other.images)
+                assert torch.equal(mine.indices, other.indices)
+        grown.out_size = 51
+        grown.lighting = 0.1
+        grown.set_epoch(0)
+        for mine, other in zip(kept(grown), whole, strict=True):
+            assert torch.equal(mine.images, other.images)
+        with pytest.raises(UsageError, match="out_size is 0"):
+            grown.out_size = 0
+        assert grown.out_size == 51
+
+
 def test_one_thread_and_two_give_the_same_bits(small_beton: Sample) -> None:
     with train(small_beton) as one, train(small_beton, jobs=2) as two:
         for _ in range(2):

@@ -194,7 +194,7 @@ def test_batch_normalisation_comes_before_the_relu_or_after_it() -> None:
         assert " ".join(dense) == f"Dropout Linear {order} Dropout Linear {order} Linear"
 
 
-def test_a_larger_image_is_averaged_to_the_dense_layers_input() -> None:
+def test_other_images_are_averaged_to_the_dense_layers_input() -> None:
     spec = replace(network_spec("best-compact", classes=2), init="torch", test_size=163)
     model = build(spec, seed=0).eval()
     images = torch.randn(2, 3, 163, 163, generator=torch.Generator().manual_seed(0))
@@ -204,6 +204,12 @@ def test_a_larger_image_is_averaged_to_the_dense_layers_input() -> None:
         pooled = torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1)
         assert torch.allclose(model(images), model.classifier(pooled), atol=1e-6)
         assert model(images[:, :, :131, :131]).shape == (2, 2)
+        plain = build(replace(spec, test_size=0), seed=0).eval()  # for 131 px, whose maps fit
+        maps = plain.features(plain.scale(images[:, :, :99, :99]))
+        assert maps.shape[-1] == 2
+        pooled = torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1)
+        found = plain(images[:, :, :99, :99])
+        assert torch.allclose(found, plain.classifier(pooled), atol=1e-6)
 
 
 def test_an_unknown_word_in_the_order_is_refused() -> None:

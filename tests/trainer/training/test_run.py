@@ -251,9 +251,11 @@ def test_recorded_steps_are_steps_and_not_batches(
     [
         ({"network": "small", "crop_size": 56, "batch_size": 1}, "config.batch_norm_of_one"),
         ({"freeze": ("features", "classifier")}, "config.all_frozen"),
+        ({"network": "small", "crop_size": 56, "start_size": 100}, "config.start_size"),
+        ({"start_size": 51}, "config.start_size"),
     ],
 )
-def test_settings_with_which_nothing_would_learn_are_refused(
+def test_settings_that_do_not_fit_the_network_are_refused(
     workplace: Path, changes: dict[str, Any], code: str
 ) -> None:
     config = dataclasses.replace(TINY, **changes)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.training.schedule import epochs_without_gain, learning_rate_factor, plateau_drops
+from trainer.network.alexnet import NETWORKS
+from trainer.training.schedule import (
+    epochs_without_gain,
+    image_side,
+    learning_rate_factor,
+    plateau_drops,
+    training_sides,
+)
 
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 1.0), (25, 0.75), (50, 0.5), (99, 0.01)])
@@ -51,3 +58,30 @@ def test_a_plateau_divides_after_patience_three_times_at_most() -> None:
 def test_epochs_without_gain_counts_from_the_least_error() -> None:
     assert epochs_without_gain([]) == 0
     assert epochs_without_gain([3.0, 2.0, 2.5, 2.0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "start", "sides"),
+    [
+        (8, 67, [67, 67, 83, 99, 115, 131, 131, 131]),
+        (9, 99, [99, 99, 99, 115, 115, 115, 131, 131, 131]),
+        (3, 67, [67, 99, 131]),  # no time for every side
+        (1, 67, [131]),
+        (4, 131, [131] * 4),
+        (4, 0, [131] * 4),
+    ],
+)
+def test_images_grow_in_two_thirds_of_the_epochs(epochs: int, start: int, sides: list[int]) -> None:
+    assert [image_side(epoch, epochs, 131, start) for epoch in range(epochs)] == sides
+
+
+@pytest.mark.parametrize(
+    ("network", "sides"),
+    [
+        ("best", [131, 115, 99, 83, 67]),
+        ("thumbnail", [67]),
+        ("torchvision", [*range(224, 63, -16)]),
+    ],
+)
+def test_training_sides_are_those_that_the_layers_fit(network: str, sides: list[int]) -> None:
+    assert training_sides(NETWORKS[network]) == sides
