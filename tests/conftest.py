@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import signal
 import tempfile
@@ -17,12 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-# Numba's cache on disk is not safe against two processes that first compile a function for
-# different types at a time: one's code is then found under the other's types. So each of
-# pytest's processes has a cache of its own.
-if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
-    os.environ["NUMBA_CACHE_DIR"] = str(REPOSITORY / ".numba" / WORKER)
 
 # A shell without job control starts what runs in the background with Ctrl-C ignored, nohup with
 # SIGHUP ignored, and every command that a test starts would inherit that.

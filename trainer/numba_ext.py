@@ -1,8 +1,6 @@
 """What the CPU kernels stand on: memory by address, C functions by address, bit conversions.
 
-Numba cannot cache code that holds a ctypes function; given its address, it can. Numba's cache
-on disk looks only at the file of the outermost function: after a change here, change
-``views/kernels.py`` too (or clear the caches), or its old code goes on.
+Numba cannot cache code that holds a ctypes function; given its address, it can.
 """
 
 from __future__ import annotations
@@ -15,14 +13,16 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
+from imagenet_prep.core.compiled import kept
+
 # Numba is partly typed: what it exports, it does not say so.
 numba: Any = _numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def kernel(function: F) -> F:
-    """``numba.njit``, cached on disk, without fastmath: the same pixels on every machine."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    """``numba.njit``, kept on disk, without fastmath: the same pixels on every machine."""
+    return cast(F, kept(numba.njit(nogil=True, error_model="numpy")(function)))
 
 
 def _pointer(_typing: Any, _address: Any) -> Any:

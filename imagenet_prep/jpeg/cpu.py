@@ -44,8 +44,7 @@ pixel, rgb = _core.pixel, _core.rgb
 
 @entry
 def parse_all(
-    data: F, begins: F, sizes: F, found: F, specs: F, quants: F, statuses: F,
-    _source: F = core.SOURCE,
+    data: F, begins: F, sizes: F, found: F, specs: F, quants: F, statuses: F
 ) -> None:  # fmt: skip
     """``parse`` of the JPEGs at ``begins`` (n,) of ``data``, which have ``sizes`` (n,) bytes."""
     for i in range(len(begins)):
@@ -56,7 +55,7 @@ def parse_all(
 @entry
 def scan_all(
     data: F, begins: F, found: F, specs: F, quants: F, statuses: F, firsts: F, state: F,
-    positions: F, predictors: F, _source: F = core.SOURCE,
+    positions: F, predictors: F,
 ) -> None:  # fmt: skip
     """Decodes parsed JPEGs without making pixels, into the entries from ``firsts`` on."""
     planes = np.zeros(0, np.int32)
@@ -71,7 +70,6 @@ def scan_all(
 @entry
 def draw_one(
     data: F, found: F, specs: F, quants: F, state: F, planes: F, more_sums: F, lines: F, out: F,
-    _source: F = core.SOURCE,
 ) -> F:  # fmt: skip
     """A parsed JPEG -> its status and its pixels in ``out`` (H, W, 3 or 4)."""
     rows = found[P_MCUY] + 1
@@ -264,7 +262,7 @@ def lookup_tables(specs: NDArray[np.uint8]) -> NDArray[np.uint16] | None:
 
 
 @entry
-def build_all(specs: F, luts: F, _source: F = core.SOURCE) -> F:
+def build_all(specs: F, luts: F) -> F:
     """All tables of all sets; False if one is not valid."""
     for s in range(len(specs)):
         for t in range(4):
@@ -287,9 +285,7 @@ def wrong_row(
 
 
 @entry
-def check_rows(
-    counts: F, sizes: F, positions: F, predictors: F, _source: F = core.SOURCE
-) -> F:  # fmt: skip
+def check_rows(counts: F, sizes: F, positions: F, predictors: F) -> F:
     """See ``wrong_row``."""
     at = 0
     for i in range(len(counts)):

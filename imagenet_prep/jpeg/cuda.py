@@ -31,12 +31,13 @@ from imagenet_prep.jpeg.kernels import (
     SIMULATED,
     SLOTS,
     cuda,
+    global_kernel,
     pixel,
 )
 
 __all__ = [
     "DTYPES", "LAYOUTS", "SIMULATED", "Batch", "Decoder", "Tables", "Views", "as_array",
-    "as_stream", "cuda", "elements", "kernel", "pixel", "tables",
+    "as_stream", "cuda", "elements", "global_kernel", "kernel", "pixel", "tables",
 ]  # fmt: skip
 F = Any
 _kernels: dict[tuple[Any, ...], F] = {}

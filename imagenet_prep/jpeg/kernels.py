@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numba import cuda as _cuda
 
+from imagenet_prep.core.compiled import kept
 from imagenet_prep.jpeg import core
 from imagenet_prep.jpeg.core import HUFFMAN, OK, QUANT, RAW, STRIDE, TURNED, i32, i64, u32, u64
 
@@ -33,9 +34,8 @@ def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def global_kernel(function: Callable[..., Any]) -> Any:
-    """A kernel that is cached on disk. ``source`` in it makes any change of this package a new
-    one: numba looks only at the kernel's own file."""
-    return cuda.jit(cache=True)(function)
+    """A kernel that is kept on disk."""
+    return kept(cuda.jit(function))
 
 
 if SIMULATED:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import numba as _numba
 import numpy as np
 
+from imagenet_prep.core.compiled import kept
 from imagenet_prep.jpeg.core import (
     COLOUR,
     CORRUPT,
@@ -60,9 +61,8 @@ def bare(function: T) -> T:
 
 
 def entry(function: T) -> T:
-    """``compiled``, and cached on disk. A parameter ``_source`` with the default ``core.SOURCE``
-    is part of the cache's key, so that a change of any module of this package compiles anew."""
-    return cast(T, numba.njit(nogil=True, error_model="numpy", cache=True)(function))
+    """``compiled``, and kept on disk."""
+    return cast(T, kept(compiled(function)))
 
 
 @inlined

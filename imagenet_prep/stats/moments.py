@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_prep.core.compiled import kept
 from imagenet_prep.dataset.statistics import Stats
 
 # Largest number of images whose pixel sums fit a uint16: 257 * 255 = 65535.
@@ -60,21 +61,15 @@ def empty(size_px: int) -> Moments:
 
 @functools.cache
 def add_pixels() -> AddPixels:
-    """The compiled loop, from numba's cache where that can be written.
+    """The compiled loop.
 
     NumPy takes eight times as long per image. LLVM vectorises the loop because every sum is of
     32 bits: two channels of 16 bits side by side, or one product.
     """
     import numba
 
-    words, sums = numba.uint32[::1], numba.uint64[::1]
-    compiled: Any
-    try:
-        compiled = numba.njit(numba.void(words, words, words, sums), nogil=True, cache=True)(_add)
-    except RuntimeError:  # no folder for the cache can be written
-        compiled = numba.njit(numba.void(words, words, words, sums), nogil=True)(_add)
-    found: AddPixels = compiled
-    return found
+    made: AddPixels = kept(numba.njit(nogil=True)(_add))
+    return made
 
 
 def _add(pixels: Any, red_blue: Any, green: Any, products: Any) -> None:

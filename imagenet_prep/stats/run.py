@@ -95,7 +95,7 @@ def _measured(workers: Workers, groups: Iterable[_Group]) -> Generator[_Found, N
     starts with a second of CPU time, in which it would measure thousands of images."""
     if not isinstance(workers, Local) or workers.count > _MOST_THREADS:
         return workers.map(measure, groups)
-    add_pixels()  # compiled, or read from the disk, once and not by each thread
+    add_pixels()  # one for all threads, compiled or read from the disk once
     return map_in_threads(measure, groups, jobs=workers.count)
 
 

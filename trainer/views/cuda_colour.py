@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imagenet_prep.jpeg.core import RAW, i32, i64
-from imagenet_prep.jpeg.cuda import cuda, pixel
+from imagenet_prep.jpeg.cuda import cuda, global_kernel, pixel
 from trainer.views.kernels import LEAST_DEVIATION
 
 THREADS = 128
@@ -20,7 +20,7 @@ _LEAST = LEAST_DEVIATION**2
 def own_shifts(source: int) -> Any:
     """-> the kernel; see ``imagenet_prep.jpeg.cuda.kernel``."""
 
-    @cuda.jit(cache=True)  # type: ignore[untyped-decorator]
+    @global_kernel
     def shifts_of(
         data: Any, planes: Any, jobs: Any, begins: Any, status: Any, blocks: Any, normals: Any,
         shifts: Any,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from imagenet_prep.core.compiled import kept
 from trainer.numba_ext import (
     as_bytes,
     bfloat16_bits,
@@ -382,6 +383,6 @@ def _batch_threads(job: Any, indices: Any, out_address: Any) -> None:
         _sample(job, np.int64(i), np.int64(indices[i]), out_address, thread)
 
 
-batch_parallel: Any = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)(
-    _batch_threads
+batch_parallel: Any = kept(
+    numba.njit(nogil=True, error_model="numpy", parallel=True)(_batch_threads)
 )
