@@ -12,7 +12,7 @@ from pathlib import Path
 
 from imagenet_prep.containers.names import entries_of, safe_part, split_in, text_of
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.names import manifest_beside
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url
@@ -31,12 +31,12 @@ def is_beton(src: Location) -> bool:
     )
 
 
-def find_beton(src: Location) -> Finding:
-    """Betons -> their images. Raises UsageError or ToolError for damaged and other files."""
+def find_beton(src: Location) -> Finding | None:
+    """Betons -> their images; None: there are none. Raises ToolError for damaged files."""
     names = [entry.name for entry in entries_of(src)] if src.is_dir() else [src.name]
     betons = [name for name in names if name.endswith(".beton")]
     if isinstance(src, Url) or not betons:
-        raise UsageError("source.layout_mismatch", f"{src}: is no beton on this machine")
+        return None
     folder = src if src.is_dir() else src.parent
     sources: list[Source] = []
     known: tuple[list[str], dict[str, str]] | None = None

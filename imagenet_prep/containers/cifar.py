@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from imagenet_prep.containers.names import read_text, safe_part
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url
 
@@ -60,13 +60,11 @@ def _kind(folder: Path) -> _Kind | None:
     )
 
 
-def find_cifar(src: Location) -> Finding:
-    """The folder of CIFAR -> its images. Raises UsageError or ToolError for damaged files."""
+def find_cifar(src: Location) -> Finding | None:
+    """The folder of CIFAR -> its images; None: it is none. Raises ToolError for damaged files."""
     kind = _kind(Path(src)) if src.is_dir() and not isinstance(src, Url) else None
     if kind is None or isinstance(src, Url):
-        raise UsageError(
-            "source.layout_mismatch", f"{src}: has no files of CIFAR; give cifar-10-batches-py"
-        )
+        return None
     meta = src / kind.meta
     if kind.skipped is not None:
         names = read_text(meta, "the names of the classes").split()

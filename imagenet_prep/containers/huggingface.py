@@ -24,7 +24,7 @@ from imagenet_prep.containers.names import (
     text_of,
 )
 from imagenet_prep.containers.source import Finding, Source, found
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url
 from imagenet_prep.storage.streams import STREAM_PARQUET, arrow
@@ -50,18 +50,15 @@ def is_huggingface(src: Location) -> bool:
     return bool(_files(src))
 
 
-def find_huggingface(src: Location) -> Finding:
-    """The files of a set -> its images.
+def find_huggingface(src: Location) -> Finding | None:
+    """The files of a set -> its images; None: there are none.
 
-    Raises UsageError or ToolError for damaged files, and for columns that leave it open which
-    class an image has.
+    Raises ToolError for damaged files, and for columns that leave it open which class an image
+    has.
     """
     files = _files(src) if src.is_dir() else [(src.name, src)]
     if not files or isinstance(src, Url):
-        raise UsageError(
-            "source.layout_mismatch",
-            f"{src}: holds no Parquet or Arrow files on this machine; give the folder of them",
-        )
+        return None
     finding = Finding((), {})
     names: tuple[str, ...] | None = None
     groups: list[tuple[str, str, Path, _Columns, list[str]]] = []

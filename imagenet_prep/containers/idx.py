@@ -16,7 +16,7 @@ from math import prod
 
 from imagenet_prep.containers.names import SPLIT_OF, entries_of
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.byte_range import MAX_UNPACKED_BYTES, Place, unpack
 from imagenet_prep.storage.location import Location, Url, place_at
 
@@ -52,10 +52,10 @@ def is_idx(src: Location) -> bool:
     return _split_of(src.name) is not None
 
 
-def find_idx(src: Location) -> Finding:
-    """IDX files of images, each with its file of labels -> the images.
+def find_idx(src: Location) -> Finding | None:
+    """IDX files of images, each with its file of labels -> the images; None: there are none.
 
-    Raises UsageError or ToolError for a missing or damaged file.
+    Raises ToolError for a missing or damaged file.
     """
     folder = src if src.is_dir() else src.parent
     names = [entry.name for entry in entries_of(folder)] if src.is_dir() else [src.name]
@@ -73,10 +73,7 @@ def find_idx(src: Location) -> Finding:
                 f"{folder}: {other.name} and {name} both mean the split {split}; move one away",
             )
     if not by_split:
-        raise UsageError(
-            "source.layout_mismatch",
-            f"{src}: has no images in IDX files (train-images-idx3-ubyte)",
-        )
+        return None
     finding = in_memory(s for split, path in by_split.items() for s in _find_split(split, path))
     finding.number_labels()
     order, path = finding.order or (), folder.resolve()

@@ -15,7 +15,7 @@ from imagenet_prep.containers import imagenet
 from imagenet_prep.containers.archive import open_tar_of_tars, open_tars
 from imagenet_prep.containers.names import entries_of, is_folder, is_worth_trying
 from imagenet_prep.containers.source import Finding
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.sources.folders import SplitFolder, find_in
 from imagenet_prep.storage.location import Location
 
@@ -32,10 +32,10 @@ def is_ilsvrc(src: Location) -> bool:
     return any((src / name).is_file() for name in (TRAIN_NAME, VAL_NAME)) or bool(_class_tars(src))
 
 
-def find_ilsvrc(src: Location) -> Finding:
-    """The archives in a folder, or one of them -> their images.
+def find_ilsvrc(src: Location) -> Finding | None:
+    """The archives in a folder, or one of them -> their images; None: there are none.
 
-    Raises UsageError or ToolError for a missing or damaged archive.
+    Raises ToolError for a damaged archive.
     """
     splits = [
         SplitFolder(split, folder, f"{split}/")
@@ -43,10 +43,7 @@ def find_ilsvrc(src: Location) -> Finding:
         if (folder := _folder(src, split, name)) is not None
     ]
     if not splits:
-        raise UsageError(
-            "source.layout_mismatch",
-            f"{src}: has neither {TRAIN_NAME} nor {VAL_NAME}; give the folder of both",
-        )
+        return None
     finding = find_in(src, splits, {})
     finding.readable = imagenet.names()
     if "train" not in finding.classes:

@@ -14,7 +14,7 @@ import functools
 from imagenet_prep.containers import imagenet
 from imagenet_prep.containers.names import read_text
 from imagenet_prep.containers.source import Finding
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.sources.folders import SplitFolder, find_in
 from imagenet_prep.storage.location import Location
 
@@ -27,14 +27,11 @@ def is_kaggle(src: Location) -> bool:
     return src.is_dir() and _base(src) is not None
 
 
-def find_kaggle(src: Location) -> Finding:
-    """That set -> its train and val. Raises UsageError or ToolError."""
+def find_kaggle(src: Location) -> Finding | None:
+    """That set -> its train and val; None: it is not there. Raises ToolError."""
     base = _base(src)
     if base is None:
-        raise UsageError(
-            "source.layout_mismatch",
-            f"{src}: has no ILSVRC/Data/CLS-LOC/train; give the folder that ILSVRC is in",
-        )
+        return None
     splits = [
         SplitFolder(name, base / name, f"{name}/")
         for name in ("train", "val")

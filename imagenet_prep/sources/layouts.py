@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from imagenet_prep.containers.archive import ARCHIVES, is_archive, open_archive
+from imagenet_prep.containers.archive import is_archive, open_archive
 from imagenet_prep.containers.beton import find_beton, is_beton
 from imagenet_prep.containers.cifar import find_cifar, is_cifar
 from imagenet_prep.containers.huggingface import find_huggingface, is_huggingface
@@ -31,7 +31,7 @@ from imagenet_prep.sources.webdataset import find_webdataset, is_webdataset
 from imagenet_prep.storage.location import Location, Url
 
 _Recognise = Callable[[Location], bool]
-_Find = Callable[[Location], Finding]
+_Find = Callable[[Location], Finding | None]
 # The first that recognises a source is taken; class folders are what is left.
 _KNOWN: dict[str, tuple[_Recognise, _Find]] = {
     "kaggle": (is_kaggle, find_kaggle),
@@ -87,17 +87,24 @@ def find(src: Location, layout: str | None, given: Given) -> tuple[str, Finding]
             "source.split_unused",
             f"--split: {src} has the layout {name}, which defines its splits; leave it out",
         )
-    return name, _KNOWN[name][1](src)
+    found = _KNOWN[name][1](src)
+    if found is None:
+        raise _mismatch(src, name)
+    return name, found
+
+
+def _mismatch(src: Location, name: str) -> UsageError:
+    return UsageError(
+        "source.layout_mismatch",
+        f"{src}: has no files of the layout {name} (docs/data-preparation.md); leave out --layout, "
+        "or give the folder of the set",
+    )
 
 
 def _in_archive(src: Location, given: Given) -> Finding:
     """What is found in the folders of an archive."""
     if not is_archive(src):
-        raise UsageError(
-            "source.layout_mismatch",
-            f"{src}: is neither an archive ({', '.join(ARCHIVES)}) nor a folder of archives that "
-            "are named as splits",
-        )
+        raise _mismatch(src, "archive")
     name, finding = find(open_archive(src), None, given)
     if name == "folders" and not any(s for s in finding.classes.values()):
         return finding

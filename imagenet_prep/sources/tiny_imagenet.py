@@ -18,7 +18,7 @@ from imagenet_prep.containers.names import (
     text_of,
 )
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.location import Entry, Location, each, location_in, place_at
 
 _ANNOTATIONS = "val_annotations.txt"
@@ -33,17 +33,14 @@ def is_tiny(src: Location) -> bool:
     return (src / "wnids.txt").is_file() and (src / "train").is_dir()
 
 
-def find_tiny(src: Location) -> Finding:
-    """The folder of Tiny ImageNet -> its images. Labels follow the sorted wnids.
+def find_tiny(src: Location) -> Finding | None:
+    """The folder of Tiny ImageNet -> its images; None: it is none. Labels follow the sorted wnids.
 
-    Raises UsageError or ToolError for what is missing or has no class.
+    Raises ToolError for what is missing or has no class.
     """
     train, val = src / "train", src / "val"
     if not train.is_dir() and not (val / _ANNOTATIONS).is_file():
-        raise UsageError(
-            "source.layout_mismatch",
-            f"{src}: has neither train/ nor val/{_ANNOTATIONS}; give the folder of both",
-        )
+        return None
     sources = list(_in_folders(train, "train")) if train.is_dir() else []
     if val.is_dir():
         sources += _find_val(val)

@@ -30,7 +30,7 @@ from imagenet_prep.containers.names import (
 )
 from imagenet_prep.containers.source import Finding, Source, found, in_memory
 from imagenet_prep.containers.tar import Member, Tar, open_tar
-from imagenet_prep.core.errors import ToolError, UsageError
+from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.location import Location, Url, each, location_in
 
 _LABELS = ("cls", "label", "class", "json", "txt")
@@ -102,17 +102,15 @@ def _has_samples(where: Location) -> bool:
     return any(sample.images and sample.labels for sample in _samples(members).values())
 
 
-def find_webdataset(src: Location) -> Finding:
-    """A folder of shards, or one shard -> their images.
+def find_webdataset(src: Location) -> Finding | None:
+    """A folder of shards, or one shard -> their images; None: there are no shards.
 
-    Samples without a class, and empty shards, are left out and counted. Raises UsageError or
-    ToolError for a damaged shard, and where no sample has a class.
+    Samples without a class, and empty shards, are left out and counted. Raises ToolError for a
+    damaged shard, and where no sample has a class.
     """
     shards = list(_shards(src)) if src.is_dir() else [(text_of(src.name), src)]
     if not shards:
-        raise UsageError(
-            "source.layout_mismatch", f"{src}: has no shards (.tar); give the folder of them"
-        )
+        return None
     left, interned, captions = _Left(), dict[str, str](), 0
     sources: list[Source] = []
     find = functools.partial(_find_shard, interned, left)

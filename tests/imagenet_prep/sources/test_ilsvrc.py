@@ -114,7 +114,7 @@ def test_unpacked_train_beside_the_archive_of_val(folder: Path) -> None:
 
 
 def test_a_folder_without_archives_is_wrong_usage(tmp_path: Path) -> None:
-    with fails("source.layout_mismatch", "ILSVRC2012_img_train.tar", usage=True):
+    with fails("source.layout_mismatch", "ilsvrc", usage=True):
         scan(tmp_path, layout="ilsvrc")
 
 
