@@ -19,8 +19,10 @@ from imagenet_prep.cli.options import (
     FOLDER,
     PROGRAM,
     Where,
+    all_of,
     jobs_option,
     json_option,
+    option,
     print_result,
     warn_stock_pillow,
     where_options,
@@ -74,81 +76,71 @@ def packing_options(command: Callable[..., None]) -> Callable[..., None]:
         packing = Packing(**{field.name: options.pop(field.name) for field in fields(Packing)})
         command(packing=asdict(packing), **options)
 
-    for option in reversed(_PACKING):
-        with_packing = option(with_packing)
-    return with_packing
+    return _PACKING(with_packing)
 
 
-_PACKING = (
-    click.option(
+_PACKING = all_of(
+    option(
         "--format",
-        metavar="jpeg|raw|mixed:P",
+        "Samples: JPEG bytes of the crops, raw pixels, or a fraction P as JPEG, the rest raw.",
         default="jpeg",
-        show_default=True,
-        help="Samples: JPEG bytes of the crops, raw pixels, or a fraction P as JPEG, the rest raw.",
+        metavar="jpeg|raw|mixed:P",
     ),
-    click.option(
+    option(
         "--shuffle",
+        "Seed of the order in the file; off: order of the paths, class by class.",
+        default="0",
         metavar="SEED|off",
         callback=_shuffle,
-        default="0",
-        show_default=True,
-        help="Seed of the order in the file; off: order of the paths, class by class.",
     ),
-    click.option(
+    option(
         "--subset",
+        "Count or fraction in (0, 1] of the samples per split: always the same ones, and "
+        "a smaller subset is part of a larger one.  [default: all]",
         metavar="N|FRACTION",
         callback=_subset,
-        help="Count or fraction in (0, 1] of the samples per split: always the same ones, and "
-        "a smaller subset is part of a larger one.  [default: all]",
     ),
-    click.option(
+    option(
         "--page-size",
+        "Page size: power of two, 2M to 1G.  [default: smallest that fits the samples]",
         metavar="SIZE",
         callback=_size,
-        help="Page size: power of two, 2M to 1G.  [default: smallest that fits the samples]",
     ),
-    click.option(
+    option(
         "--shards",
-        metavar="N",
-        type=click.IntRange(min=1, max=MOST_SHARDS),
-        help="Number of files train-00000-of-0000N.beton, ... with equal numbers of samples, "
+        "Number of files train-00000-of-0000N.beton, ... with equal numbers of samples, "
         "later named together as 'train-*.beton' (with quotes).  [default: one file]",
+        click.IntRange(min=1, max=MOST_SHARDS),
+        metavar="N",
     ),
-    click.option(
+    option(
         "--shard-size",
+        "Largest size of a file, such as 4GB or 500MB (powers of 1000), 4GiB or 4G (of "
+        "1024); as many shards as that takes.  [default: one file]",
         metavar="SIZE",
         callback=_size,
-        help="Largest size of a file, such as 4GB or 500MB (powers of 1000), 4GiB or 4G (of "
-        "1024); as many shards as that takes.  [default: one file]",
     ),
 )
 
 
 @click.command(short_help="Pack crops into beton files.")
-@click.option(
-    "--src", type=FOLDER, default=Path("cropped"), show_default=True, help="Folder of crops."
+@option("--src", "Folder of crops.", FOLDER, Path("cropped"))
+@option("--dst", "Folder of the beton files.", FOLDER, Path())
+@option(
+    "--stats stats_file",
+    f"Statistics file of the training crops.  [default: {STATS_NAME} in --src]",
+    FOLDER,
 )
-@click.option(
-    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder of the beton files."
-)
-@click.option(
-    "--stats",
-    "stats_file",
-    type=FOLDER,
-    help=f"Statistics file of the training crops.  [default: {STATS_NAME} in --src]",
-)
-@click.option(
-    "--split",
-    "splits",
-    type=click.Choice(SPLITS),
+@option(
+    "--split splits",
+    "Split; may be given several times.  [default: all splits]",
+    click.Choice(SPLITS),
     multiple=True,
-    help="Split; may be given several times.  [default: all splits]",
 )
-@click.option(
+@option(
     "--allow-empty-classes",
+    "Build also where all training images of a class failed.",
     is_flag=True,
-    help="Build also where all training images of a class failed.",
 )
 @packing_options
 @where_options
@@ -286,7 +278,7 @@ def index(files: tuple[Path, ...], jobs: int | None, as_json: bool) -> None:
 
 @click.command(short_help="Check every byte of a beton file.")
 @click.argument("files", metavar="FILE...", type=FOLDER, nargs=-1, required=True)
-@click.option("--decode", is_flag=True, help="Also decode every image.")
+@option("--decode", "Also decode every image.", is_flag=True)
 @jobs_option
 @json_option
 @click.pass_context
@@ -328,7 +320,7 @@ def verify(
 
 @click.command(short_help="Describe a file, a folder or this installation.")
 @click.argument("files", metavar="[FILE...]", type=FOLDER, nargs=-1)
-@click.option("--image", type=FILE, help="PNG file for the first samples of a beton file.")
+@option("--image", "PNG file for the first samples of a beton file.", FILE)
 @json_option
 def info(files: tuple[Path, ...], image: Path | None, as_json: bool) -> None:
     """Describe a beton file, a statistics file or a folder of crops; without FILE: this

@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,9 @@ from imagenet_prep.cli import results
 from imagenet_prep.cli.options import (
     FOLDER,
     Where,
+    all_of,
     json_option,
+    option,
     print_result,
     warn_stock_pillow,
     where_options,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 SCAN_OPTIONS = ("layout", "classes", "splits", "class_order")
 """The parameters of ``sources.scan.scan`` that are options."""
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _splits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -49,66 +50,35 @@ def _splits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return found
 
 
-def source_options(command: F) -> F:
-    """The raw images: --src, --layout, --classes, --split, --class-order."""
-    for option in (
-        click.option(
-            "--classes",
-            type=location_of,
-            metavar="PATH|URL",
-            help="List of classes: one per line, with an optional name after a tab or comma.",
-        ),
-        click.option(
-            "--layout",
-            type=click.Choice(LAYOUTS),
-            help="Layout of --src.  [default: recognised]",
-        ),
-        click.option(
-            "--src",
-            type=location_of,
-            metavar="PATH|URL",
-            required=True,
-            help="Raw images: path or URL (s3://bucket/raw) of a folder, an archive or a list.",
-        ),
-        click.option(
-            "--class-order",
-            type=click.Choice(("name", "number")),
-            help="Order of classes that are named by numbers.  [default: number, with a notice]",
-        ),
-        click.option(
-            "--split",
-            "splits",
-            metavar="NAME=SPLIT",
-            multiple=True,
-            callback=_splits,
-            help="Folder NAME of --src is train, val or test; or class: no split. Repeatable.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def crop_options(command: F) -> F:
-    """The fields of CropSettings, and --max-failures."""
-    command = click.option(
-        "--max-failures",
-        metavar="N|none",
-        callback=_limit,
-        default="none",
-        show_default=True,
-        help="Largest number of failed images; more end the run with an error.",
-    )(command)
-    for field in reversed(fields(CropSettings)):
-        is_text, allowed = isinstance(field.default, str), field.metadata["allowed"]
-        kind = click.Choice(allowed) if is_text else click.IntRange(*allowed)
-        command = click.option(
-            f"--{field.name}",
-            type=kind,
-            default=field.default,
-            show_default=True,
-            help=field.metadata["help"],
-        )(command)
-    return command
+source_options = all_of(
+    option(
+        "--split splits",
+        "Folder NAME of --src is train, val or test; or class: no split. Repeatable.",
+        multiple=True,
+        metavar="NAME=SPLIT",
+        callback=_splits,
+    ),
+    option(
+        "--class-order",
+        "Order of classes that are named by numbers.  [default: number, with a notice]",
+        click.Choice(("name", "number")),
+    ),
+    option(
+        "--src",
+        "Raw images: path or URL (s3://bucket/raw) of a folder, an archive or a list.",
+        location_of,
+        required=True,
+        metavar="PATH|URL",
+    ),
+    option("--layout", "Layout of --src.  [default: recognised]", click.Choice(LAYOUTS)),
+    option(
+        "--classes",
+        "List of classes: one per line, with an optional name after a tab or comma.",
+        location_of,
+        metavar="PATH|URL",
+    ),
+)
+"""The raw images."""
 
 
 def _limit(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
@@ -118,6 +88,26 @@ def _limit(ctx: click.Context, param: click.Parameter, value: str) -> int | None
     if not value.isdecimal():
         raise click.BadParameter(f"{value!r} is neither a number nor none", ctx, param)
     return int(value)
+
+
+def _setting(field: Field[Any]) -> Callable[[Any], Any]:
+    """The option of a field of CropSettings."""
+    allowed = field.metadata["allowed"]
+    kind = click.Choice(allowed) if isinstance(field.default, str) else click.IntRange(*allowed)
+    return option(f"--{field.name}", field.metadata["help"], kind, field.default)
+
+
+crop_options = all_of(
+    *map(_setting, fields(CropSettings)),
+    option(
+        "--max-failures",
+        "Largest number of failed images; more end the run with an error.",
+        default="none",
+        metavar="N|none",
+        callback=_limit,
+    ),
+)
+"""How images are cropped."""
 
 
 def _part(context: click.Context, option: click.Parameter, value: str | None) -> Part | None:
@@ -135,15 +125,12 @@ def _part(context: click.Context, option: click.Parameter, value: str | None) ->
 
 @click.command(short_help="Crop every image to a square.")
 @source_options
-@click.option("--dst", type=FOLDER, help="Folder of the crops.  [required without --dry-run]")
+@option("--dst", "Folder of the crops.  [required without --dry-run]", FOLDER)
 @crop_options
-@click.option(
-    "--part",
-    metavar="K/N",
-    callback=_part,
-    help="K-th of N parts of the images, joined later by merge.",
+@option(
+    "--part", "K-th of N parts of the images, joined later by merge.", metavar="K/N", callback=_part
 )
-@click.option("--dry-run", is_flag=True, help="Recognise --src and count its images only.")
+@option("--dry-run", "Recognise --src and count its images only.", is_flag=True)
 @where_options
 @json_option
 def crop(
@@ -235,7 +222,7 @@ def merge(folder: Path, as_json: bool) -> None:
 
 @click.command(short_help="List the images that failed.")
 @click.argument("folder", type=FOLDER, default="cropped")
-@click.option("--reason", help="Text that the reason must contain.")
+@option("--reason", "Text that the reason must contain.")
 @json_option
 def failures(folder: Path, reason: str | None, as_json: bool) -> None:
     """List the images of FOLDER (default: cropped) that failed: path, tab, reason.

@@ -26,6 +26,7 @@ from imagenet_prep.cli.options import (
     Where,
     jobs_option,
     json_option,
+    option,
     print_result,
     warn_stock_pillow,
     where_options,
@@ -50,24 +51,10 @@ def cli() -> None:
 
 
 @cli.command(short_help="Draw a data set for a trial.")
-@click.option("--dst", type=FOLDER, required=True, help="Folder of the images.")
-@click.option(
-    "--train",
-    type=click.IntRange(min=1),
-    default=2000,
-    show_default=True,
-    help="Number of training images.",
-)
-@click.option(
-    "--val",
-    type=click.IntRange(min=0),
-    default=500,
-    show_default=True,
-    help="Number of validation images.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed."
-)
+@option("--dst", "Folder of the images.", FOLDER, required=True)
+@option("--train", "Number of training images.", click.IntRange(min=1), 2000)
+@option("--val", "Number of validation images.", click.IntRange(min=0), 500)
+@option("--seed", "Random seed.", click.IntRange(min=0), 0)
 @jobs_option
 @json_option
 def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json: bool) -> None:
@@ -98,9 +85,7 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
 
 @cli.command(short_help="Run crop, stats and build.")
 @source_options
-@click.option(
-    "--dst", type=FOLDER, default=Path(), show_default=True, help="Folder of all results."
-)
+@option("--dst", "Folder of all results.", FOLDER, Path())
 @crop_options
 @betons.packing_options
 @where_options

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imagenet_prep.workers.processes import Jobs
 
 P = TypeVar("P", Path, Location)
+F = TypeVar("F", bound=Callable[..., Any])
 
 PROGRAM = "imagenet-prep"
 BACKENDS = ("local", "dask", "ray")
@@ -39,13 +40,26 @@ class _Folder(click.Path):
 FOLDER = _Folder(path_type=Path)
 FILE = _Folder(path_type=Path, dir_okay=False)
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result, or the error, as one JSON object."
+
+def option(
+    name: str, help: str, type: Any = None, default: Any = None, **more: Any
+) -> Callable[[F], F]:
+    """A click option, whose default is shown; after a space ``name`` has the parameter's name."""
+    if default is not None:
+        more |= {"default": default, "show_default": True}
+    return click.option(*name.split(), help=help, type=type, **more)
+
+
+def all_of(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Decorators -> one; the help lists their options in this order."""
+    return lambda command: functools.reduce(lambda made, add: add(made), options[::-1], command)
+
+
+json_option = option(
+    "--json as_json", "Print the result, or the error, as one JSON object.", is_flag=True
 )
-jobs_option = click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    help="Number of workers.  [default: number of processors]",
+jobs_option = option(
+    "--jobs", "Number of workers.  [default: number of processors]", click.IntRange(min=1)
 )
 
 
@@ -85,23 +99,23 @@ def where_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         command(*arguments, where=Where(backend, address, jobs), **options)
 
-    for option in (
-        jobs_option,
-        click.option(
-            "--address",
-            metavar="HOST:PORT",
-            help="Address of the cluster.  [default: start one of --jobs workers on this machine]",
-        ),
-        click.option(
-            "--backend",
-            type=click.Choice(BACKENDS),
-            default="local",
-            show_default=True,
-            help="Workers: processes of this machine, a Dask cluster or a Ray cluster.",
-        ),
-    ):
-        with_where = option(with_where)
-    return with_where
+    return _WHERE(with_where)
+
+
+_WHERE = all_of(
+    option(
+        "--backend",
+        "Workers: processes of this machine, a Dask cluster or a Ray cluster.",
+        click.Choice(BACKENDS),
+        "local",
+    ),
+    option(
+        "--address",
+        "Address of the cluster.  [default: start one of --jobs workers on this machine]",
+        metavar="HOST:PORT",
+    ),
+    jobs_option,
+)
 
 
 def print_result(as_json: bool, value: dict[str, Any], lines: Sequence[str]) -> None:

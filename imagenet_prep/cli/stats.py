@@ -10,7 +10,15 @@ import click
 from click.core import ParameterSource
 
 from imagenet_prep.cli import results
-from imagenet_prep.cli.options import FILE, FOLDER, Where, json_option, print_result, where_options
+from imagenet_prep.cli.options import (
+    FILE,
+    FOLDER,
+    Where,
+    json_option,
+    option,
+    print_result,
+    where_options,
+)
 from imagenet_prep.core.console import Bar
 from imagenet_prep.core.errors import UsageError
 from imagenet_prep.dataset.names import SPLITS, STATS_NAME, stats_beside
@@ -35,18 +43,10 @@ class _StatsGroup(click.Group):
 @click.group(
     cls=_StatsGroup, invoke_without_command=True, short_help="Compute exact statistics of crops."
 )
-@click.option(
-    "--src",
-    type=FOLDER,
-    default=Path("cropped"),
-    show_default=True,
-    help="Folder of crops, or a .beton file.",
-)
-@click.option(
-    "--split", type=click.Choice(SPLITS), help="Split.  [default: train; that of a .beton file]"
-)
-@click.option("--out", type=FILE, help=f"Statistics file.  [default: {STATS_NAME} in --src]")
-@click.option("--image", type=FILE, help="PNG file for a plot of the statistics.")
+@option("--src", "Folder of crops, or a .beton file.", FOLDER, Path("cropped"))
+@option("--split", "Split.  [default: train; that of a .beton file]", click.Choice(SPLITS))
+@option("--out", f"Statistics file.  [default: {STATS_NAME} in --src]", FILE)
+@option("--image", "PNG file for a plot of the statistics.", FILE)
 @where_options
 @json_option
 @click.pass_context
@@ -78,11 +78,11 @@ def stats(
 
 def _refuse_options(context: click.Context) -> None:
     """UsageError for options between ``stats`` and its subcommand, which would be ignored."""
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
+    for given in context.command.params:
+        source = context.get_parameter_source(given.name or "")
         if source is ParameterSource.COMMANDLINE:
             command = context.invoked_subcommand
-            message = f"stats: {option.opts[0]} stands before {command}; put it after, or omit it"
+            message = f"stats: {given.opts[0]} stands before {command}; put it after, or omit it"
             raise UsageError("stats.option_order", message)
 
 
@@ -102,13 +102,9 @@ def make_stats(
 
 @stats.command(short_help="Plot and print a statistics file.")
 @click.argument("file", type=FOLDER, required=False)
-@click.option("--image", type=FILE, help="PNG file.  [default: beside FILE, with its name]")
-@click.option(
-    "--preview", type=FILE, help="Image for the lighting preview.  [default: a crop beside FILE]"
-)
-@click.option(
-    "--compare", type=FILE, help="Statistics file to compare with: ours, or a published .npz file."
-)
+@option("--image", "PNG file.  [default: beside FILE, with its name]", FILE)
+@option("--preview", "Image for the lighting preview.  [default: a crop beside FILE]", FILE)
+@option("--compare", "Statistics file to compare with: ours, or a published .npz file.", FILE)
 @json_option
 def show(
     file: Path | None,
