@@ -145,7 +145,7 @@ def _shown_file(file: Path | None) -> Path:
 
 def _preview_beside(file: Path, folder: Path) -> Path | None:
     """An image for the lighting preview: a crop in ``folder``, or the beton beside ``file``."""
-    from imagenet_prep.dataset.journal_file import opened
+    from imagenet_prep.dataset.journal import opened
     from imagenet_prep.dataset.names import JOURNAL_NAME
 
     if folder.suffix == ".beton":

@@ -17,8 +17,13 @@ from pathlib import Path
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.classes import Classes, load_classes, save_classes
-from imagenet_prep.dataset.journal import UNFINISHED_NAME, Part, part_journals, unfinished_name
-from imagenet_prep.dataset.journal_file import unlockable
+from imagenet_prep.dataset.journal import (
+    UNFINISHED_NAME,
+    Part,
+    part_journals,
+    unfinished_name,
+    unlockable,
+)
 from imagenet_prep.dataset.names import CLASSES_NAME, JOURNAL_NAME, SPLITS
 from imagenet_prep.storage.location import Location, Url
 

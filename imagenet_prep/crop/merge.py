@@ -16,15 +16,18 @@ from imagenet_prep.containers.names import safe_part
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.crop.plan import count, remarks
 from imagenet_prep.dataset.classes import load_classes
-from imagenet_prep.dataset.journal import Part, journal_of, part_journals, unfinished_name
-from imagenet_prep.dataset.journal_file import (
+from imagenet_prep.dataset.journal import (
+    Part,
     add_rows,
     attached,
     damaged,
     finish,
     finished,
+    journal_of,
     opened,
+    part_journals,
     replacing,
+    unfinished_name,
 )
 from imagenet_prep.dataset.names import JOURNAL_NAME
 

@@ -17,8 +17,14 @@ from typing import Any
 
 from imagenet_prep.containers.names import without_collector
 from imagenet_prep.core.errors import ToolError
-from imagenet_prep.dataset.journal import Part, failed_labels, is_inside
-from imagenet_prep.dataset.journal_file import EARLIER_VERSION, connected, explained
+from imagenet_prep.dataset.journal import (
+    EARLIER_VERSION,
+    Part,
+    connected,
+    explained,
+    failed_labels,
+    is_inside,
+)
 from imagenet_prep.sources.scan import Source
 from imagenet_prep.storage.byte_range import WHOLE
 

@@ -27,8 +27,14 @@ from imagenet_prep.crop.folder import check_places, keep_classes, temporary_mark
 from imagenet_prep.crop.image import crop_image
 from imagenet_prep.crop.plan import Plan, failed_classes, plan_crops, remarks, scanned, todo
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.dataset.journal import Part, journal_name, part_journals
-from imagenet_prep.dataset.journal_file import add_rows, attached, finish
+from imagenet_prep.dataset.journal import (
+    Part,
+    add_rows,
+    attached,
+    finish,
+    journal_name,
+    part_journals,
+)
 from imagenet_prep.sources.scan import Scan, Source, scan
 from imagenet_prep.storage.byte_range import fetch_ahead, read_fetched
 from imagenet_prep.storage.location import Location

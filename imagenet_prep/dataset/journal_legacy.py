@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from imagenet_prep.dataset.journal_file import EARLIER_VERSION, PUT, Entry, finish, replacing
+from imagenet_prep.dataset.journal import EARLIER_VERSION, PUT, Entry, finish, replacing
 
 _CHECK = b',"check":'
 

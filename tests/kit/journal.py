@@ -7,8 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from imagenet_prep.dataset.journal import Crops, journal_of
-from imagenet_prep.dataset.journal_file import Entry, finished, opened
+from imagenet_prep.dataset.journal import Crops, Entry, finished, journal_of, opened
 
 
 def journal_rows(path: Path) -> list[dict[str, Any]]:

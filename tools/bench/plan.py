@@ -47,7 +47,7 @@ def make_up_crops(raw: Path, dst: Path) -> None:
     """What a run over ``raw`` would have left in ``dst``, as far as a second run looks."""
     from imagenet_prep.dataset.classes import save_classes
     from imagenet_prep.dataset.crop_settings import CropSettings
-    from imagenet_prep.dataset.journal_file import PUT, Entry, finish, opened
+    from imagenet_prep.dataset.journal import PUT, Entry, finish, opened
     from imagenet_prep.dataset.names import JOURNAL_NAME
     from imagenet_prep.sources.scan import scan
 
@@ -76,7 +76,7 @@ def plan(raw: str, dst: str) -> dict[str, Any]:
     """The plan of a first run: seconds, peak memory, sources."""
     from imagenet_prep.crop.plan import plan_crops, scanned
     from imagenet_prep.dataset.crop_settings import CropSettings
-    from imagenet_prep.dataset.journal_file import attached
+    from imagenet_prep.dataset.journal import attached
     from imagenet_prep.dataset.names import JOURNAL_NAME
     from imagenet_prep.sources.scan import scan
 

@@ -92,7 +92,7 @@ def _per_million(record: dict[str, Any], what: str) -> float:
 def _line_bytes() -> float:
     """A row of the journal about an image with a name of ImageNet's length, with SQLite's own."""
     from imagenet_prep.dataset.crop_settings import CropSettings
-    from imagenet_prep.dataset.journal_file import PUT, SCHEMA, Entry, connected
+    from imagenet_prep.dataset.journal import PUT, SCHEMA, Entry, connected
 
     count, settings = 10_000, CropSettings().text()
     with contextlib.closing(connected(None)) as journal:

@@ -113,7 +113,7 @@ def _plan(found: Any, case: Case) -> Any:
 def _scanned(case: Case) -> Iterator[Any]:
     """The scan of a made-up collection, with the journal of the case beside it."""
     from imagenet_prep.crop.plan import scanned
-    from imagenet_prep.dataset.journal_file import attached
+    from imagenet_prep.dataset.journal import attached
 
     with (
         scanned(_collection(case.count), case.part) as found,
@@ -126,7 +126,7 @@ def first_run(case: Case) -> Measured:
     """All of a first run but the images: what there is, what is to do, what became of it."""
     from imagenet_prep.crop.plan import todo
     from imagenet_prep.crop.run import RECORD, Outcome
-    from imagenet_prep.dataset.journal_file import finish
+    from imagenet_prep.dataset.journal import finish
 
     start = Start()
     with _scanned(case) as found:
@@ -176,7 +176,7 @@ def second_run(case: Case) -> Measured:
 
 def resume(case: Case) -> Measured:
     """The plan of a run after one that was killed at half: half of the rows are missing."""
-    from imagenet_prep.dataset.journal_file import opened
+    from imagenet_prep.dataset.journal import opened
 
     with opened(case.journal) as journal:
         journal.execute("DELETE FROM source WHERE key IN (SELECT key FROM source ORDER BY key "

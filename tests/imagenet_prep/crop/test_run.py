@@ -18,7 +18,6 @@ from imagenet_prep.core.errors import quiet
 from imagenet_prep.crop import run as crop_stage
 from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.run import CropReport, run_crop
-from imagenet_prep.dataset import journal_file
 from imagenet_prep.dataset.classes import load_classes
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import UNFINISHED_NAME, Crops
@@ -231,7 +230,7 @@ def test_a_disk_without_locks_is_one_error(
     with fails("crop.journal_unlockable", "No locks available"):
         cropped(raw, tmp_path / "cropped")
     monkeypatch.undo()
-    monkeypatch.setattr(journal_file, "_WAIT_S", 0.01)
+    monkeypatch.setattr("imagenet_prep.dataset.journal._WAIT_S", 0.01)
     cropped(raw, tmp_path / "cropped")
     with contextlib.closing(sqlite3.connect(tmp_path / "cropped" / "crop.sqlite")) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -15,14 +15,17 @@ import pytest
 
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.journal import (
+    PUT,
     UNFINISHED_NAME,
     Crops,
+    Entry,
     Part,
     all_rows,
+    finish,
     is_inside,
+    opened,
     part_journals,
 )
-from imagenet_prep.dataset.journal_file import PUT, Entry, finish, opened
 from imagenet_prep.dataset.names import JOURNAL_NAME
 from tests.kit.errors import fails
 from tests.kit.journal import journal_rows, list_crops, read_finished
