@@ -1,8 +1,12 @@
-"""Class folders -> what may be images in them.
+"""Class folders, and flat files named by class -> what may be images in them.
 
 ``src/<class>/...`` is one split named train; ``src/train/<class>/...`` with ``val`` and
 ``test`` beside it are splits; a flat folder of images is one class named after it. A flat
 ``val`` beside the class folders of ImageNet's train has the labels of the built-in table.
+
+In flat files the class is what stands before the last dot, underscore or hyphen that only digits
+follow up to the suffix: ``cat.12.jpg`` is a cat, ``Great_Dane_7.jpg`` a Great_Dane. By itself only
+the form with the dot is recognised, since cameras too write ``IMG_0001.jpg``.
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ from imagenet_prep.containers.names import (
     suffix_of,
     text_of,
 )
-from imagenet_prep.containers.source import Finding, Source, found
-from imagenet_prep.core.errors import ToolError
+from imagenet_prep.containers.source import Finding, Source, found, in_memory
+from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Entry, Location, Url, each, place_at
 
@@ -38,6 +42,8 @@ _CONTAINERS_TEXT = """
 """
 _CONTAINERS = frozenset(_CONTAINERS_TEXT.split())
 _NUMBERED = re.compile(r"(.*?)\d+")
+_FLAT = re.compile(r"(.*[^._-])[._-]+\d+\.[^.]+", re.DOTALL)
+_DOTTED = re.compile(r".*[^.]\.\d+\.[^.]+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -276,3 +282,67 @@ def _identity(folder: str | Location) -> Hashable:
         return folder.full
     status = Path(folder).stat()
     return status.st_dev, status.st_ino
+
+
+def is_flat(src: Location) -> bool:
+    """Whether ``src`` has no class folders, and all images are ``<class>.<number>.<suffix>``.
+
+    There have to be two classes at least. Test images may have no class.
+    """
+    if not src.is_dir():
+        return False
+    classes: set[str] = set()
+    for at in split_folders(src, {}, []):
+        entries = entries_of(at.folder)
+        if any(is_folder(entry) for entry in entries):
+            return False
+        names = _named_images(entries)
+        dotted = [name for name in names if _DOTTED.fullmatch(name)]
+        if len(dotted) < len(names) and (dotted or at.split != "test"):
+            return False
+        classes.update(_class_of(name) for name in dotted)
+    return len(classes) > 1
+
+
+def find_flat(src: Location, given: Given) -> Finding:
+    """A folder of files named by class -> its images.
+
+    A test folder in which no file has a class is left out. Raises UsageError or ToolError
+    for a file that is not named by class.
+    """
+    if not src.is_dir():
+        raise UsageError(
+            "source.not_a_folder", f"{src}: is a file; give the folder of the images named by class"
+        )
+    sources: list[Source] = []
+    notices: list[str] = []
+    for at in split_folders(src, given, notices):
+        entries = [entry for entry in entries_of(at.folder) if may_be_image(entry)]
+        names = set(_named_images(entries))
+        if at.split == "test" and not any(_class_of(name) for name in names):
+            notices.append(f"{at.prefix[:-1]}: left out, its images have no classes")
+            continue
+        for entry in entries:
+            if entry.name not in names:
+                continue  # such as a LICENSE
+            class_name = _class_of(entry.name)
+            if not class_name:
+                raise ToolError(
+                    "source.no_class",
+                    f"{text_of(entry.path)}: is not named by a class and a number, such as "
+                    "cat.12.jpg; rename it or move it away",
+                )
+            name, shown = text_of(entry.name), text_of(class_name)
+            inside = f"{safe_part(shown)}/{name}"
+            sources.append(found(at.prefix + name, at.split, shown, inside, place_at(entry.path)))
+    return in_memory(sources, notices)
+
+
+def _named_images(entries: list[Entry]) -> list[str]:
+    return [e.name for e in entries if suffix_of(e.name) in IMAGES and may_be_image(e)]
+
+
+def _class_of(name: str) -> str:
+    """``cat.12.jpg`` -> ``cat``; empty where there is none."""
+    match = _FLAT.fullmatch(name)
+    return match[1] if match else ""

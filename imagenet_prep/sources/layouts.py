@@ -21,8 +21,7 @@ from imagenet_prep.containers.names import (
 )
 from imagenet_prep.containers.source import Finding
 from imagenet_prep.core.errors import UsageError
-from imagenet_prep.sources.flat import find_flat, is_flat
-from imagenet_prep.sources.folders import find_folders, split_folders
+from imagenet_prep.sources.folders import find_flat, find_folders, is_flat, split_folders
 from imagenet_prep.sources.ilsvrc import find_ilsvrc, is_ilsvrc
 from imagenet_prep.sources.kaggle import find_kaggle, is_kaggle
 from imagenet_prep.sources.lists import LISTS, find_list, is_list

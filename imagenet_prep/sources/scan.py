@@ -1,27 +1,28 @@
 """A raw image collection -> its layout, its classes and its images (``Source``).
 
-Each layout has a module of its own, which finds images; here they get their labels and the
-names of their crops. No image is opened: whether one can be read shows when it is decoded.
+Each layout has its own functions, which find images; here they get their labels, by the file of
+``--classes`` or as the layout defines, and the names of their crops. No image is opened: whether
+one can be read shows when it is decoded.
 """
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from operator import itemgetter
 
 from imagenet_prep.containers import imagenet
-from imagenet_prep.containers.names import Given, without_collector
+from imagenet_prep.containers.names import Given, read_text, without_collector
 from imagenet_prep.containers.source import Finding, Source
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.core.threads import map_in_threads
 from imagenet_prep.dataset.classes import Classes
 from imagenet_prep.dataset.names import CROP_SUFFIX
-from imagenet_prep.sources.class_list import Choice, read_choice
 from imagenet_prep.sources.layouts import LAYOUTS, find
 from imagenet_prep.storage.location import Location, Url
 from imagenet_prep.storage.remote import AT_ONCE
@@ -30,6 +31,9 @@ __all__ = ["LAYOUTS", "Scan", "Source", "scan"]
 
 _LONGEST_NAME_BYTES = 255
 _SOME = 3
+
+Choice = Sequence[tuple[str, str]]
+"""(class, name for people or "") in the order of the labels."""
 
 
 class Scan:
@@ -108,7 +112,7 @@ def scan(
     """A folder, file or URL of raw images -> what is in it.
 
     ``layout`` is one of LAYOUTS; None: it is recognised. ``classes`` is a file with the classes
-    to take in the order of their labels (``class_list``); otherwise the layout defines the
+    to take in the order of their labels (``read_choice``); otherwise the layout defines the
     order, or it is the order of the names, of numbers as numbers (``class_order``: "name" or
     "number"). ``splits`` maps folders to the splits that they are. Raises UsageError or ToolError
     for what is missing, damaged, or leaves it open which class an image has.
@@ -167,6 +171,52 @@ def _ask(source: Source) -> tuple[Source, str]:
     """A source with what its server reports, or the reason why that may fail."""
     place, reason = source.place.asked()
     return source._replace(seen=place.seen), reason
+
+
+def read_choice(path: Location, known: Collection[str]) -> Choice:
+    """One class a line, with a name for people after a tab, a comma or a space -> the choice.
+
+    The space is that of Kaggle's LOC_synset_mapping.txt. A comma or space may belong to the
+    class's own name, where ``known`` has such a class. Empty lines are skipped. Raises
+    UsageError or ToolError for a class that is not ``known`` or is listed twice.
+    """
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "no such file"
+        raise UsageError("classes.missing", f"{path}: {what}; give a file with one class a line")
+    chosen: dict[str, str] = {}
+    for number, line in enumerate(read_text(path, "the class list").splitlines(), 1):
+        if not line.strip():
+            continue
+        name, title = _parts(line.strip(), known)
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {_some(known)}"
+            raise ToolError(
+                "classes.unknown", f"{path}: line {number}: the source has no class {name}; {hint}"
+            )
+        if name in chosen:
+            raise ToolError(
+                "classes.duplicate",
+                f"{path}: line {number}: the class {name} is listed twice; remove one",
+            )
+        chosen[name] = title
+    if not chosen:
+        raise ToolError("classes.empty", f"{path}: lists no classes; write one a line")
+    return tuple(chosen.items())
+
+
+def _parts(line: str, known: Collection[str]) -> tuple[str, str]:
+    """(class, name for people) of a line."""
+    if line in known:
+        return line, ""
+    parts = [line.partition(separator) for separator in "\t, "]
+    usable = [(name.strip(), title.strip()) for name, mark, title in parts if mark]
+    return next((pair for pair in usable if pair[0] in known), usable[0] if usable else (line, ""))
+
+
+def _some(known: Collection[str]) -> str:
+    names = sorted(known)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _labels(src: Location, found: Finding, choice: Choice | None, how: str) -> dict[str, int]:
