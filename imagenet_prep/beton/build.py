@@ -77,10 +77,9 @@ def build_beton(
     parts = plan_parts(cropped, ordered, packing, classes=len(classes), size_px=stats.size_px)
     _require_size(cropped, ordered, stats.size_px)
     paths = _paths(out, parts, packing.sharded)
-    copy = stats_beside(out)
     with contextlib.ExitStack() as publishing:
         temporaries = [publishing.enter_context(publish(path)) for path in paths]
-        _copy_stats(stats, stats_digest, publishing.enter_context(publish(copy)), copy)
+        _copy_stats(stats, stats_digest, stats_beside(out), publishing)
         for temporary, part, path in zip(temporaries, parts, paths, strict=True):
             _reserve(temporary, part.layout.bytes, path)
         filled = fill(
@@ -91,10 +90,8 @@ def build_beton(
             _require_source(out, cropped / split, filled, stats)
         for temporary in temporaries:
             read_index(temporary)
-        rows = [
-            _save_rows(publishing.enter_context(publish(rows_beside(path))), pages, index)
-            for path, (_, pages, index) in zip(paths, filled, strict=True)
-        ]
+        rows = [_save_rows(rows_beside(path), pages, index, publishing)
+                for path, (_, pages, index) in zip(paths, filled, strict=True)]  # fmt: skip
         manifests = _manifests(
             parts, filled, rows, packing, split=split, size_px=stats.size_px, classes=classes,
             stats_digest=stats_digest, crop_settings=crop_settings,
@@ -125,8 +122,11 @@ def _require_source(out: Path, folder: Path, filled: Sequence[Filling], stats: S
         )
 
 
-def _save_rows(temporary: Path, pages: Sequence[str], index: Index) -> str:
+def _save_rows(
+    path: Path, pages: Sequence[str], index: Index, publishing: contextlib.ExitStack
+) -> str:
     """Writes the row index of a file with these pages -> its SHA-256."""
+    temporary = publishing.enter_context(publish(path))
     save_index(temporary, index, bytes.fromhex(pages_digest(pages)))
     return file_digest(temporary)
 
@@ -171,7 +171,8 @@ def _manifests(
     ]
 
 
-def _copy_stats(stats: Stats, digest: str, temporary: Path, copy: Path) -> None:
+def _copy_stats(stats: Stats, digest: str, copy: Path, publishing: contextlib.ExitStack) -> None:
+    temporary = publishing.enter_context(publish(copy))
     write_stats(temporary, stats)
     if file_digest(temporary) != digest:
         raise ToolError(

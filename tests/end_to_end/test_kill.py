@@ -13,27 +13,17 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import (
-    MOMENTS,
-    REPOSITORY,
-    Ended,
-    build,
-    complete,
-    contents,
-    needs_proc,
-    prep,
-    without_progress,
-    workers,
-)
+from tests.end_to_end.conftest import build
+from tests.kit.command import PREP, Ended, Running, command_line, contents, descendants
 from tests.kit.journal import journal_rows
 
-pytestmark = needs_proc
-_LONGEST_S = 240
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+MOMENTS = int(os.environ.get("FAULT_MOMENTS", "3"))
 
 
 class Stage:
@@ -43,17 +33,18 @@ class Stage:
         self.name, self.folder = name, folder
         self.expected = contents(whole)
         if name == "crop":
-            self.target, self.kept = folder / "cropped", ""
-            self.command = prep("crop", "--src", many, "--dst", self.target, "--jobs", 2)
+            self.target = folder / "cropped"
+            words: list[object] = ["crop", "--src", many, "--dst", self.target, "--jobs", 2]
         elif name == "stats":
             shutil.copytree(whole / "cropped", folder / "cropped")
             (folder / "cropped/stats.npz").unlink()
             self.target = folder / "cropped"
-            self.command = prep("stats", "--src", self.target, "--jobs", 2)
+            words = ["stats", "--src", self.target, "--jobs", 2]
         else:
             shutil.copytree(whole / "cropped", folder / "cropped")
             self.target = folder / name
-            self.command = prep(*build(folder / "cropped", self.target, name))
+            words = build(folder / "cropped", self.target, name)
+        self.command = [*PREP, *words]
 
     def has_begun(self, process: int) -> bool:
         """Whether a crop's workers have started, the statistics load numba, a build writes."""
@@ -102,26 +93,17 @@ class Stage:
         assert found == expected
 
 
-@contextlib.contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def workers(process: int) -> list[int]:
+    """Its worker processes, without the tracker of their semaphores."""
+    lines = {child: command_line(child) for child in descendants(process)}
+    return [c for c, line in lines.items() if "loky" in line and "resource_tracker" not in line]
 
 
 def ends_after(stage: Stage, kill: Callable[[int], bool], delay_s: float) -> Ended:
     """Runs the stage's command and calls ``kill(its pid)`` ``delay_s`` after it began."""
-    with running(stage.command) as process:
+    running = Running(stage.command)
+    process = running.process
+    try:
         while process.poll() is None and not stage.has_begun(process.pid):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.002)
@@ -129,8 +111,10 @@ def ends_after(stage: Stage, kill: Callable[[int], bool], delay_s: float) -> End
             process.wait(delay_s)
         if process.poll() is None:
             kill(process.pid)
-        out, err = process.communicate(timeout=_LONGEST_S)
-        return Ended(process.returncode, out, without_progress(err))
+    except BaseException:
+        process.kill()
+        raise
+    return running.end()
 
 
 def kill_parent(process: int) -> bool:
@@ -182,6 +166,6 @@ def test_kill_9_leaves_no_incomplete_file(
             stage.begin_again()
             longest_s /= 4
     assert struck > 0
-    last = complete(stage.command)
+    last = Running(stage.command).end()
     assert last.status == 0, last.err
     stage.check_at_the_end()

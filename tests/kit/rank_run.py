@@ -17,14 +17,12 @@ sends itself that signal after that step of the run, in a first start only; ``si
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -34,6 +32,7 @@ from typing import Any
 
 import torch
 
+from tests.kit.command import free_port
 from tests.kit.short_run import PLAIN_SPEC, SPEC
 from trainer.cli import main as cli
 from trainer.network import alexnet as model
@@ -94,15 +93,6 @@ def fork(job: dict[str, Any], rank: int, port: int) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def free_port() -> int:
-    """A port that nobody listens on, outside those that systems give to outgoing connections."""
-    while True:
-        port = random.randrange(15000, 30000)
-        with socket.socket() as tried, contextlib.suppress(OSError):
-            tried.bind(("127.0.0.1", port))
-            return port
 
 
 def do(job: dict[str, Any]) -> None:

@@ -150,16 +150,9 @@ def damaged(tmp_path: Path, small_beton: Sample) -> Callable[..., Sample]:
 @pytest.fixture(scope="session")
 def tiny_network() -> Iterator[str]:
     """The name of a member of the family that trains in no time; there for the session."""
-    from trainer.network.alexnet import NETWORKS, NetworkSpec
+    from tests.kit.short_run import SPEC
+    from trainer.network.alexnet import NETWORKS
 
-    NETWORKS["tiny"] = NetworkSpec(
-        input_size=67,
-        widths=(8, 8, 8, 8, 8),
-        hidden=(16, 16),
-        pooled=1,
-        norm="batch",
-        init="he",
-        input_scale=1 / 64,
-    )
+    NETWORKS["tiny"] = SPEC
     yield "tiny"
     del NETWORKS["tiny"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -22,9 +21,9 @@ from imagenet_prep.cli import options
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.manifest import load_manifest
 from imagenet_prep.dataset.statistics import load_stats
+from tests.kit.command import PREP, REPOSITORY, Running, command_line, descendants, one_message
 from tests.kit.journal import journal_rows
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 COMMANDS = [
     "sample",
     "crop",
@@ -310,20 +309,6 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)  # between two looks; the test's own time limit ends a wait in vain
 
 
-def alive(process: int) -> bool:
-    status = Path(f"/proc/{process}/stat")
-    with contextlib.suppress(OSError):
-        return status.read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def descendants(process: int) -> list[int]:
-    children: list[int] = []
-    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-        children += [int(child), *descendants(int(child))]
-    return children
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_end_all_processes_crops_are_whole(
@@ -334,25 +319,17 @@ def test_ctrl_c_and_sigterm_end_all_processes_crops_are_whole(
     for index in range(3000):
         (raw / f"train/ant/{index}.jpg").write_bytes(data)
     dst = tmp_path / "cropped"
-    command = [sys.executable, "-m", "imagenet_prep", "crop", "--jobs", "2"]
-    running = subprocess.Popen(
-        [*command, "--src", str(raw), "--dst", str(dst), "--size", "224"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    until(lambda: running.poll() is not None or len(list(dst.rglob("*.JPEG"))) > 50)
-    workers = descendants(running.pid)
+    command = ["crop", "--src", raw, "--dst", dst, "--size", 224, "--jobs", 2]
+    running = Running([*PREP, *command])
+    process = running.process
+    until(lambda: process.poll() is not None or len(list(dst.rglob("*.JPEG"))) > 50)
+    workers = descendants(process.pid)
     # Ctrl-C goes to all processes of a terminal, SIGTERM to the one that was started.
-    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-    out, err = running.communicate(timeout=240)
-    assert running.returncode == status
-    assert out == "" and "Traceback" not in err
-    assert NOTICE.sub("", err).strip() == "imagenet-prep: interrupted; the same command continues"
-    assert workers
-    until(lambda: not any(map(alive, workers)))  # their semaphores' tracker ends after them
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    ended = running.end()
+    assert one_message(ended, status) == "imagenet-prep: interrupted; the same command continues"
+    assert ended.out == "" and workers
+    until(lambda: not any(map(command_line, workers)))  # their semaphores' tracker ends after them
     sizes = {row["crop"]: row["crop_bytes"] for row in journal_rows(dst / "crop.sqlite")}
     assert 0 < len(sizes) < 3001
     for crop, size in sizes.items():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.cluster import DaskCluster, RayCluster, must, served
+from tests.kit.cluster import DaskCluster, RayCluster, served
+from tests.kit.command import must
 
 
 @pytest.fixture(scope="session")

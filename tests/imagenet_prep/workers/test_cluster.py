@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,12 +18,13 @@ from imagenet_prep.workers import cluster as clusters
 from imagenet_prep.workers import dask, ray
 from imagenet_prep.workers.cluster import ENGINES, Fitness, open_workers, versions
 from imagenet_prep.workers.processes import Local, workers_of
-from tests.kit.cluster import (
-    DaskCluster,
-    RayCluster,
+from tests.kit.cluster import DaskCluster, RayCluster
+from tests.kit.command import (
+    PREP,
     Running,
     command_line,
     contents,
+    crops_of,
     descendants,
     free_port,
     must,
@@ -34,15 +36,12 @@ from tests.kit.cluster import (
 Clusters = DaskCluster | RayCluster
 
 
-def crops_of(whole: Path) -> dict[str, str]:
-    return {name: x for name, x in contents(whole / "cropped").items() if name != "stats.npz"}
-
-
 def test_a_killed_worker_changes_nothing(
     many: Path, whole: Path, tmp_path: Path, cluster: Clusters
 ) -> None:
     workers = cluster.workers()
-    run = Running("prepare", "--src", many, "--dst", tmp_path, "--format", "raw", *cluster.options)
+    words = ["prepare", "--src", many, "--dst", tmp_path, "--format", "raw"]
+    run = Running([*PREP, *words, *cluster.options])
 
     def victim() -> int | None:
         begun = any((tmp_path / "cropped/train").rglob("*.JPEG"))
@@ -82,7 +81,7 @@ if __name__ == "__main__":
 
 
 def test_maps_keep_results_and_errors_and_retries_are_bounded(cluster: Clusters) -> None:
-    ended = Running(*cluster.options, code=MAPS).end()
+    ended = Running([sys.executable, "-c", MAPS, *cluster.options]).end()
     assert (ended.status, ended.out, ended.err) == (0, "cluster.workers_lost\n", "")
 
 
@@ -121,7 +120,7 @@ def test_an_interrupted_local_cluster_leaves_nothing_running(
     made = tmp_path / "cropped"
     command = ["crop", "--src", many, "--dst", made, "--jobs", 2]
     with tempfile.TemporaryDirectory(prefix="c") as place:  # short: sockets lie there
-        run = Running(*command, "--backend", backend, TMPDIR=place, HOME=place)
+        run = Running([*PREP, *command, "--backend", backend], TMPDIR=place, HOME=place)
         while not any((made / "train").rglob("*.JPEG")):
             assert run.process.poll() is None, run.end()
             time.sleep(0.005)
@@ -132,7 +131,7 @@ def test_an_interrupted_local_cluster_leaves_nothing_running(
         assert [command_line(process) for process in started if command_line(process)] == []
         assert list(Path(place).iterdir()) == []
     must(*command)
-    assert contents(made) == crops_of(whole)
+    assert contents(made) == crops_of(whole / "cropped")
 
 
 def opened(backend: str, address: str | None, jobs: int | None = None) -> ToolError:
@@ -196,8 +195,8 @@ def test_a_killed_cluster_is_an_error_and_the_command_continues(
 ) -> None:
     made = tmp_path / "cropped"
     command = ["crop", "--src", many, "--dst", made]
-    run = Running(*command, *cluster.options)
+    run = Running([*PREP, *command, *cluster.options])
     run.strike(lambda: cluster.head() if any((made / "train").rglob("*.JPEG")) else None)
     assert "cluster does not answer any more" in one_message(run.end())
     must(*command, "--jobs", 2)
-    assert contents(made) == crops_of(whole)
+    assert contents(made) == crops_of(whole / "cropped")
