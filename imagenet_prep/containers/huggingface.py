@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from imagenet_prep.containers.source import Finding, Source, found
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Location, Url
-from imagenet_prep.storage.streams import STREAM_PARQUET, arrow
+from imagenet_prep.storage.streams import STREAM_TABLE, arrow, open_arrow
 
 _SUFFIXES = (".parquet", ".arrow")
 _IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -36,7 +35,10 @@ _MOST_UNLIKE = 20  # names of ImageNet's classes that may be written in another 
 
 
 class _Columns(NamedTuple):
-    """The columns of a file; ``names`` are those of its classes, None: the values are names."""
+    """The columns of a file; ``names`` are those of its classes, None: the values are names.
+
+    ``image`` has a dot before ``bytes`` where the images are structs.
+    """
 
     image: str
     label: str
@@ -113,6 +115,7 @@ def _columns(path: Path, schema: Any) -> _Columns:
     labels = [name for name, kind in typed.items() if kind.get("_type") == "ClassLabel"]
     label = _one(path, "classes", labels, _LABELS, schema.names)
     names = typed.get(label, {}).get("names")
+    image += ".bytes" if arrow(str(path)).types.is_struct(schema.field(image).type) else ""
     return _Columns(image, label, _classes(path, [str(name) for name in names]) if names else None)
 
 
@@ -142,7 +145,7 @@ def _labels(path: Path) -> tuple[_Columns, list[str]]:
             columns = _columns(path, file.schema_arrow)
             values = file.read(columns=[columns.label]).column(0).to_pylist()
         else:
-            table = _table(pa.memory_map(str(path)).read_buffer())
+            table = open_arrow(str(path))
             columns = _columns(path, table.schema)
             values = table.column(columns.label).to_pylist()
     except (pa.ArrowException, OSError) as error:
@@ -166,16 +169,6 @@ def _class_of(path: Path, value: Any, names: tuple[str, ...] | None) -> str:
     return str(value)
 
 
-def _table(data: Any) -> Any:
-    """The bytes of an Arrow file or stream -> its table, which stays where they are."""
-    import pyarrow as pa
-
-    try:
-        return pa.ipc.open_stream(pa.BufferReader(data)).read_all()
-    except pa.ArrowInvalid:
-        return pa.ipc.open_file(pa.BufferReader(data)).read_all()
-
-
 def _classes(path: Path, names: list[str]) -> tuple[str, ...]:
     """The names of a schema; the wnids where they are those of ImageNet, in the same order."""
     known = imagenet.names()
@@ -193,48 +186,15 @@ def _group(
     finding: Finding, name: str, split: str, path: Path, columns: _Columns, labels: list[str],
 ) -> list[Source]:  # fmt: skip
     """The images of one file."""
-    if path.suffix == ".parquet":
-        places: Iterator[Place] = _rows_of_parquet(path, columns, len(labels))
-    else:
-        places = _rows_of_arrow(path, columns)
+    form = f"{STREAM_TABLE}:{columns.image}"
     digits = len(str(max(len(labels) - 1, 0)))
     stem = safe_part(name.rpartition(".")[0].replace("/", "-"))
     group = []
-    for row, (place, class_name) in enumerate(zip(places, labels, strict=True)):
+    for row, class_name in enumerate(labels):
         if class_name:
             inside = f"{safe_part(class_name)}/{stem}/{row:0{digits}}"
+            place = Place(str(path), row, 0, form)
             group.append(found(f"{name}/{row:0{digits}}", split, class_name, inside, place))
     if len(group) < len(labels):
         finding.notices.append(f"{name}: {len(labels) - len(group)} images left out without class")
     return group
-
-
-def _rows_of_parquet(path: Path, columns: _Columns, rows: int) -> Iterator[Place]:
-    import pyarrow.parquet
-    import pyarrow.types
-
-    kind = pyarrow.parquet.read_schema(path).field(columns.image).type
-    column = f"{columns.image}.bytes" if pyarrow.types.is_struct(kind) else columns.image
-    for row in range(rows):
-        yield Place(str(path), row, 0, f"{STREAM_PARQUET}:{column}")
-
-
-def _rows_of_arrow(path: Path, columns: _Columns) -> Iterator[Place]:
-    """Where the bytes of the images lie in the file itself."""
-    import numpy as np
-    import pyarrow as pa
-
-    whole = pa.memory_map(str(path)).read_buffer()
-    for chunk in _table(whole).column(columns.image).chunks:
-        data = chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk
-        width = np.int64 if pa.types.is_large_binary(data.type) else np.int32
-        _, offsets, values = data.buffers()
-        ends = np.frombuffer(offsets, width)[data.offset : data.offset + len(data) + 1]
-        start = values.address - whole.address if values is not None else 0
-        if not 0 <= start <= whole.size:
-            raise ToolError("parquet.compressed", f"{path}: is compressed; save it again without")
-        nulls = data.is_null().to_pylist()
-        for at, null in enumerate(nulls):
-            form = "unusable:the table has no bytes for it" if null else ""
-            length = int(ends[at + 1] - ends[at])
-            yield Place(str(path), start + int(ends[at]), length, form)

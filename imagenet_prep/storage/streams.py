@@ -1,7 +1,7 @@
-"""Images that can be read only one behind the other: in compressed tars, in Parquet files.
+"""Images that are read one behind the other: in compressed tars, Parquet and Arrow files.
 
 A source of the form STREAM_TAR has its offset and length in what the file unpacks to; of
-STREAM_PARQUET its offset is the number of its row. The process keeps the file open that it
+STREAM_TABLE its offset is the number of its row. The process keeps the file open that it
 read last, so reading in the order of the offsets reads it once.
 """
 
@@ -21,7 +21,7 @@ from imagenet_prep.core.errors import ToolError
 from imagenet_prep.storage.byte_range import Place
 
 STREAM_TAR = "stream tar"
-STREAM_PARQUET = "stream parquet"
+STREAM_TABLE = "stream table"
 _MAX_CHUNK_BYTES = 1 << 20
 
 
@@ -110,28 +110,43 @@ def _compressed(file: str, _version: int) -> Compressed:
     return Compressed(file)
 
 
+def open_arrow(file: str) -> Any:
+    """An Arrow file or stream -> its table, which stays where it is. Raises pyarrow's errors."""
+    pa = arrow(file)
+    data = pa.memory_map(file).read_buffer()
+    try:
+        return pa.ipc.open_stream(pa.BufferReader(data)).read_all()
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(pa.BufferReader(data)).read_all()
+
+
 class _Rows:
-    """The bytes of a column of a Parquet file by row; the last row group is kept."""
+    """The bytes of a column of a table by row; the last row group of a Parquet file is kept."""
 
     def __init__(self, file: str, column: str) -> None:
         arrow(file)
         import pyarrow.parquet
 
-        self._file = pyarrow.parquet.ParquetFile(file, memory_map=True)
-        self._column = column
-        meta = self._file.metadata
-        counts = (meta.row_group(n).num_rows for n in range(meta.num_row_groups))
-        self._ends = list(itertools.accumulate(counts))
+        root, *self._inner = column.split(".")
         self._group, self._values = -1, None
+        self._read: Callable[[int], Any]
+        if file.endswith(".arrow"):
+            table = open_arrow(file)
+            self._ends, self._read = [table.num_rows], lambda _group: table.column(root)
+            return
+        whole: Any = pyarrow.parquet.ParquetFile(file, memory_map=True)
+        counts = (whole.metadata.row_group(n).num_rows for n in range(whole.num_row_groups))
+        self._ends = list(itertools.accumulate(counts))
+        self._read = lambda group: whole.read_row_group(group, columns=[column]).column(0)
 
     def __getitem__(self, row: int) -> bytes | None:
         import pyarrow.compute
 
         group = bisect.bisect_right(self._ends, row)
         if group != self._group:
-            column = self._file.read_row_group(group, columns=[self._column]).column(0)
-            for part in self._column.split(".")[1:]:
-                column = pyarrow.compute.struct_field(column, part)
+            column = self._read(group)
+            for name in self._inner:
+                column = pyarrow.compute.struct_field(column, name)
             self._group, self._values = group, column
         assert self._values is not None
         value = self._values[row - (self._ends[group - 1] if group else 0)].as_py()

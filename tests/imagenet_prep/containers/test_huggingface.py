@@ -75,14 +75,15 @@ def test_parquet_shards_are_recognised_and_labelled(repository: Path, below: str
     assert "test-00000-of-00001.parquet: left out" in found.notices[0]
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_arrow_folders_of_save_to_disk(tmp_path: Path, stream: bool) -> None:
+@pytest.mark.parametrize(("stream", "packed"), [(True, None), (False, None), (False, "zstd")])
+def test_arrow_folders_of_save_to_disk(tmp_path: Path, stream: bool, packed: str | None) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=packed)
     for split, labels in (("train", [0, 1, None]), ("validation", [1])):
         folder = tmp_path / "set" / split
         folder.mkdir(parents=True)
         data = table(labels)
         new = pa.ipc.new_stream if stream else pa.ipc.new_file
-        with new(str(folder / "data-00000-of-00001.arrow"), data.schema) as writer:
+        with new(str(folder / "data-00000-of-00001.arrow"), data.schema, options=options) as writer:
             writer.write_table(data, max_chunksize=2)
         (folder / "state.json").write_text("{}")
     found = scan(tmp_path / "set")
