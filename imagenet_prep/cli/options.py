@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from imagenet_prep.core.console import one_line, say
+from imagenet_prep.core.errors import UsageError
 from imagenet_prep.core.redact import shown
 from imagenet_prep.storage.location import Location, Url
 from imagenet_prep.storage.urls import is_url
@@ -78,6 +79,12 @@ class Where:
     @contextlib.contextmanager
     def workers(self, *, reads: Sequence[Location], writes: Sequence[Path] = ()) -> Iterator[Jobs]:
         """The workers, until the block ends; raises what ``cluster.open_workers`` does."""
+        if self.backend == "local":
+            if self.address is not None:
+                message = "--address: needs a cluster; add --backend dask or --backend ray"
+                raise UsageError("cluster.address_without_backend", message)
+            yield self.jobs
+            return
         from imagenet_prep.workers.cluster import open_workers
 
         with open_workers(

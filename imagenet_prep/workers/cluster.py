@@ -66,19 +66,13 @@ def open_workers(
 ) -> Iterator[Jobs]:
     """The workers of a command, until the block ends.
 
-    ``backend`` is local, or one of ENGINES: the cluster at ``address``, or without an address
-    one of ``jobs`` processes that is started here. ``reads`` and ``writes`` are what the workers
+    ``backend`` is one of ENGINES: the cluster at ``address``, or without an address one of
+    ``jobs`` processes that is started here. ``reads`` and ``writes`` are what the workers
     read (where it exists) and the folders that they write to. Raises UsageError for options
     that exclude each other or an engine that is not installed, and ToolError where no cluster
     answers or it has no workers; a map raises ToolError (``cluster.worker_unfit``) for a worker
     with other versions or without the disk.
     """
-    if backend == "local":
-        if address is not None:
-            message = "--address: needs a cluster; add --backend dask or --backend ray"
-            raise UsageError("cluster.address_without_backend", message)
-        yield jobs
-        return
     if address is not None and jobs is not None:
         message = "--jobs: the cluster at --address has its own workers; leave out one of the two"
         raise UsageError("cluster.jobs_with_address", message)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from imagenet_prep.cli.options import Where
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.workers import cluster as clusters
 from imagenet_prep.workers import dask, ray
-from imagenet_prep.workers.cluster import ENGINES, Fitness, open_workers, versions
+from imagenet_prep.workers.cluster import ENGINES, Fitness, versions
 from imagenet_prep.workers.processes import Local, workers_of
 from tests.kit.cluster import DaskCluster, RayCluster
 from tests.kit.command import (
@@ -136,7 +137,7 @@ def test_an_interrupted_local_cluster_leaves_nothing_running(
 
 def opened(backend: str, address: str | None, jobs: int | None = None) -> ToolError:
     """The error of joining."""
-    with pytest.raises(ToolError) as caught, open_workers(backend, address, jobs, reads=[]):
+    with pytest.raises(ToolError) as caught, Where(backend, address, jobs).workers(reads=[]):
         pytest.fail("there are workers")
     return caught.value
 
@@ -184,7 +185,7 @@ def test_a_worker_is_checked_until_it_passes(tmp_path: Path) -> None:
 
 
 def test_local_workers_are_processes_of_this_machine() -> None:
-    with open_workers("local", None, 3, reads=[]) as jobs:
+    with Where("local", None, 3).workers(reads=[]) as jobs:
         workers = workers_of(jobs)
     assert isinstance(workers, Local) and workers.count == 3
 
