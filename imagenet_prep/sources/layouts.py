@@ -22,10 +22,15 @@ from imagenet_prep.containers.names import (
 from imagenet_prep.containers.source import Finding
 from imagenet_prep.core.errors import UsageError
 from imagenet_prep.sources.folders import find_flat, find_folders, is_flat, split_folders
-from imagenet_prep.sources.ilsvrc import find_ilsvrc, is_ilsvrc
-from imagenet_prep.sources.kaggle import find_kaggle, is_kaggle
+from imagenet_prep.sources.imagenets import (
+    find_ilsvrc,
+    find_kaggle,
+    find_tiny,
+    is_ilsvrc,
+    is_kaggle,
+    is_tiny,
+)
 from imagenet_prep.sources.lists import LISTS, find_list, is_list
-from imagenet_prep.sources.tiny_imagenet import find_tiny, is_tiny
 from imagenet_prep.sources.webdataset import find_webdataset, is_webdataset
 from imagenet_prep.storage.location import Location, Url
 
