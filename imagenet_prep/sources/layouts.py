@@ -6,10 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from imagenet_prep.containers.archive import is_archive, open_archive
+from imagenet_prep.containers.arrays import find_cifar, find_idx, is_cifar, is_idx
 from imagenet_prep.containers.beton import find_beton, is_beton
-from imagenet_prep.containers.cifar import find_cifar, is_cifar
 from imagenet_prep.containers.huggingface import find_huggingface, is_huggingface
-from imagenet_prep.containers.idx import find_idx, is_idx
 from imagenet_prep.containers.names import (
     IMAGES,
     Given,
