@@ -1,7 +1,8 @@
-"""What follows a convolution as one operation: bias, ReLU, LRN and pooling, on CUDA.
+"""What follows a convolution as one operation: bias, ReLU, LRN and pooling.
 
-The kernels are in ``blocks_triton``. What they do not take (other devices and dtypes, batch or
-spatial normalisation, widths that are no multiple of eight) goes through plain layers.
+The kernels are in ``blocks_triton`` for CUDA and in ``blocks_cpu``. What they do not take (other
+devices and dtypes, batch or spatial normalisation, on CUDA widths that are no multiple of eight,
+on CPUs batches that are not channels last) goes through plain layers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from trainer.network import lrn_cpu
 
 
 def builds_kernels() -> bool:
@@ -56,22 +59,37 @@ def block_of(words: str, size: int, alpha: float, beta: float, k: float) -> Bloc
         return Block(pools=False)
     if words in ("relu pool", "pool relu"):
         return Block(pools=True)
-    if words in ("relu norm pool", "norm pool relu") and (size, beta) == (5, 0.75) and alpha > 0:
+    usual = (size, beta) == (5, 0.75) and alpha > 0 and k >= 1e-3
+    if words in ("relu norm pool", "norm pool relu") and usual:
         return Block(pools=True, alpha=alpha, k=k, first=words.startswith("relu"))
     return None
 
 
 def takes(x: Tensor, filters: int) -> bool:
     """Whether the kernels may follow a convolution of ``x`` with so many ``filters``."""
-    return x.is_cuda and TRITON and x.dtype != torch.float64 and filters % 8 == 0 and x.numel() > 0
+    if x.is_cuda:
+        return TRITON and x.dtype != torch.float64 and filters % 8 == 0 and x.numel() > 0
+    # Exports run the network on tensors without memory, of another type.
+    real = type(x) is Tensor and not torch.compiler.is_compiling()
+    return real and lrn_cpu.fits(x)
+
+
+def _kernels(z: Tensor) -> Any:
+    """The module of kernels for the device of ``z``."""
+    if z.is_cuda:
+        from trainer.network import blocks_triton
+
+        return blocks_triton
+    from trainer.network import blocks_cpu
+
+    return blocks_cpu
 
 
 class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, bias: Tensor, alpha: float, k: float, first: bool) -> Tensor:
-        from trainer.network import blocks_triton
-
-        y, cells = blocks_triton.pool_forward(z, bias, alpha, k, first)
+        y: Tensor
+        y, cells = _kernels(z).pool_forward(z, bias, alpha, k, first)
         kept = z if alpha else None  # without LRN the places say all
         ctx.save_for_backward(kept, bias, cells)
         ctx.settings = (tuple(z.shape[2:]), alpha, k, first)
@@ -80,19 +98,16 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
-        from trainer.network import blocks_triton
-
         z, bias, cells = ctx.saved_tensors
-        dz, sums = blocks_triton.pool_backward(z, bias, gradients[0], cells, *ctx.settings)
+        kernels = _kernels(bias)
+        dz, sums = kernels.pool_backward(z, bias, gradients[0], cells, *ctx.settings)
         return dz, sums.to(bias.dtype), None, None, None
 
 
 class _ReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, bias: Tensor) -> Tensor:
-        from trainer.network import blocks_triton
-
-        blocks_triton.relu_forward_(z, bias)
+        _kernels(z).relu_forward_(z, bias)
         ctx.mark_dirty(z)
         ctx.save_for_backward(z)
         ctx.bias_dtype = bias.dtype
@@ -101,8 +116,6 @@ class _ReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
-        from trainer.network import blocks_triton
-
         (y,) = ctx.saved_tensors
-        dz, sums = blocks_triton.relu_backward(y, gradients[0])
+        dz, sums = _kernels(y).relu_backward(y, gradients[0])
         return dz, sums.to(ctx.bias_dtype)

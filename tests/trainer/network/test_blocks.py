@@ -85,7 +85,8 @@ def test_kernels_compile_for_gpus_without_exchanges_in_loops(tmp_path: Path) -> 
 def test_what_has_no_kernel_goes_through_plain_layers() -> None:
     assert blocks.block_of("relu norm spatial pool", 5, 1e-4, 0.75, 2.0) is None
     assert blocks.block_of("relu norm pool", 3, 1e-4, 0.75, 2.0) is None
-    assert not blocks.takes(torch.zeros(1, 8, 3, 3), 8)  # no CUDA
+    assert blocks.block_of("relu norm pool", 5, 1e-4, 0.75, 0.0) is None
+    assert not blocks.takes(torch.zeros(1, 8, 3, 3), 8)  # not channels last
     small = AlexNet(network_spec("small", classes=2))
     assert all(stage.block is None for stage in small._stages)
     assert isinstance(small.features[1], nn.BatchNorm2d)
