@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.kit.command import Ended, Running
+
 PROGRAMS = {"imagenet-prep": "imagenet_prep", "trainer": "trainer"}
 
 
-def start(module: str, *words: str, path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *words],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(path)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+def start(module: str, *words: str, path: Path) -> Ended:
+    return Running([sys.executable, "-m", module, *words], PYTHONPATH=str(path)).end()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_ctrl_c_while_the_program_is_imported(program: str, tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
     done = start(PROGRAMS[program], "--help", path=tmp_path)
-    assert done.returncode == 130
-    (line,) = done.stderr.splitlines()
+    assert done.status == 130
+    (line,) = done.err.splitlines()
     assert line.startswith(f"{program}: interrupted; ")
 
 
@@ -40,5 +31,5 @@ def test_the_console_script_is_the_same_program(program: str, tmp_path: Path) ->
     (script,) = entry_points(group="console_scripts", name=program)
     assert script.value == f"{PROGRAMS[program]}.__main__:main"
     done = start(PROGRAMS[program], "--version", path=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(program)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(program)

@@ -23,7 +23,7 @@ from tests.kit.journal import tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREP = [sys.executable, "-m", "imagenet_prep"]
-LONGEST_S = 240
+LONGEST_S = 800
 _PROGRESS = re.compile(
     r"(crop|stats|build): \d+ of \d+|(layout|note:) .*"
 )  # the former: slow machine
@@ -78,6 +78,13 @@ class Running:
                 return found
             time.sleep(0.005)
         raise AssertionError(f"it ended before a process was killed: {self.end()}")
+
+
+def python(*words: object, **more: str) -> str:
+    """This Python with these words, which succeeds -> its stdout."""
+    ended = Running([sys.executable, *words], **more).end()
+    assert ended.status == 0, f"{ended.out[-3000:]}\n{ended.err[-3000:]}"
+    return ended.out
 
 
 def prep(*arguments: object, **more: str) -> Ended:

@@ -6,7 +6,6 @@ were compiled before are then not found any more.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -15,19 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.kit.command import python
 
 
 def ffcv_batches(path: Path, *, os_cache: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """-> pixels (N, S, S, 3) and labels (N,), in the order of the file."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "batches.npz")
-        command = [sys.executable, "-m", "tests.kit.stock_ffcv", str(path), str(out)]
-        result = subprocess.run(
-            [*command, *(["--os-cache"] if os_cache else [])], cwd=REPOSITORY,
-            capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
+        more = ["--os-cache"] if os_cache else []
+        python("-m", "tests.kit.stock_ffcv", path, out, *more)
         with np.load(out) as found:
             return found["images"], found["labels"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.imagenet_prep.jpeg.test_kernels import run_module
+from tests.kit.command import python
 from tests.kit.jpegs import content, encoded
 from tests.trainer.conftest import Sample, make_beton
 from tools.bench import gpu, gpu_epoch, gpu_loader, gpu_step
@@ -61,7 +61,7 @@ def test_the_decoders_benchmark_runs_in_the_simulator(tmp_path: Path) -> None:
         (tmp_path / f"{number}.jpg").write_bytes(encoded(pixels, quality=90))
     record = tmp_path / "record.json"
     options = ("--crops", str(tmp_path), "--smoke", "--json", str(record))
-    run_module("tools.bench.gpu_decode", *options, NUMBA_ENABLE_CUDASIM="1")
+    python("-m", "tools.bench.gpu_decode", *options, NUMBA_ENABLE_CUDASIM="1")
     rows = {row["what"]: row["value"] for row in json.loads(record.read_text())}
     assert rows["2 images, elements that differ from Pillow's"] == 0
     assert rows["float32 19, less a mean image"] == 0

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.kit.command import Running
 from tools import demo
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_another_source_clears_what_the_last_one_made(tmp_path: Path) -> None:
@@ -57,17 +54,11 @@ def test_images_to_predict_are_whole_and_of_different_classes(tmp_path: Path) ->
 
 
 def test_a_failing_stage_ends_the_demo_with_status_and_message(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "tools/demo.py", "--src", str(tmp_path / "none"), "--dst", str(tmp_path)],
-        cwd=REPOSITORY,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert "no such folder" in result.stderr
-    assert "Traceback" not in result.stderr
+    words = ["tools/demo.py", "--src", tmp_path / "none", "--dst", tmp_path]
+    result = Running([sys.executable, *words]).end()
+    assert result.status == 2
+    assert "no such folder" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_killed_stage_is_named_and_is_no_success(

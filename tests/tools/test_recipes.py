@@ -21,6 +21,7 @@ from PIL import Image
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from tests.conftest import jpeg_bytes, smooth_pixels
+from tests.kit.command import REPOSITORY
 from tests.kit.sources import WNIDS, train_tar, val_tar
 from tools import demo
 from tools.demo import StageError
@@ -31,7 +32,6 @@ from tools.recipes.options import options
 from tools.recipes.prepare import Prepared
 from tools.recipes.sets import SETS, Choice, Listed, choose, source_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = (
     "--epochs", "1", "--seeds", "3", "--size", "240", "--device", "cpu", "--jobs", "1", "--",
     "--batch-size", "4", "--network", "tiny-recipe",

@@ -23,8 +23,6 @@ from tools.recipes.record import (
     result_line,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 def metrics(errors: list[float]) -> list[dict[str, Any]]:
     """metrics.jsonl of a run with these validation errors, steps in between."""

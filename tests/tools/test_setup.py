@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.kit.command import REPOSITORY
+
 SETUP = REPOSITORY / "tools" / "setup"
 
 

@@ -15,6 +15,7 @@ from imagenet_prep.beton import build as beton
 from imagenet_prep.beton import format as beton_format
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset import beton_tables
+from tests.kit.betons import METADATA, SAMPLE, WILD, number, patch
 
 if TYPE_CHECKING:
     from tests.imagenet_prep.conftest import Made
@@ -88,21 +89,6 @@ def test_byte_layouts_are_those_of_ffcv() -> None:
 
 
 # ---- faults of a finished file
-
-
-def patch(path: Path, offset: int, content: bytes) -> None:
-    with path.open("rb+") as file:
-        file.seek(offset)
-        file.write(content)
-
-
-def number(value: int, size: int = 8) -> bytes:
-    return value.to_bytes(size, "little")
-
-
-METADATA = beton_format.METADATA_START
-SAMPLE = beton_format.SAMPLE.itemsize
-WILD = 2**64 - 8
 
 
 def head(offset: int, content: bytes) -> Callable[[Path], None]:

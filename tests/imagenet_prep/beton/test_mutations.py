@@ -17,10 +17,10 @@ from imagenet_prep.dataset import beton_tables
 from imagenet_prep.dataset.manifest import Manifest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
 from tests.imagenet_prep.conftest import Made
+from tests.kit.betons import METADATA
 
 SAMPLES = 12
 PAGE = 1 << 21
-METADATA = beton_format.METADATA_START
 SAMPLE, TABLE = beton_format.SAMPLE.itemsize, beton_tables.TABLE.itemsize
 WILD = (0, 1, 7, 2**16, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 2**31, 2**32, 2**63, 2**64 - 8)
 

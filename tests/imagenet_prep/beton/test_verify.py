@@ -16,24 +16,12 @@ from imagenet_prep.beton.verify import Report, check_beton
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.manifest import pages_digest, save_manifest
 from imagenet_prep.dataset.names import manifest_beside, stats_beside
+from tests.kit.betons import METADATA, SAMPLE, WILD, number, patch
 
 if TYPE_CHECKING:
     from tests.imagenet_prep.conftest import Made
 
-METADATA = beton_format.METADATA_START
-SAMPLE = beton_format.SAMPLE.itemsize
 PAGE = 1 << 21
-WILD = 2**64 - 8
-
-
-def patch(path: Path, offset: int, content: bytes) -> None:
-    with path.open("rb+") as file:
-        file.seek(offset)
-        file.write(content)
-
-
-def number(value: int, size: int = 8) -> bytes:
-    return value.to_bytes(size, "little")
 
 
 def reasons(report: Report) -> dict[int, str]:

@@ -21,7 +21,15 @@ from imagenet_prep.cli import options
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.dataset.manifest import load_manifest
 from imagenet_prep.dataset.statistics import load_stats
-from tests.kit.command import PREP, REPOSITORY, Running, command_line, descendants, one_message
+from tests.kit.command import (
+    PREP,
+    REPOSITORY,
+    Running,
+    command_line,
+    descendants,
+    one_message,
+    python,
+)
 from tests.kit.journal import journal_rows
 
 COMMANDS = [
@@ -88,11 +96,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
         "heavy = {'PIL', 'numpy', 'joblib', 'torch', 'ffcv', 'numba', 'matplotlib', 'tqdm'}; "
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "imagenet-prep, version" in done.stdout
+    assert "imagenet-prep, version" in python("-c", code)
 
 
 def test_the_three_stages_and_their_json(capsys: Capture, raw: Path, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ import pytest
 
 from imagenet_prep.core.entry import use_writable_cache
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-
 
 def test_compiled_code_goes_to_a_temporary_folder_if_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ import pytest
 from imagenet_prep.core.errors import ToolError
 from imagenet_prep.jpeg import core, index
 from imagenet_prep.jpeg.index import Index, index_images, join, load_index, save_index
-from tests.imagenet_prep.jpeg.test_kernels import run_module
+from tests.kit.command import python
 from tests.kit.errors import fails
 from tests.kit.jpegs import content, encoded, host_batch, made
 
@@ -135,8 +135,8 @@ def test_damage_never_leads_outside_of_memory(tmp_path: Path) -> None:
     """JPEG_FUZZ=10000 for a long run."""
     count = os.environ.get("JPEG_FUZZ", "150")
     cache = str(tmp_path / "cache")  # code with bounds checks is other code
-    found = run_module(
-        "tests.kit.jpeg_fuzz", count, "7", NUMBA_BOUNDSCHECK="1", NUMBA_CACHE_DIR=cache
+    found = python(
+        "-m", "tests.kit.jpeg_fuzz", count, "7", NUMBA_BOUNDSCHECK="1", NUMBA_CACHE_DIR=cache
     )
     assert "accepted" in found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib.util
 import pickle
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from imagenet_prep.storage.byte_range import Place
 from imagenet_prep.storage.location import Url, location_of
 from imagenet_prep.storage.remote import status
 from imagenet_prep.storage.remote_errors import RemoteError, fault_of
-from tests.conftest import REPOSITORY
+from tests.kit.command import REPOSITORY, Running, one_message, python
 from tests.kit.errors import fails
 from tests.kit.remote import SECRETS, files_of, secrets_in
 
@@ -87,15 +86,10 @@ def test_a_missing_package_is_one_message_that_names_the_extra(missing: str, url
         "import sys; sys.modules[sys.argv[1]] = None; from imagenet_prep.cli import main as cli; "
         "sys.exit(cli.run(['crop', '--src', sys.argv[2], '--dst', 'never-made']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, missing, url],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert missing in done.stderr
-    assert "pip install 'imagenet-alexnet[cloud]'" in done.stderr
-    assert secrets_in(done.stderr) == []
+    message = one_message(Running([sys.executable, "-c", code, missing, url]).end())
+    assert missing in message
+    assert "pip install 'imagenet-alexnet[cloud]'" in message
+    assert secrets_in(message) == []
     assert not (REPOSITORY / "never-made").exists()
 
 
@@ -121,8 +115,7 @@ def test_paths_alone_load_nothing_of_fsspec(make_raw: Callable[..., Path], tmp_p
         "sys.exit('fsspec' in sys.modules)"
     )
     paths = [str(make_raw(train=1, val=0)), str(tmp_path / "cropped")]
-    done = subprocess.run([sys.executable, "-c", code, *paths], cwd=REPOSITORY, timeout=120)
-    assert done.returncode == 0
+    python("-c", code, *paths)
 
 
 @pytest.mark.parametrize("value", ["", "no", "0", "-1", "nan", "inf"])

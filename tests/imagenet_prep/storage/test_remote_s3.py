@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -17,7 +15,8 @@ import pytest
 from imagenet_prep.cli import main as cli
 from imagenet_prep.sources.scan import scan
 from imagenet_prep.storage.location import location_of
-from tests.conftest import REPOSITORY, jpeg_bytes, smooth_pixels
+from tests.conftest import jpeg_bytes, smooth_pixels
+from tests.kit.command import prep
 from tests.kit.errors import fails
 from tests.kit.journal import failures
 from tests.kit.remote import Fault, files_of, secrets_in
@@ -241,18 +240,13 @@ def test_the_command_with_faults_and_workers_leaves_no_secret(
     store.spoiler.reset(
         Fault("503", "ant", 2), Fault("reset", "bee", 2), Fault("404", "train/bee/bee7.jpg", 1000)
     )
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "imagenet_prep", "crop", "--src", f"s3://{BUCKET}/raw"),
-            *("--dst", str(tmp_path / "cropped"), "--size", "16", "--jobs", "2"),
-        ],
-        cwd=REPOSITORY, capture_output=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()
+    words = ["crop", "--src", f"s3://{BUCKET}/raw", "--dst", tmp_path / "cropped"]
+    ended = prep(*words, "--size", 16, "--jobs", 2)
+    assert ended.status == 0, ended.err
     assert failures(tmp_path / "cropped").keys() == {"train/bee/bee7.jpg"}
     store.spoiler.reset()
     assert crop(location_of(f"s3://{BUCKET}/raw"), tmp_path / "cropped").tried == 1
     assert {k: v for k, v in made(tmp_path / "cropped").items() if k != "journal"} == {
         k: v for k, v in made(tmp_path / "local").items() if k != "journal"
     }
-    assert secrets_in(done.stdout, done.stderr, *files_of(tmp_path / "cropped").values()) == []
+    assert secrets_in(ended.out, ended.err, *files_of(tmp_path / "cropped").values()) == []

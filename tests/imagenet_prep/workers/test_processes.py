@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_prep.workers.processes import Local, resolve_jobs
+from tests.kit.command import Ended, Running
 from tests.kit.errors import fails
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def square(number: int) -> int:
@@ -107,12 +105,4 @@ resource_tracker.register("/a-lock-of-a-killed-worker", "semlock")
 
 
 def test_what_a_killed_worker_left_is_not_told_to_the_user() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LEFTOVERS],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert (done.stdout, done.stderr) == ("", "")
+    assert Running([sys.executable, "-c", LEFTOVERS]).end() == Ended(0, "", "")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 
+from tests.kit.command import REPOSITORY
 from trainer.cli import main as trainer_cli
 from trainer.cli.run import _epoch_line
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Capture = pytest.CaptureFixture[str]
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def run(*words: str | Path) -> int:

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.kit.command import REPOSITORY
 from tests.kit.short_run import SPEC
 from trainer.cli import main as trainer_cli
 from trainer.cli.options import Duration, print_json
 from trainer.network.alexnet import NETWORKS
 
 Capture = pytest.CaptureFixture[str]
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def run(*words: str | Path) -> int:

@@ -19,6 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imagenet_prep.core.errors import ToolError
+from tests.kit.command import REPOSITORY, python
 from tests.kit.short_run import PLAIN, PLAIN_SPEC, SPEC, train_short
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.data import find_data
@@ -33,7 +34,6 @@ from trainer.training.folder import RunFolder
 if TYPE_CHECKING:
     from tests.trainer.conftest import Sample
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 EPOCHS = 3
 # Three ranks of three: 25 images are 9, 9 and 7 (3 + 2 + 2).
 RECIPE = (
@@ -131,13 +131,7 @@ def jobs(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job
 
 def program(before: list[str], *words: str, **environment: str) -> str:
     """rank_run in a process of its own, which has to succeed -> its stdout."""
-    ended = subprocess.run(
-        [sys.executable, *before, "-m", "tests.kit.rank_run", *words],
-        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True,
-        timeout=800, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    return python(*before, "-m", "tests.kit.rank_run", *words, **environment)
 
 
 def assert_same_bits(ours: Checkpoint, theirs: Checkpoint) -> None:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.kit.command import python
 
 
 def test_our_views_in_stock_ffcv_and_ffcv_beside_our_loader() -> None:
     cases = Path(__file__).with_name("ffcv_cases.py")
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(cases)],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=800,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "6 passed" in result.stdout
+    assert "6 passed" in python("-m", "pytest", "-p", "no:cacheprovider", cases)

@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.kit.command import REPOSITORY
 from tests.kit.loading import Sample, kept, open_betons, train
 from trainer.loader.loader import BetonLoader
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def kill(thread: threading.Thread, error: type[BaseException]) -> None:

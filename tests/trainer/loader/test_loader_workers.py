@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+from tests.kit.command import python
 from tests.kit.loading import Sample
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 # numba and the loader count cores; both are told that there are four.
 DIGEST = """
 import hashlib, os, sys
 from pathlib import Path
+
 os.sched_getaffinity = lambda process: {0, 1, 2, 3}
 from imagenet_prep.dataset.statistics import load_stats
 from trainer.loader import train_loader
@@ -32,16 +28,7 @@ for jobs in (1, 2, 4):
 
 def test_one_two_and_four_threads_give_the_same_bits(small_beton: Sample) -> None:
     stats = small_beton.path.parent / "stats.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", DIGEST, str(small_beton.path), str(stats)],
-        cwd=REPOSITORY,
-        env={**os.environ, "NUMBA_NUM_THREADS": "4"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
+    printed = python("-c", DIGEST, small_beton.path, stats, NUMBA_NUM_THREADS="4")
+    lines = [line.split() for line in printed.splitlines()]
     assert [jobs for jobs, _ in lines] == ["1", "2", "4"]
     assert len({digest for _, digest in lines}) == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tests.kit.command import python
 from trainer.network import blocks
 from trainer.network.alexnet import NETWORKS, AlexNet, build, network_spec, takes_squares
 from trainer.network.space_to_depth import depth_to_space, space_to_depth, squares, stem_weight
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
@@ -28,15 +25,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(what: str, cache: Path, **environment: str) -> Any:
-    """What ``interpreted_blocks.py`` finds, in a process of its own."""
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("interpreted_blocks.py")), what],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(cache),
-             **environment},
-        capture_output=True, text=True, timeout=800, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout)
+    """The output of ``interpreted_blocks.py``, in a process of its own."""
+    program = Path(__file__).with_name("interpreted_blocks.py")
+    return json.loads(python(program, what, TRITON_CACHE_DIR=str(cache), **environment))
 
 
 @pytest.fixture(scope="module")

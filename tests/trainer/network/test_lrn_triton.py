@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.kit.command import python
 from trainer.network import lrn
 from trainer.network import lrn_cpu as lrn_kernels
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
@@ -25,14 +22,9 @@ needs_triton = pytest.mark.skipif(
 
 def run(what: str, cache: Path, **environment: str) -> dict[str, Any]:
     """The output of ``interpreted.py``, in a process of its own."""
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("interpreted.py")), what],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(cache),
-             **environment},
-        capture_output=True, text=True, timeout=800, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
-    found: dict[str, Any] = json.loads(result.stdout)
+    program = Path(__file__).with_name("interpreted.py")
+    printed = python(program, what, TRITON_CACHE_DIR=str(cache), **environment)
+    found: dict[str, Any] = json.loads(printed)
     return found
 
 

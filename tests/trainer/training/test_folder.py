@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.command import REPOSITORY
 from tests.kit.errors import fails
 from trainer.training.folder import CONTENTS, LOCK_NAME, RunFolder
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 _HOLD = """
 import sys, time
 from pathlib import Path

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.kit.command import REPOSITORY
+
 # New pages that eight blocks of 64 MB cost, after eight others.
 FAULTS = """
 import resource, sys

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,10 @@ import torch
 from torch import nn
 
 from imagenet_prep.core.errors import UsageError
+from tests.kit.command import python
 from trainer.device import choose_precision
 from trainer.training.optim import Optimizer, make_optimizer
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 LR, DECAY = 0.02, 0.1
 
 
@@ -145,14 +142,8 @@ def test_backbone_and_biases_have_rates_of_their_own() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
 def test_the_cuda_kernel_moves_as_the_cpu_s(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("interpreted_optim.py"))],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_INTERPRET": "1",
-             "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
-    found = json.loads(result.stdout)
+    program = Path(__file__).with_name("interpreted_optim.py")
+    found = json.loads(python(program, TRITON_INTERPRET="1", TRITON_CACHE_DIR=str(tmp_path)))
     assert len(found) == 6
     for each in found:
         assert each["apart"] < 1e-6, each

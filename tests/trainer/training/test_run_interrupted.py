@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from tests.kit.command import REPOSITORY
 from tests.kit.errors import fails
 from tests.kit.short_run import CONFIG, train_short
 from trainer.checkpoint import Checkpoint, load_checkpoint
@@ -29,7 +30,6 @@ from trainer.report.metrics import read_metrics
 if TYPE_CHECKING:
     from tests.trainer.conftest import Sample
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "3"))
 # 25 images in batches of 3 make eight batches of training (a last image alone is left
 # out) and nine of validation, in each of three epochs.
