@@ -117,8 +117,9 @@ def save_checkpoint(
                 torch.save(payload, file)
             _append_digest(temporary)
     except (OSError, RuntimeError) as error:
-        # torch's zip writer reports a full disk as a RuntimeError.
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        # torch's zip writer raises a RuntimeError after the OSError of a full disk.
+        first = error if isinstance(error, OSError) else error.__context__
+        reason = getattr(first, "strerror", None) or str(error).splitlines()[0]
         raise ToolError(
             "checkpoint.write",
             f"{path}: the checkpoint cannot be written ({reason}); free some space or give "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imagenet_prep.core.errors import ToolError, UsageError
 from imagenet_prep.dataset.classes import Classes
-from imagenet_prep.dataset.manifest import Manifest
+from imagenet_prep.dataset.manifest import Manifest, begins_as_beton
 from imagenet_prep.dataset.names import manifest_beside
 from imagenet_prep.dataset.shards import Betons, find_betons, stats_of, validation_beside
 from imagenet_prep.dataset.statistics import Stats
@@ -17,7 +17,6 @@ from imagenet_prep.dataset.statistics import Stats
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)")
 _RESERVED = {"train", "val"}
 # FFCV's header: version (uint16), number of fields (uint16), page size (uint64), samples ...
-_FFCV_VERSION = b"\x02\x00"
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,11 @@ def check_ours(beton: Path) -> Path:
         beton = beton.resolve()
     if not beton.is_file() or manifest_beside(beton).exists():
         return beton
-    with beton.open("rb") as file:
-        if file.read(2) == _FFCV_VERSION:
-            raise ToolError(
-                "beton.foreign",
-                f"{beton}: is an FFCV file of another tool, without manifest and statistics; "
-                f"convert it with imagenet-prep crop --src {beton} --dst cropped, then "
-                "imagenet-prep stats and imagenet-prep build",
-            )
+    if begins_as_beton(beton):
+        raise ToolError(
+            "beton.foreign",
+            f"{beton}: is an FFCV file of another tool, without manifest and statistics; "
+            f"convert it with imagenet-prep crop --src {beton} --dst cropped, then "
+            "imagenet-prep stats and imagenet-prep build",
+        )
     return beton

@@ -180,7 +180,8 @@ def crop(
 def _scan_lines(found: Scan) -> list[str]:
     """What was recognised, for people: layout, classes, images of each split; the notices."""
     splits = ", ".join(f"{split} {count:,}" for split, count in sorted(found.splits.items()))
-    head = f"layout {found.layout}: {len(found.classes):,} classes; images: {splits}"
+    noun = "class" if len(found.classes) == 1 else "classes"
+    head = f"layout {found.layout}: {len(found.classes):,} {noun}; images: {splits}"
     return [head, *(f"note: {notice}" for notice in found.notices)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_prep.core.errors import ToolError, UsageError
+
+# Errors of a write, which name no file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -39,8 +43,10 @@ def publish(target: Path) -> Iterator[Path]:
         yield temporary
         os.fsync(handle)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            error.filename = str(target)
         raise
     finally:
         os.close(handle)

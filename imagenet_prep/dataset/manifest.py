@@ -96,12 +96,18 @@ def save_manifest(beton: Path, manifest: Manifest) -> None:
         temporary.write_text(text + "\n", encoding="ascii")
 
 
+def begins_as_beton(path: Path) -> bool:
+    """Whether a file has the version of FFCV's format at its start."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x02\x00"
+
+
 def load_manifest(beton: Path) -> Manifest:
     """Reads the manifest beside ``beton`` and checks that the beton has its size.
 
-    Raises ToolError when the beton or its manifest is missing, the manifest is not what was
-    written, or the two do not belong together. The beton's contents are not looked at here:
-    that reads the whole file.
+    Raises ToolError when the beton or its manifest is missing, the beton is another file, the
+    manifest is not what was written, or the two do not belong together. The beton's contents are
+    not looked at here: that reads the whole file.
     """
     remedy = "build it again with imagenet-prep build"
     if not beton.exists():
@@ -109,6 +115,9 @@ def load_manifest(beton: Path) -> Manifest:
     if beton.is_dir():
         raise UsageError("beton.is_folder", f"{beton}: is a folder; name the .beton file in it")
     path = manifest_beside(beton)
+    if not path.exists() and not begins_as_beton(beton):
+        message = f"{beton}: is not a beton file; name one that imagenet-prep build wrote"
+        raise ToolError("beton.unknown", message)
     value = read_json(path, "the manifest of a complete beton", remedy, "manifest")
     try:
         if value["format"] != MANIFEST_FORMAT:

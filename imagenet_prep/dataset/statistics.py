@@ -84,7 +84,11 @@ def load_stats(path: Path) -> Stats:
         raise ToolError("stats.missing", f"{path}: is not a file; {remedy}")
     try:
         # Opened here, because NumPy does not close it when the archive is damaged.
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        with path.open("rb") as handle:
+            if not zipfile.is_zipfile(handle):  # NumPy would advise to trust the file
+                raise ValueError("it is not an .npz file, or was cut short")
+            handle.seek(0)
+            file = np.load(handle, allow_pickle=False)
             values = {name: file[name] for name in file.files}
         if int(values["format"]) != STATS_FORMAT:
             raise ValueError(f"format {int(values['format'])}, this version reads {STATS_FORMAT}")

@@ -197,6 +197,9 @@ def test_damaged_manifest_is_refused(tmp_path: Path, damage: str) -> None:
     path.write_text(json.dumps(value))
     if damage == "gone":
         path.unlink()
+        with fails("beton.unknown"):
+            load_manifest(beton)
+        beton.write_bytes(b"\x02\x00345")
     with fails("manifest.missing" if damage == "gone" else "manifest.damaged"):
         load_manifest(beton)
 
