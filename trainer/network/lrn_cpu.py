@@ -7,8 +7,10 @@ batch of 64 after the first layer) is one read and one write.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,22 +163,52 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="lrn")
 
 
+@functools.cache
+def _openmp() -> Any:
+    """GNU's OpenMP library as PyTorch has loaded it; None: there is none, or no list of what is
+    loaded."""
+    try:
+        loaded = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    paths = sorted({line.split()[-1] for line in loaded if "libgomp" in line})
+    own = [path for path in paths if "torch" in path]
+    return ctypes.CDLL((own or paths)[0]) if paths else None
+
+
 def in_parts(run: Any, rows: int, least: int = _ROWS_WORTH_A_THREAD) -> None:
     """``run(first, last)`` over all rows, by as many threads as PyTorch would use, ``least``
     rows or more in each.
 
-    Not numba's own: of its thread layers not all bear being called from two threads, and
-    the loader calls from another.
+    By PyTorch's own threads where that can be had: after each of its operations they wait for
+    the next one for some milliseconds without sleeping, and others would have to share the CPUs
+    with them. Not by numba's: of its thread layers not all bear being called from two threads,
+    and the loader calls from another.
     """
     threads = max(1, min(torch.get_num_threads(), rows // least))
     ends = [rows * part // threads for part in range(threads + 1)]
     if threads == 1:
         run(0, rows)
         return
-    others = [_pool(threads - 1).submit(run, ends[t], ends[t + 1]) for t in range(1, threads)]
-    run(0, ends[1])
-    for other in others:
-        other.result()
+    library = _openmp()
+    if library is None:
+        others = [_pool(threads - 1).submit(run, ends[t], ends[t + 1]) for t in range(1, threads)]
+        run(0, ends[1])
+        for other in others:
+            other.result()
+        return
+    errors: list[BaseException] = []
+
+    def share(_: Any) -> None:
+        try:  # there may be fewer threads than parts
+            for part in range(library.omp_get_thread_num(), threads, library.omp_get_num_threads()):
+                run(ends[part], ends[part + 1])
+        except BaseException as error:  # noqa: BLE001  none can pass through the library
+            errors.append(error)
+
+    library.GOMP_parallel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(share), None, threads, 0)
+    if errors:
+        raise errors[0]
 
 
 def fits(x: Tensor) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer.network import lrn_cpu
 from trainer.network.lrn import LocalResponseNorm, SpatialResponseNorm
 
 
@@ -131,6 +132,31 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     for out, gradient in found[1:]:
         assert torch.equal(out, found[0][0])
         assert torch.equal(gradient, found[0][1])
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+def test_work_in_parts_covers_all_rows_once_and_passes_errors_on(
+    openmp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not openmp:
+        monkeypatch.setattr(lrn_cpu, "_openmp", lambda: None)
+    elif lrn_cpu._openmp() is None:
+        pytest.skip("PyTorch does not use GNU's OpenMP here")
+    before = torch.get_num_threads()
+
+    def fail(first: int, last: int) -> None:
+        raise ValueError(f"{first} {last}")
+
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            done: list[int] = []
+            lrn_cpu.in_parts(lambda a, b, to=done: to.extend(range(a, b)), 1003, 10)
+            assert sorted(done) == list(range(1003))
+            with pytest.raises(ValueError, match=r"\d+ \d+"):
+                lrn_cpu.in_parts(fail, 1003, 10)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_gradient_in_another_layout_is_taken() -> None:
