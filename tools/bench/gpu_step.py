@@ -113,9 +113,14 @@ def check(part: Part) -> None:
     """Blocks beside float64; networks with and without blocks; the graph beside no graph."""
     import torch
 
+    from trainer.network import blocks, blocks_triton
+
+    # Also for the blocks of a smoke run, whose tensors are on the CPU.
+    before, blocks._kernels = blocks._kernels, lambda z: blocks_triton  # noqa: ARG005 - its name
     for name, dtype in itertools.product((*POOLED, *RELUS), (torch.float32, torch.bfloat16)):
         channels, side, *alpha = (POOLED | RELUS)[name]
         _check_block(part, name, channels, side, alpha[0] if alpha else None, dtype)
+    blocks._kernels = before
     _check_optimizers(part)
     _check_graph(part)
     _check_training(part)
@@ -125,12 +130,10 @@ def _check_block(part: Part, name: str, channels: int, side: int, alpha: Any, dt
     import torch
     from torch.nn import functional
 
-    from trainer.network import blocks, blocks_triton
+    from trainer.network.blocks import Block
 
-    # Also for a smoke run, whose tensors are on the CPU.
-    blocks._kernels = lambda z: blocks_triton  # noqa: ARG005 - its real name
     z, bias = sums(part, 8, channels, side, dtype)
-    block = blocks.Block(alpha is not None, 100 * (alpha or 0.0), 2.0)
+    block = Block(alpha is not None, 100 * (alpha or 0.0), 2.0)
 
     def plain(x: Any, b: Any) -> Any:
         x = functional.relu(x + b[:, None, None])
