@@ -71,7 +71,9 @@ def takes(x: Tensor, filters: int) -> bool:
         return TRITON and x.dtype != torch.float64 and filters % 8 == 0 and x.numel() > 0
     # Exports run the network on tensors without memory, of another type.
     real = type(x) is Tensor and not torch.compiler.is_compiling()
-    return real and lrn_cpu.fits(x)
+    # Under autocast the sums of the convolution have another dtype than x.
+    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16
+    return real and not half and lrn_cpu.fits(x)
 
 
 def _kernels(z: Tensor) -> Any:

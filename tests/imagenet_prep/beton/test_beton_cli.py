@@ -148,7 +148,7 @@ def test_verify_of_what_is_no_beton_is_an_error_message(tmp_path: Path, capsys: 
     assert "no such file" in capsys.readouterr().err
     (tmp_path / "text.beton").write_text("text")
     assert cli.run(["verify", str(tmp_path / "text.beton")]) == 1
-    assert "manifest" in capsys.readouterr().err
+    assert "is not a beton file" in capsys.readouterr().err
 
 
 def test_help_of_verify_has_an_example(capsys: Capture) -> None:

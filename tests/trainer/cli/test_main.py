@@ -155,7 +155,7 @@ def test_damaged_inputs_end_with_status_one(prepared: Path, capsys: Capture) -> 
     text.write_text("not a beton", encoding="utf-8")
     assert run("run", "--beton", text) == 1
     shown = capsys.readouterr()
-    assert "manifest" in shown.err
+    assert "is not a beton file" in shown.err
     assert not shown.out  # nothing is announced that cannot begin
     beton = prepared / "train.beton"
     beton.write_bytes(beton.read_bytes()[: beton.stat().st_size // 2])

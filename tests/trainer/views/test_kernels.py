@@ -17,7 +17,7 @@ from PIL import Image
 from tests.kit.samples import made_info, made_stats, memory_file
 from tests.kit.views import draws, numpy_sample, resampling
 from trainer import numba_ext
-from trainer.loader.cpu import Decoder
+from trainer.loader.cpu import MOST_THREADS, Decoder
 from trainer.loader.iterator import DamagedError
 from trainer.views import kernels
 from trainer.views.views import KINDS, LIGHTINGS, MEANS, Views, colour_basis, gain_of, mean_of
@@ -96,7 +96,8 @@ def made(
     count, side = images.shape[:2]
     extents = [[i * 3 * side * side, 3 * side * side, 1, 0] for i in range(count)]
     decoder = Decoder(
-        made_info(side, extents), made_stats(side), views, batch_size=count, jobs=jobs,
+        made_info(side, extents), made_stats(side), views, batch_size=count,
+        jobs=min(jobs, MOST_THREADS),
         layout="channels_first" if planes else "channels_last",
     )  # fmt: skip
     decoder.draws.epoch = epoch
@@ -209,7 +210,9 @@ def test_an_undecodable_sample_is_reported_with_its_reason(jobs: int) -> None:
     extents = [[int(a), n, 0, 0] for a, n in zip(starts, sizes, strict=True)]
     extents += [[len(data) - 9, 10, 0, 0], [len(data), 768, 1, 0]]
     views = Views(16, 16, "centre", dtype="uint8")
-    decoder = Decoder(made_info(16, extents), made_stats(16), views, batch_size=3, jobs=jobs)
+    decoder = Decoder(
+        made_info(16, extents), made_stats(16), views, batch_size=3, jobs=min(jobs, MOST_THREADS)
+    )
     assert (run(decoder, views, data, np.zeros(3, np.uint64)) != 77).any()
     corrupt, size, cut = (kernels.REASONS[status] for status in (1, 2, 3))
     for index, reason in enumerate([corrupt, size, size, cut, cut], start=1):
