@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -229,7 +230,7 @@ def _require_space(out: Path, needed: int) -> None:
 def _no_space(out: Path, needed: int, free: int) -> ToolError:
     return ToolError(
         "build.disk_full",
-        f"{out}: needs {needed / 1e9:.2f} GB where {free / 1e9:.2f} GB are free; "
+        f"{out}: needs {math.ceil(needed / 1e6):,} MB where {free // 10**6:,} MB are free; "
         "free some space or choose another disk",
     )
 

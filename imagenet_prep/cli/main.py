@@ -9,32 +9,26 @@ import contextlib
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from imagenet_prep import INTERRUPTED_MESSAGE, __version__
 from imagenet_prep.cli import build as betons
-from imagenet_prep.cli import results
-from imagenet_prep.cli.crop import crop, crop_options, failures, make_crops, merge, source_options
+from imagenet_prep.cli.crop import crop, failures, merge
 from imagenet_prep.cli.options import (
     FOLDER,
     PROGRAM,
-    Where,
     jobs_option,
     json_option,
     option,
     print_result,
     warn_stock_pillow,
-    where_options,
 )
-from imagenet_prep.cli.stats import make_stats, stats
+from imagenet_prep.cli.prepare import prepare
+from imagenet_prep.cli.stats import stats
 from imagenet_prep.core.console import INTERRUPTED, TERMINATED, Bar, run_command
-from imagenet_prep.dataset.names import SPLITS, STATS_NAME
-from imagenet_prep.storage.location import Location
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -83,54 +77,7 @@ def sample(dst: Path, train: int, val: int, seed: int, jobs: int | None, as_json
     print_result(as_json, value, [text])
 
 
-@cli.command(short_help="Run crop, stats and build.")
-@source_options
-@option("--dst", "Folder of all results.", FOLDER, Path())
-@crop_options
-@betons.packing_options
-@where_options
-@json_option
-def prepare(
-    src: Location,
-    dst: Path,
-    where: Where,
-    as_json: bool,
-    packing: dict[str, Any],
-    **cropping: Any,
-) -> None:
-    """Run crop, stats and build: cropped/ with stats.npz, train.beton, val.beton, ... in --dst.
-
-    \b
-    Example: imagenet-prep prepare --src raw --dst .
-    """
-    warn_stock_pillow()
-    betons.require_way(dst, SPLITS, **packing)
-    start = time.perf_counter()
-    with where.workers(reads=[src], writes=[dst]) as jobs:
-        src, dst = where.path(src), where.path(dst)
-        cropped = dst / "cropped"
-        report = make_crops(src, cropped, jobs=jobs, **cropping)
-        stats_file = cropped / STATS_NAME
-        statistics, _ = make_stats(cropped, stats_file, jobs)
-        built = betons.make_betons(cropped, dst, stats_file, jobs, **packing)
-    seconds = time.perf_counter() - start
-    value = {
-        "crop": results.crop_value(report),
-        "stats": statistics,
-        "build": built,
-        "betons": built["betons"],
-        "seconds": round(seconds, 3),
-    }
-    lines = [
-        *results.crop_lines(report, cropped),
-        *results.stats_lines(statistics),
-        *results.build_lines(built),
-        f"total: {seconds:.1f} s",
-    ]
-    print_result(as_json, value, lines)
-
-
-for _command in (crop, merge, failures, stats):
+for _command in (crop, merge, failures, stats, prepare):
     cli.add_command(_command)
 for _command in (betons.build, betons.index, betons.verify, betons.info):
     cli.add_command(_command)

@@ -185,6 +185,17 @@ def build_lines(value: dict[str, Any]) -> list[str]:
     return [*rows, f"built: {value['seconds']:.1f} s, {value['images_per_second']} images/s"]
 
 
+def prepare_lines(value: dict[str, Any], report: CropReport, cropped: Path) -> list[str]:
+    """What ``prepare`` tells people: the lines of its three stages, or that two had no work."""
+    lines = crop_lines(report, cropped)
+    if value["up_to_date"]:
+        betons = ", ".join(beton["path"] for beton in value["betons"])
+        lines.append(f"up to date: {value['stats']['out']}, {betons}")
+    else:
+        lines += [*stats_lines(value["stats"]), *build_lines(value["build"])]
+    return [*lines, f"total: {value['seconds']:.1f} s"]
+
+
 def index_value(path: Path, index: Index, seconds: float) -> dict[str, Any]:
     """The entry of ``index --json`` for one file; refused: counts of images, by reason, that only
     a CPU decodes."""

@@ -45,11 +45,18 @@ def tutorial_network(small: bool, lrn: Callable[[int], Any] | None = None) -> An
     )  # fmt: skip
 
 
-def tutorial(batch: int, threads: int, small: bool, device: str = "cpu") -> Contender:
-    """The tutorials' network with their SGD, on a fixed batch."""
+def tutorial(
+    batch: int, threads: int, small: bool, device: str = "cpu", keep: bool = False
+) -> Contender:
+    """The tutorials' network with their SGD, on a fixed batch; with ``keep`` the C library keeps
+    freed memory, as ours lets it, which no tutorial does."""
     import torch
     from torch import nn
 
+    from trainer.training.memory import keep_freed_memory
+
+    if keep:
+        keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = tutorial_network(small).to(device)

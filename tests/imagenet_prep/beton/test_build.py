@@ -273,7 +273,7 @@ def test_full_disk_is_found_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(beton_copy.out.parent)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with fails("build.disk_full", "needs 0.01 GB where 0.00 GB are free"):
+    with fails("build.disk_full", "needs 7 MB where 0 MB are free"):
         beton_copy.build(beton_copy.out)
     assert_old_files(beton_copy)
 

@@ -134,6 +134,7 @@ def test_prepare_puts_everything_into_one_folder(
     assert value["crop"]["ok"] == 8 and value["stats"]["size"] == 32
     assert sorted(path.name for path in dst.iterdir()) == [
         "cropped",
+        "prepared.json",
         "train.beton",
         "train.beton.json",
         "train.beton.rows",
@@ -153,6 +154,45 @@ def test_prepare_puts_everything_into_one_folder(
     assert crops["splits"] == {"train": 6, "val": 2}
 
 
+def _touch(file: Path) -> None:
+    os.utime(file, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (lambda dst, raw: (dst / "train.beton.rows").unlink(), ()),
+        (lambda dst, raw: _touch(dst / "val.beton"), ()),
+        (lambda dst, raw: _touch(dst / "cropped" / "stats.npz"), ()),
+        (lambda dst, raw: min((raw / "train").glob("*/*.*")).unlink(), ()),
+        (lambda dst, raw: (dst / "prepared.json").write_text("{}"), ()),
+        (lambda dst, raw: (dst / "prepared.json").write_text("["), ()),
+        (lambda dst, raw: None, ("--format", "raw")),
+    ],
+)
+def test_prepare_again_works_only_where_something_changed(
+    capsys: Capture,
+    raw: Path,
+    tmp_path: Path,
+    change: Callable[[Path, Path], object],
+    options: tuple[str, ...],
+) -> None:
+    dst = tmp_path / "made"
+    asked = ("prepare", "--src", raw, "--dst", dst, "--size", 32, "--jobs", 1)
+    first = answer(capsys, *asked)
+    made_at = (dst / "train.beton").stat().st_mtime_ns
+    again = answer(capsys, *asked)
+    assert (first["up_to_date"], again["up_to_date"]) == (False, True)
+    assert (dst / "train.beton").stat().st_mtime_ns == made_at
+    assert again["betons"] == first["betons"]
+    assert again["stats"]["channel_mean"] == first["stats"]["channel_mean"]
+    change(dst, raw)
+    changed = answer(capsys, *asked, *options)
+    assert not changed["up_to_date"]
+    assert (dst / "train.beton").stat().st_mtime_ns > made_at
+    assert answer(capsys, "verify", dst / "train.beton")["good"]
+
+
 def test_results_for_people_have_counts_reasons_and_speed(
     capsys: Capture, raw: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +204,8 @@ def test_results_for_people_have_counts_reasons_and_speed(
     assert "6 crops of 32 x 32 px" in captured.out
     assert "6 samples" in captured.out and "val.beton" in captured.out
     assert NOTICE.sub("", captured.err) == ""
+    assert cli.run([*arguments, "--jobs", "1"]) == 0
+    assert f"up to date: {tmp_path / 'cropped' / 'stats.npz'}, " in capsys.readouterr().out
 
 
 def test_info_alone_lists_what_is_installed(capsys: Capture) -> None:
