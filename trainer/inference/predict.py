@@ -87,7 +87,8 @@ def _inputs(word: str) -> list[Input]:
         return [Input("-", sys.stdin.buffer.read)]
     where = location_of(word)
     if not where.exists():
-        raise UsageError("predict.missing", f"{word}: no such image, folder or URL; name one that is there")
+        message = f"{word}: no such image, folder or URL; name one that is there"
+        raise UsageError("predict.missing", message)
     if word.lower().endswith(ARCHIVES) and isinstance(where, Path):
         found = list(_members(where))
     elif not where.is_dir():
