@@ -199,7 +199,10 @@ def make_crops(src: Location, dst: Path, **options: Any) -> CropReport:
     names = [field.name for field in fields(CropSettings)]
     settings = CropSettings(**{name: options.pop(name) for name in names})
     with Bar() as bar:
-        return run_crop(src, dst, settings, recognised=_show_scan, progress=bar, **options)
+        return run_crop(
+            src, dst, settings, recognised=_show_scan, progress=bar,
+            notice=lambda text: say(f"note: {text}"), **options,
+        )  # fmt: skip
 
 
 @click.command(short_help="Join the parts of a crop.")

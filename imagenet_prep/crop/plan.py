@@ -181,9 +181,9 @@ def todo(connection: sqlite3.Connection) -> Iterator[Source]:
             yield source
 
 
-def count(journal: sqlite3.Connection, query: str) -> int:
+def count(journal: sqlite3.Connection, query: str, *values: str) -> int:
     """The one number that a query gives."""
-    return int(journal.execute(query).fetchone()[0])
+    return int(journal.execute(query, values).fetchone()[0])
 
 
 def remarks(journal: sqlite3.Connection, status: str) -> dict[str, int]:

@@ -25,7 +25,7 @@ from imagenet_prep.core.errors import Progress, ToolError, quiet
 from imagenet_prep.crop.decode import ImageError
 from imagenet_prep.crop.folder import check_places, keep_classes, temporary_mark, unfinished
 from imagenet_prep.crop.image import crop_image
-from imagenet_prep.crop.plan import Plan, failed_classes, plan_crops, remarks, scanned, todo
+from imagenet_prep.crop.plan import Plan, count, failed_classes, plan_crops, remarks, scanned, todo
 from imagenet_prep.dataset.crop_settings import CropSettings
 from imagenet_prep.dataset.journal import (
     Part,
@@ -44,6 +44,7 @@ MAX_SOURCE_BYTES = 1 << 30
 _COMMIT_EVERY_S = 1.0  # what a kill may lose
 # These say something about this machine and not about one image.
 _FATAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_OTHER_SETTINGS = "SELECT count(*) FROM source WHERE status = 'ok' AND settings != ?"
 RECORD = """
 INSERT OR REPLACE INTO source SELECT key, split, label, crop, iif(?2 = '', 'ok', 'failed'), ?2, ?3,
 bytes, version, ?8, ?4, ?5, ?6, ?7 FROM scan WHERE key = ?1
@@ -119,13 +120,15 @@ def run_crop(
     part: Part | None = None,
     progress: Progress = quiet,
     recognised: Callable[[Scan], None] | None = None,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> CropReport:
     """Crops every image of ``src`` into ``dst``; does only what is missing or changed.
 
     ``layout``, ``classes``, ``splits`` and ``class_order`` are those of ``sources.scan``. With
     ``part`` only the sources of that part, with a journal of its own; a run without takes over
-    the rows of the parts. ``recognised`` is called with what was found, before any work. An image
-    that cannot be used is counted and listed. Raises ToolError when more than ``max_failures``
+    the rows of the parts. ``recognised`` is called with what was found, before any work, and
+    ``notice`` where crops of other settings will be replaced. An image that cannot be used is
+    counted and listed. Raises ToolError when more than ``max_failures``
     failed (None: never), when nothing could be cropped, or when the two folders lie in one
     another; OSError when ``dst`` cannot be written.
     """
@@ -143,6 +146,8 @@ def run_crop(
         keep_classes(dst, collection.classes, part)
         others = [] if part else list(part_journals(dst).values())
         add_rows(plan.connection, others)
+        if stale := count(plan.connection, _OTHER_SETTINGS, settings.text()):
+            notice(f"{stale:,} crops in {dst} have other settings and are made again")
         plan_crops(plan, dst, settings.text())
         for other in others:
             other.unlink()

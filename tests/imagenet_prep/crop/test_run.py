@@ -147,8 +147,13 @@ def test_a_new_class_moves_the_labels_of_crops_that_stay(raw: Path, tmp_path: Pa
 
 def test_other_settings_do_everything_again(raw: Path, tmp_path: Path) -> None:
     dst = tmp_path / "cropped"
-    cropped(raw, dst)
-    assert counts(cropped(raw, dst, CropSettings(size=16))) == (6, 1, 0)
+    told: list[str] = []
+    for _ in range(2):
+        cropped(raw, dst, notice=told.append)
+    assert not told
+    report = cropped(raw, dst, CropSettings(size=16), notice=told.append)
+    assert told == [f"6 crops in {dst} have other settings and are made again"]
+    assert counts(report) == (6, 1, 0)
     cropped(raw, tmp_path / "fresh", CropSettings(size=16))
     assert tree(tmp_path / "fresh") == tree(dst)
 
