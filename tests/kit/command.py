@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from imagenet_prep.cli.prepare import PREPARED_NAME
 from tests.kit.journal import tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -107,8 +108,11 @@ def one_message(ended: Ended, status: int = 1) -> str:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below ``folder``, hidden ones included -> the digest of what it holds."""
-    return {name: hashlib.sha256(data).hexdigest() for name, data in tree(folder).items()}
+    """Every file below ``folder``, hidden ones included -> the digest of what it holds; without
+    ``prepared.json``, which holds the times of the others."""
+    found = {name: hashlib.sha256(data).hexdigest() for name, data in tree(folder).items()}
+    found.pop(PREPARED_NAME, None)
+    return found
 
 
 def crops_of(cropped: Path) -> dict[str, str]:
