@@ -52,20 +52,6 @@ def _call(builder: Any, callee: Any, arguments: Any, kinds: str, bits: int) -> A
     return builder.call(builder.inttoptr(callee, result.as_pointer()), values)
 
 
-def _decompress(
-    _typing: Any, _function: Any, _handle: Any, _source: Any, _size: Any, _out: Any, _width: Any,
-    _pitch: Any, _height: Any, _format: Any, _flags: Any,
-) -> Any:  # fmt: skip
-    """Calls ``tjDecompress2`` by address. Its status is 0, or -1 for an error and also for a
-    warning (a premature end, damaged data), after which the buffer may hold old pixels."""
-    signature = types.int32(*[types.intp] * 10)
-
-    def lower(_context: Any, builder: Any, _sig: Any, arguments: Any) -> Any:
-        return _call(builder, arguments[0], arguments[1:], "pplpiiiii", 32)
-
-    return signature, lower
-
-
 def _pread(_typing: Any, _function: Any, _file: Any, _out: Any, _count: Any, _at: Any) -> Any:
     """Calls the C library's ``pread`` by address: -> the bytes that were read, -1 on an error."""
     signature = types.int64(*[types.intp] * 5)
@@ -114,7 +100,6 @@ def _turn(_typing: Any, _out: Any, _source: Any) -> Any:
 pointer_to: Any = intrinsic(_pointer)
 turn_five_pixels: Any = intrinsic(_turn)
 move_four_bytes: Any = intrinsic(_move)
-call_decompress: Any = intrinsic(_decompress)
 call_pread: Any = intrinsic(_pread)
 
 

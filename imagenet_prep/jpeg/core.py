@@ -93,10 +93,18 @@ def make(jit: Jit) -> SimpleNamespace:
     """-> the functions that every target shares, compiled with ``jit``."""
     from imagenet_prep.jpeg.entropy import entropy
 
-    return SimpleNamespace(**entropy(jit), **_idct(jit), **_colour(jit), **_checks(jit))
+    shared = arithmetic(jit)
+    shared |= _blocks(jit, shared["idct8"], shared["byte_of"]) | _colour(jit, shared["rgb"])
+    return SimpleNamespace(**shared, **entropy(jit), **_checks(jit))
 
 
-def _idct(jit: Jit) -> dict[str, F]:
+def arithmetic(jit: Jit, i32: F = np.int32, least: F = min, most: F = max) -> dict[str, F]:
+    """``idct8``, ``byte_of`` and ``rgb`` for numbers of the type ``i32``."""
+
+    @jit
+    def clamped(v: F) -> F:
+        return least(most(v, i32(0)), i32(255))
+
     @jit
     def idct8(x0: F, x1: F, x2: F, x3: F, x4: F, x5: F, x6: F, x7: F, shift: F) -> F:
         """One pass of the accurate integer IDCT (Loeffler, Ligtenberg, Moschytz 1989, 13-bit
@@ -128,6 +136,25 @@ def _idct(jit: Jit) -> dict[str, F]:
         )  # fmt: skip
 
     @jit
+    def byte_of(v: F) -> F:
+        """Level shift and clamp."""
+        return i32(clamped(i32(v + 128)))
+
+    @jit
+    def rgb(y: F, cb: F, cr: F) -> F:
+        """libjpeg's YCbCr to RGB, in 16-bit fixed point."""
+        cb = i32(cb - 128)
+        cr = i32(cr - 128)
+        r = i32(y + i32(i32(cr * i32(91881) + i32(32768)) >> i32(16)))
+        g = i32(y + i32(i32(cb * i32(-22554) + i32(32768) - cr * i32(46802)) >> i32(16)))
+        b = i32(y + i32(i32(cb * i32(116130) + i32(32768)) >> i32(16)))
+        return i32(clamped(r)), i32(clamped(g)), i32(clamped(b))
+
+    return {"idct8": idct8, "byte_of": byte_of, "rgb": rgb}
+
+
+def _blocks(jit: Jit, idct8: F, byte_of: F) -> dict[str, F]:
+    @jit
     def column(low: F, high: F, q_low: F, q_high: F) -> F:
         """A column of a block, eight int16 in two int64, times the quantisation, eight uint16
         in two -> the first pass."""
@@ -142,11 +169,6 @@ def _idct(jit: Jit) -> dict[str, F]:
             i32(i32(np.int16(high >> i64(48))) * i32(np.uint16(q_high >> i64(48)))),
             i32(11),
         )
-
-    @jit
-    def byte_of(v: F) -> F:
-        """Level shift and clamp."""
-        return i32(min(max(i32(v + 128), i32(0)), i32(255)))
 
     @jit
     def packed(a: F, b: F, c: F, d: F) -> F:
@@ -171,10 +193,10 @@ def _idct(jit: Jit) -> dict[str, F]:
             return i32(1), luma, mcux
         return i32(2), i32(luma + area), mcux
 
-    return {"idct8": idct8, "column": column, "byte_of": byte_of, "packed": packed, "place": place}
+    return {"column": column, "packed": packed, "place": place}
 
 
-def _colour(jit: Jit) -> dict[str, F]:
+def _colour(jit: Jit, rgb: F) -> dict[str, F]:
     @jit
     def chroma(planes: F, at: F, width: F, last_y: F, last_x: F, y: F, x: F) -> F:
         """The chroma sample of pixel (y, x): libjpeg's fancy upsampling of 4:2:0; edges clamp."""
@@ -191,20 +213,6 @@ def _colour(jit: Jit) -> dict[str, F]:
         this = i32(i32(planes[near_row + j]) * i32(3) + i32(planes[far_row + j]))
         that = i32(i32(planes[near_row + side]) * i32(3) + i32(planes[far_row + side]))
         return i32(i32(this * i32(3) + that + i32(8) - odd_x) >> i32(4))
-
-    @jit
-    def rgb(y: F, cb: F, cr: F) -> F:
-        """libjpeg's YCbCr to RGB, in 16-bit fixed point."""
-        cb = i32(cb - 128)
-        cr = i32(cr - 128)
-        r = i32(y + i32(i32(cr * i32(91881) + i32(32768)) >> i32(16)))
-        g = i32(y + i32(i32(cb * i32(-22554) + i32(32768) - cr * i32(46802)) >> i32(16)))
-        b = i32(y + i32(i32(cb * i32(116130) + i32(32768)) >> i32(16)))
-        return (
-            i32(min(max(r, i32(0)), i32(255))),
-            i32(min(max(g, i32(0)), i32(255))),
-            i32(min(max(b, i32(0)), i32(255))),
-        )
 
     @jit
     def pixel(planes: F, at: F, mode: F, width: F, height: F, y: F, x: F) -> F:
@@ -232,7 +240,7 @@ def _colour(jit: Jit) -> dict[str, F]:
         size = i64(i32(wide * i32(i32(i32(height + 7) >> i32(3)) * i32(8))))
         return rgb(level, i32(planes[p + size]), i32(planes[p + 2 * size]))
 
-    return {"chroma": chroma, "rgb": rgb, "pixel": pixel}
+    return {"chroma": chroma, "pixel": pixel}
 
 
 def _checks(jit: Jit) -> dict[str, F]:

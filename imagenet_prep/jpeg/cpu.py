@@ -8,38 +8,29 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_prep.jpeg import core
 from imagenet_prep.jpeg.core import (
-    GREY,
-    HALF,
     MAX_DC,
     OK,
     QUANTS,
     SPECS,
     STRIDE,
+    TOO_LARGE,
     i32,
-    u64,
 )
 from imagenet_prep.jpeg.parse import (
     P_HEIGHT,
-    P_MCUX,
     P_MCUY,
-    P_MODE,
     P_WIDTH,
     PARSED,
-    WIDE,
     build_table,
     compiled,
     entry,
-    inlined,
     parse,
 )
-from imagenet_prep.jpeg.scan import decode_image
+from imagenet_prep.jpeg.scan import colour_rows, decode_image, memory_bytes, new_memory
 
 F = Any
 T = TypeVar("T", bound=np.generic)
-_core = core.make(inlined)
-pixel, rgb = _core.pixel, _core.rgb
 
 
 @entry
@@ -54,92 +45,46 @@ def parse_all(
 
 @entry
 def scan_all(
-    data: F, begins: F, found: F, specs: F, quants: F, statuses: F, firsts: F, state: F,
+    data: F, begins: F, found: F, specs: F, quants: F, statuses: F, firsts: F, memory: F,
     positions: F, predictors: F,
 ) -> None:  # fmt: skip
     """Decodes parsed JPEGs without making pixels, into the entries from ``firsts`` on."""
-    planes = np.zeros(0, np.int32)
     for i in range(len(begins)):
         if statuses[i] == OK:
             statuses[i] = decode_image(
-                data, begins[i], found[i], specs[i], quants[i], state, positions[firsts[i] :],
-                predictors[firsts[i] :], planes, False,
+                data, begins[i], found[i], specs[i], quants[i], memory, positions[firsts[i] :],
+                predictors[firsts[i] :], 0, 0,
             )  # fmt: skip
 
 
-@entry
-def draw_one(
-    data: F, found: F, specs: F, quants: F, state: F, planes: F, more_sums: F, lines: F, out: F,
-) -> F:  # fmt: skip
-    """A parsed JPEG -> its status and its pixels in ``out`` (H, W, 3 or 4)."""
+@compiled
+def draw(data: F, memory: F, shape: F, window: F, out: F) -> F:
+    """A JPEG (N,) -> its status and, in ``out``, its pixels in ``window`` (y, x, height, width) at
+    their places; ``shape`` (H, W, 3 or 4) is that of ``out`` (H * W * depth,). TOO_LARGE where the
+    image has another size; pixels outside of the window may be written too."""
+    found = np.zeros(PARSED, np.int64)
+    specs, quants = np.zeros(SPECS, np.uint8), np.zeros(QUANTS, np.uint16)
+    status = parse(data, 0, len(data), found, specs, quants)
+    if status != OK:
+        return status
+    if found[P_HEIGHT] != shape[0] or found[P_WIDTH] != shape[1]:
+        return TOO_LARGE
+    y, x, height, width = window
     rows = found[P_MCUY] + 1
     positions, predictors = np.zeros(rows, np.int64), np.zeros((rows, 3), np.int64)
     status = decode_image(
-        data, 0, found, specs, quants, state, positions, predictors, planes.view(np.int32), True
+        data, 0, found, specs, quants, memory, positions, predictors, y, y + height
     )
     if status == OK:
-        _colours(planes, found, more_sums, lines, out)
+        colour_rows(found, memory, out, shape[2], y, y + height, x, x + width)
     return status
 
 
-@compiled
-def _colours(planes: F, found: F, sums: F, lines: F, out: F) -> None:
-    """Planes -> pixels (H, W, 3 or 4): libjpeg's fancy upsampling, then RGB."""
-    mode, width, height = found[P_MODE], found[P_WIDTH], found[P_HEIGHT]
-    mcux, mcuy = found[P_MCUX], found[P_MCUY]
-    half = (width + 1) // 2
-    if mode == GREY or (mode == HALF and half <= 2):
-        for y in range(height):
-            for x in range(width):
-                r, g, b = pixel(planes, 0, i32(mode), i32(width), i32(height), i32(y), i32(x))
-                out[y, x, 0], out[y, x, 1], out[y, x, 2] = r, g, b
-        return
-    wide = 16 * mcux if mode == HALF else 8 * mcux
-    first = wide * mcuy * (16 if mode == HALF else 8)
-    last = (height + 1) // 2 - 1
-    size = 64 * mcux * mcuy
-    for y in range(height):
-        level = planes[y * wide : y * wide + width]
-        target = out[y].reshape(-1)
-        if mode == HALF:
-            near = first + (y >> 1) * 8 * mcux
-            far = first + min(max((y >> 1) + 2 * (y & 1) - 1, 0), last) * 8 * mcux
-            for c in range(2):
-                _upsample(planes[near:], planes[far:], half, sums, lines[c])
-                near += size
-                far += size
-            _rgb_row(level, lines[0], lines[1], width, target)
-        else:
-            at = size + y * wide
-            _rgb_row(level, planes[at:], planes[at + size :], width, target)
-
-
-@compiled
-def _upsample(near: F, far: F, half: F, sums: F, out: F) -> None:
-    """Two rows of chroma -> the row of full width that lies next to ``near``."""
-    for j in range(half):
-        sums[u64(j + 1)] = np.int16(np.int16(near[u64(j)]) * 3 + far[u64(j)])
-    sums[0], sums[half + 1] = sums[1], sums[half]
-    for j in range(half):
-        s = i32(sums[u64(j + 1)])
-        out[u64(2 * j)] = np.uint8((s * 3 + i32(sums[u64(j)]) + 8) >> 4)
-        out[u64(2 * j + 1)] = np.uint8((s * 3 + i32(sums[u64(j + 2)]) + 7) >> 4)
-
-
-@compiled
-def _rgb_row(level: F, blue: F, red: F, width: F, out: F) -> None:
-    if len(out) == 3 * width:
-        for x in range(width):
-            r, g, b = rgb(i32(level[u64(x)]), i32(blue[u64(x)]), i32(red[u64(x)]))
-            out[u64(3 * x)] = np.uint8(r)
-            out[u64(3 * x + 1)] = np.uint8(g)
-            out[u64(3 * x + 2)] = np.uint8(b)
-    else:
-        for x in range(width):
-            r, g, b = rgb(i32(level[u64(x)]), i32(blue[u64(x)]), i32(red[u64(x)]))
-            out[u64(4 * x)] = np.uint8(r)
-            out[u64(4 * x + 1)] = np.uint8(g)
-            out[u64(4 * x + 2)] = np.uint8(b)
+@entry
+def draw_all(data: F, memory: F, out: F) -> F:
+    """All pixels, into ``out`` (H, W, 3 or 4)."""
+    height, width, _depth = out.shape
+    return draw(data, memory, out.shape, (0, 0, height, width), out.reshape(-1))
 
 
 class Scan(NamedTuple):
@@ -167,30 +112,12 @@ class Decoder:
     """Working memory of one thread, and what it decodes with it. Not to be shared by threads."""
 
     def __init__(self) -> None:
-        self._known = np.full(4 * 272, 255, np.uint8)
-        self._lut = np.zeros(4 * STRIDE, np.uint16)
-        self._pairs = np.zeros(2 << WIDE, np.int64)
-        self._more = (
-            np.zeros(QUANTS, np.int32),
-            np.zeros(QUANTS, np.uint32),
-            np.zeros((2, 64), np.int64),
-        )
-        self._grow(32)
-        self._planes = np.zeros(0, np.uint8)
+        self._memory: NDArray[np.uint8] = new_memory(1, 256, 256)[0]
 
-    def _grow(self, mcux: int) -> None:
-        self._mcux = mcux
-        self._coefs = np.zeros(6 * 64 * mcux, np.int16)
-        self._work = np.zeros(2 * 64 * mcux, np.int32)
-        self._sums = np.zeros(2 * mcux, np.uint32)
-        self._chroma = np.zeros(8 * mcux + 2, np.int16)
-        self._lines = np.zeros((2, 16 * mcux), np.uint8)
-
-    def _state(self, mcux: int) -> tuple[Any, ...]:
-        if mcux > self._mcux:
-            self._grow(mcux)
-        tables = (self._known, self._lut, self._pairs, self._more)
-        return (*tables, self._coefs, self._work, self._sums)
+    def _room(self, width: int, height: int) -> NDArray[np.uint8]:
+        if memory_bytes(width, height) > len(self._memory):
+            self._memory = new_memory(1, width, height)[0]
+        return self._memory
 
     def scan(
         self, data: NDArray[np.uint8], begins: NDArray[np.int64], sizes: NDArray[np.int64]
@@ -207,41 +134,17 @@ class Decoder:
         firsts = np.cumsum(rows) - rows
         positions = np.zeros(int(rows.sum()), np.int64)
         predictors = np.zeros((len(positions), 3), np.int64)
-        state = self._state(int(found[good, P_MCUX].max(initial=1)))
-        scan_all(data, begins, found, specs, quants, statuses, firsts, state, positions, predictors)
+        memory = self._room(int(found[good, P_WIDTH].max(initial=1)), 0)
+        scan_all(
+            data, begins, found, specs, quants, statuses, firsts, memory, positions, predictors
+        )
         return Scan(statuses, found, specs, quants, firsts, positions, predictors)
 
     def decode(self, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
         """A JPEG -> its status; the pixels go into ``out`` (H, W, 3 or 4) uint8, whose fourth
         channel stays as it is. TOO_LARGE where the image has another size than ``out``."""
-        data = _read_only(data)
-        found = np.zeros((1, PARSED), np.int64)
-        specs, quants = np.zeros((1, *SPECS), np.uint8), np.zeros((1, *QUANTS), np.uint16)
-        statuses = np.zeros(1, np.int64)
-        ends = np.array([0, len(data)], np.int64)
-        parse_all(data, ends[:1], ends[1:], found, specs, quants, statuses)
-        if statuses[0] != OK:
-            return int(statuses[0])
-        if (found[0, P_HEIGHT], found[0, P_WIDTH]) != out.shape[:2]:
-            return core.TOO_LARGE
-        mcux, mcuy = int(found[0, P_MCUX]), int(found[0, P_MCUY])
-        blocks = mcux * mcuy * (1, 3, 6)[int(found[0, P_MODE])]
-        if len(self._planes) < 64 * blocks:
-            self._planes = np.zeros(64 * blocks, np.uint8)
-        state = self._state(mcux)
-        return int(
-            draw_one(
-                data,
-                found[0],
-                specs[0],
-                quants[0],
-                state,
-                self._planes,
-                self._chroma,
-                self._lines,
-                out,
-            )
-        )
+        memory = self._room(out.shape[1], out.shape[0])
+        return int(draw_all(_read_only(data), memory, out))
 
 
 _kept = threading.local()

@@ -122,10 +122,10 @@ def parse(data: F, begin: F, end: F, found: F, specs: F, quants: F) -> F:
             status = _frame(data, q, stop, found, parts, flags)
         elif 0xC2 <= marker <= 0xCF and marker != 0xC8 and marker != 0xCC:
             status = NOT_BASELINE
-        elif marker == 0xD9 or marker == 0xD8 or marker == 0xCC:
-            status = CORRUPT
-        else:
+        elif 0xE0 <= marker <= 0xEF or marker == 0xFE or marker == 0xDC or marker == 0xDD:
             _application(data, marker, q, stop, flags)
+        else:
+            status = CORRUPT
         if status != OK:
             return status
         p = stop

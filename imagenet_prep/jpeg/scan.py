@@ -1,8 +1,10 @@
 """The coded data of a JPEG -> row entries and planes on the CPU, compiled by numba.
 
 The bit reader and the loops differ from those of ``entropy``, which are made for a GPU; the
-arithmetic of the IDCT is the same code. Coefficients of a row of blocks lie as (64, blocks), so
-that the loops along the blocks become vector instructions.
+arithmetic is the same code. Coefficients of a row of blocks lie as (64, blocks), so that the loops
+along the blocks become vector instructions; the blocks are made up to a multiple of COUNT.
+
+What a thread needs lies in one piece of memory, see ``memory_bytes`` and ``_carved``.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagenet_prep.jpeg import core
 from imagenet_prep.jpeg.core import (
@@ -30,12 +33,24 @@ from imagenet_prep.jpeg.core import (
     i64,
     u64,
 )
+from imagenet_prep.jpeg.lanes import (
+    BYTES,
+    COUNT,
+    address,
+    chroma_sums,
+    columns,
+    full_row,
+    half_row,
+    pixel_row,
+)
 from imagenet_prep.jpeg.parse import (
     P_END,
+    P_HEIGHT,
     P_MCUX,
     P_MCUY,
     P_MODE,
     P_START,
+    P_WIDTH,
     WIDE,
     bare,
     build_pairs,
@@ -49,13 +64,74 @@ from imagenet_prep.jpeg.parse import (
 
 F = Any
 _core = core.make(inlined)
-idct8, byte_of = _core.idct8, _core.byte_of
+idct8, rgb = _core.idct8, _core.rgb
 # How much a coefficient can add to a value between the passes of the IDCT, in sixteenths of 4,
 # for its row in the block; and from there to a pixel, for the column. Between the passes
 # libjpeg-turbo adds two values in 16 bits, and its code without vector instructions wraps pixels
 # at 512 levels: _MOST and _MOST_PIXEL are just below both.
 _SHARES = np.array([16, 23, 21, 19, 16, 13, 9, 5], np.int64)
 _MOST, _MOST_PIXEL = 65000, 1_040_000
+
+
+# The parts of a thread's memory that have one size, in bytes: the Huffman specifications of its
+# tables, two kinds of tables, quantisation, shares, places of coefficients, a group of blocks.
+_SIZES = (4 * 272, 2 * 4 * STRIDE, 8 * (2 << WIDE), 4 * 3 * 64, 4 * 3 * 64, 8 * 2 * 64, 64 * BYTES)
+_ENDS = np.cumsum([-(-size // 64) * 64 for size in _SIZES])
+_KNOWN, _LUT, _PAIRS, _QUANTS, _SHARE, _ZIGZAGS, _WORK = (
+    (int(end) - -(-size // 64) * 64, int(end) - (-size % 64))
+    for end, size in zip(_ENDS, _SIZES, strict=True)
+)
+_FIXED = int(_ENDS[-1])
+
+
+def memory_bytes(width: int, height: int) -> int:
+    """What a thread needs to decode images of at most that size; of no height, to scan them."""
+    across = -(-width // (8 * COUNT)) * 8 * COUNT
+    return _FIXED + 74 * across + 704 + 3 * across * (-(-height // 16) * 16)
+
+
+def new_memory(threads: int, width: int, height: int) -> NDArray[np.uint8]:
+    """Memory of so many threads (threads, ``memory_bytes``), aligned to 64 bytes."""
+    size = -(-memory_bytes(width, height) // 64) * 64
+    whole = np.zeros(threads * size + 64, np.uint8)
+    begin = -whole.ctypes.data % 64
+    memory = whole[begin : begin + threads * size].reshape(threads, size)
+    memory[:, 0] = 255  # no Huffman specification starts so
+    return memory
+
+
+@inlined
+def _padded(blocks: F) -> F:
+    return (blocks + COUNT - 1) // COUNT * COUNT
+
+
+@inlined
+def _carved(memory: F, found: F) -> F:
+    """A thread's memory for an image -> its tables; its other parts: quantisation and shares
+    (3, 64), places of coefficients (2, 64), coefficients, a group of blocks, sums of the overflow
+    check, sums of chroma and a line of pixels, planes."""
+    lines = 2 if found[P_MODE] == HALF else 1
+    across = 8 * _padded(lines * found[P_MCUX])
+    tables = (
+        memory[_KNOWN[0] : _KNOWN[1]],
+        memory[_LUT[0] : _LUT[1]].view(np.uint16),
+        memory[_PAIRS[0] : _PAIRS[1]].view(np.int64),
+    )
+    sums = _FIXED + 64 * across
+    chroma = sums + across
+    line = chroma + 8 * (across + 64)
+    planes = line + across + 3 * 2 * COUNT + 32
+    parts = (
+        memory[_QUANTS[0] : _QUANTS[1]].view(np.int32).reshape(3, 64),
+        memory[_SHARE[0] : _SHARE[1]].view(np.uint32).reshape(3, 64),
+        memory[_ZIGZAGS[0] : _ZIGZAGS[1]].view(np.int64).reshape(2, 64),
+        memory[_FIXED:sums].view(np.int16),
+        memory[_WORK[0] : _WORK[1]].view(np.int32),
+        memory[sums:chroma].view(np.uint32),
+        (memory[chroma:line].view(np.int32), memory[line:planes]),
+        memory[planes:],
+    )
+    return tables, parts
 
 
 @inlined
@@ -114,14 +190,14 @@ def _row(
     In one piece: split into two functions it takes a third more time.
     """
     mode, mcux = found[P_MODE], found[P_MCUX]
-    luma = 4 if mode == HALF else 1
-    wide = 2 * mcux if mode == HALF else mcux
+    luma, lines = (4, 2) if mode == HALF else (1, 1)
+    wide, wide_chroma = _padded(lines * mcux), _padded(mcux)
     bad = False
     luma_places, chroma_places = zigzags[0], zigzags[1]
     dc0, dc1, dc2 = dcs[0], dcs[1], dcs[2]
     for m in range(mcux):
         for b in range(luma if mode == GREY else luma + 2):
-            at = luma * 64 * mcux + (b - luma) * 64 * mcux + m
+            at = 64 * (lines * wide + (b - luma) * wide_chroma) + m
             table, first, places = 2 * STRIDE, 1 << WIDE, chroma_places
             if b < luma:
                 at = (b >> 1) * 64 * wide + (2 * m + (b & 1) if mode == HALF else m)
@@ -234,73 +310,48 @@ def _wraps(coefs: F, quant: F, wide: F, b: F, work: F) -> F:
 
 
 @bare
-def _idct_row(coefs: F, quant: F, wide: F, work: F, plane: F) -> None:
-    """A row of blocks (64, wide) -> eight rows of a plane, as int32 of four pixels each."""
-    s = 8 * wide
-    for j in range(8):
-        c = coefs[j * wide : (56 + j) * wide + wide]
-        o = work[j * wide : (56 + j) * wide + wide]
-        q0, q1, q2, q3 = quant[j], quant[8 + j], quant[16 + j], quant[24 + j]
-        q4, q5, q6, q7 = quant[32 + j], quant[40 + j], quant[48 + j], quant[56 + j]
-        for b in range(wide):
-            r0, r1, r2, r3, r4, r5, r6, r7 = idct8(
-                i32(c[u64(b)] * q0), i32(c[u64(b + s)] * q1),
-                i32(c[u64(b + 2 * s)] * q2), i32(c[u64(b + 3 * s)] * q3),
-                i32(c[u64(b + 4 * s)] * q4), i32(c[u64(b + 5 * s)] * q5),
-                i32(c[u64(b + 6 * s)] * q6), i32(c[u64(b + 7 * s)] * q7), i32(11),
-            )  # fmt: skip
-            o[u64(b)], o[u64(b + s)], o[u64(b + 2 * s)], o[u64(b + 3 * s)] = r0, r1, r2, r3
-            o[u64(b + 4 * s)], o[u64(b + 5 * s)] = r4, r5
-            o[u64(b + 6 * s)], o[u64(b + 7 * s)] = r6, r7
-    for k in range(8):
-        line = work[k * s : (k + 1) * s]
-        out = plane[2 * k * wide : 2 * (k + 1) * wide]
-        for b in range(wide):
-            r0, r1, r2, r3, r4, r5, r6, r7 = idct8(
-                line[u64(b)], line[u64(b + wide)], line[u64(b + 2 * wide)],
-                line[u64(b + 3 * wide)], line[u64(b + 4 * wide)], line[u64(b + 5 * wide)],
-                line[u64(b + 6 * wide)], line[u64(b + 7 * wide)], i32(18),
-            )  # fmt: skip
-            low = i32(byte_of(r0) | i32(byte_of(r1) << i32(8)))
-            low = i32(low | i32(byte_of(r2) << i32(16)) | i32(byte_of(r3) << i32(24)))
-            high = i32(byte_of(r4) | i32(byte_of(r5) << i32(8)))
-            high = i32(high | i32(byte_of(r6) << i32(16)) | i32(byte_of(r7) << i32(24)))
-            out[u64(2 * b)] = low
-            out[u64(2 * b + 1)] = high
+def _idct_row(coefs: F, quants: F, wide: F, work: F, planes: F, at: F) -> None:
+    """A row of blocks (64, wide) -> eight rows of a plane, from byte ``at`` of the planes on."""
+    source, quant, between = address(coefs), address(quants), address(work)
+    for first in range(0, wide, COUNT):
+        for j in range(8):
+            place = source + 2 * (j * wide + first)
+            columns(place, 16 * wide, quant + 4 * j, between + BYTES * j)
+        out = address(planes) + at + 8 * first
+        for k in range(8):
+            pixel_row(between + 8 * BYTES * k, out + 8 * wide * k)
 
 
 @bare
-def _finish_row(
-    found: F, row: F, quants: F, shares: F, coefs: F, work: F, sums: F, planes: F, draw: F
-) -> F:
-    """Checks a row's coefficients and, with ``draw``, makes its pixels; clears them."""
+def _finish_row(found: F, row: F, parts: F, draw: F) -> F:
+    """Checks a row's coefficients and, with ``draw``, makes its planes; clears them."""
+    quants, shares, _zigzags, coefs, work, sums, _chroma, planes = parts
     mode, mcux, mcuy = found[P_MODE], found[P_MCUX], found[P_MCUY]
     lines = 2 if mode == HALF else 1
-    wide = lines * mcux
-    bad = False
+    wide, wide_chroma = _padded(lines * mcux), _padded(mcux)
+    bad, at = False, 64 * lines * wide * row
     for line in range(lines):
-        part = coefs[line * 64 * wide : (line + 1) * 64 * wide]
+        part = coefs[64 * wide * line : 64 * wide * (line + 1)]
         bad |= _overflows(part, quants[0], wide, shares[0], sums, work)
         if draw and not bad:
-            at = (row * lines + line) * 16 * wide
-            _idct_row(part, quants[0], wide, work, planes[at : at + 16 * wide])
-    luma = lines * wide
+            _idct_row(part, quants[0], wide, work, planes, at + 64 * wide * line)
+    size, first = 64 * wide_chroma, 64 * lines * wide
     if mode != GREY:
         for c in range(2):
-            part = coefs[64 * (luma + c * mcux) : 64 * (luma + (c + 1) * mcux)]
-            bad |= _overflows(part, quants[1 + c], mcux, shares[1 + c], sums, work)
+            part = coefs[first + size * c : first + size * (c + 1)]
+            bad |= _overflows(part, quants[1 + c], wide_chroma, shares[1 + c], sums, work)
             if draw and not bad:
-                at = (luma * mcuy + (c * mcuy + row) * mcux) * 16
-                _idct_row(part, quants[1 + c], mcux, work, planes[at : at + 16 * mcux])
-    coefs[: 64 * (luma + 2 * mcux)] = 0
+                at = first * mcuy + size * (mcuy * c + row)
+                _idct_row(part, quants[1 + c], wide_chroma, work, planes, at)
+    coefs[: first + 2 * size] = 0
     return bad
 
 
 @compiled
-def _prepare(specs: F, quants: F, found: F, known: F, lut: F, pairs: F, more: F) -> F:
+def _prepare(specs: F, quants: F, found: F, tables: F, parts: F) -> F:
     """Tables of an image: Huffman tables where they differ from the last image's, quantisation
     as int32, shares of the overflow check, places of the coefficients."""
-    wide_quants, shares, zigzags = more
+    known, lut, pairs = tables
     if not same(known, specs.reshape(-1)):
         known[0] = 255  # no specification starts so: what follows may fail
         for t in range(4):
@@ -309,6 +360,7 @@ def _prepare(specs: F, quants: F, found: F, known: F, lut: F, pairs: F, more: F)
         build_pairs(lut[STRIDE : 2 * STRIDE], pairs[: 1 << WIDE])
         build_pairs(lut[3 * STRIDE :], pairs[1 << WIDE :])
         known[:] = specs.reshape(-1)
+    wide_quants, shares, zigzags = parts[0], parts[1], parts[2]
     for c in range(3):
         for k in range(64):
             q = i64(quants[c, k])
@@ -316,24 +368,28 @@ def _prepare(specs: F, quants: F, found: F, known: F, lut: F, pairs: F, more: F)
             shares[c, k] = min(q * _SHARES[k >> 3], 65535)
     mcux = found[P_MCUX]
     for k in range(64):
-        zigzags[0, k] = ZIGZAG[k] * (2 * mcux if found[P_MODE] == HALF else mcux)
-        zigzags[1, k] = ZIGZAG[k] * mcux
+        zigzags[0, k] = ZIGZAG[k] * _padded(2 * mcux if found[P_MODE] == HALF else mcux)
+        zigzags[1, k] = ZIGZAG[k] * _padded(mcux)
     return OK
 
 
 @compiled
 def decode_image(
-    data: F, begin: F, found: F, specs: F, quants: F, state: F, positions: F, predictors: F,
-    planes: F, draw: F,
+    data: F, begin: F, found: F, specs: F, quants: F, memory: F, positions: F, predictors: F,
+    first: F, last: F,
 ) -> F:  # fmt: skip
     """Decodes a parsed JPEG at ``begin`` of ``data`` -> its status; fills ``positions`` and
-    ``predictors`` (MCU rows + 1), and ``planes`` with ``draw``."""
-    known, lut, pairs, more, coefs, work, sums = state
-    status = _prepare(specs, quants, found, known, lut, pairs, more)
+    ``predictors`` (MCU rows + 1), and the planes for the rows of pixels from ``first`` to before
+    ``last``. ``memory`` is at least ``memory_bytes`` of the image."""
+    tables, parts = _carved(memory, found)
+    status = _prepare(specs, quants, found, tables, parts)
     if status != OK:
         return status
-    wide_quants, shares, zigzags = more
+    _known, lut, pairs = tables
+    zigzags, coefs = parts[2], parts[3]
+    coefs[:] = 0
     start, end = begin + found[P_START], begin + found[P_END]
+    side = 16 if found[P_MODE] == HALF else 8
     p, buf, n = start, u64(0), i64(0)
     dcs = np.zeros(3, np.int64)
     for row in range(found[P_MCUY] + 1):
@@ -344,12 +400,81 @@ def decode_image(
             break
         bad, p, buf, n = _row(data, end, p, buf, n, dcs, found, lut, pairs, zigzags, coefs)
         if bad:
-            coefs[:] = 0
             return CORRUPT
-        if _finish_row(found, row, wide_quants, shares, coefs, work, sums, planes, draw):
+        # Upsampling takes chroma from two rows of pixels away.
+        draw = first < last and side * row < last + 2 and side * (row + 1) > first - 2
+        if _finish_row(found, row, parts, draw):
             return OVERFLOW
-    last = i64(positions[found[P_MCUY]])
-    left = found[P_END] - ((last + 7) >> 3)
+    at = i64(positions[found[P_MCUY]])
+    left = found[P_END] - ((at + 7) >> 3)
     if left == 0 or (left == 1 and data[end - 1] == 0 and data[end - 2] == 255):
         return OK
     return TRUNCATED if left < 0 else CORRUPT
+
+
+@compiled
+def colour_rows(
+    found: F, memory: F, out: F, depth: F, first: F, last: F, left: F, right: F
+) -> None:
+    """Planes -> the pixels of rows ``first`` to before ``last``, at least of columns ``left`` to
+    before ``right``, at their places in ``out`` (H * W * depth,): libjpeg's fancy upsampling, then
+    RGB in the first three of ``depth`` bytes."""
+    _tables, parts = _carved(memory, found)
+    _colour_rows(found, parts[6], parts[7], out, depth, (first, last, left & ~1, right))
+
+
+@bare
+def _colour_rows(found: F, chroma: F, planes: F, out: F, depth: F, window: F) -> None:
+    sums, line = chroma
+    first, last, left, right = window
+    mode, width, height = found[P_MODE], found[P_WIDTH], found[P_HEIGHT]
+    mcux, mcuy = found[P_MCUX], found[P_MCUY]
+    half, last_row = (width + 1) // 2, (height + 1) // 2 - 1
+    lines = 2 if mode == HALF else 1
+    wide, wide_chroma = 8 * _padded(lines * mcux), 8 * _padded(mcux)
+    blue = 8 * lines * wide * mcuy
+    size = 8 * wide_chroma * mcuy
+    step = COUNT * lines
+    if mode == GREY:
+        line[:wide] = 128
+    length = len(sums) // 2
+    for y in range(first, last):
+        near = blue + (y >> 1) * wide_chroma
+        far = blue + min(max((y >> 1) + 2 * (y & 1) - 1, 0), last_row) * wide_chroma
+        if mode == HALF:
+            for c in range(2):
+                own = sums[length * c : length * (c + 1)]
+                _sum_row(planes, near + size * c, far + size * c, half, own)
+        if mode == HALF and half <= 2:  # libjpeg repeats the samples
+            for x in range(width):
+                level, at = i32(planes[y * wide + x]), near + (x >> 1)
+                r, g, b = rgb(level, i32(planes[at]), i32(planes[at + size]))
+                at = depth * (y * width + x)
+                out[at], out[at + 1], out[at + 2] = r, g, b
+            continue
+        for x in range(left, right, step):
+            level = address(planes) + y * wide + x
+            whole = depth == 3 and x + step <= width
+            target = address(out) + 3 * (y * width + x) if whole else address(line) + wide
+            if mode == HALF:
+                b = address(sums) + 4 * (x >> 1)
+                half_row(level, b, b + 4 * length, target)
+            elif mode == GREY:
+                full_row(level, address(line), address(line), target)
+            else:
+                b = address(planes) + blue + y * wide + x
+                full_row(level, b, b + size, target)
+            if not whole:
+                for i in range(min(step, width - x)):
+                    at = depth * (y * width + x + i)
+                    for c in range(3):
+                        out[u64(at + c)] = line[u64(wide + 3 * i + c)]
+
+
+@bare
+def _sum_row(planes: F, near: F, far: F, half: F, sums: F) -> None:
+    """The sums of ``half`` chroma samples of two rows, with one more at either end."""
+    for j in range(0, half, COUNT):
+        place = address(planes) + j
+        chroma_sums(place + near, place + far, address(sums) + 4 * (1 + j))
+    sums[0], sums[half + 1] = sums[1], sums[half]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.dataset.statistics import Stats
 from imagenet_prep.jpeg import turbo
+from imagenet_prep.jpeg.scan import new_memory
 from trainer.loader.iterator import Backend, DamagedError
 from trainer.numba_ext import numba
 from trainer.views import kernels
@@ -52,11 +54,7 @@ class Decoder:
         side, out, threads = info.side_px, views.out_px, 1 if jobs == 1 else MOST_THREADS
         packed = info.extents[info.extents[:, 2] == 0, 1]
         most_packed = int(packed.max(initial=0)) + 64
-        library = turbo.library()
-        handles = _handles(self, library, threads)
-        self._given = None
-        if len(packed) and library is None:
-            self._given = np.zeros((batch_size, side, side, 3), np.uint8)
+        self._given: NDArray[np.uint8] | None = None
         mean, gain = mean_of(views, stats.mean), gain_of(views, stats.channel_std)
         self.files = np.full(int(info.extents[:, 3].max(initial=0)) + 1, -1, np.int64)
         self.status = np.zeros(batch_size, np.int32)
@@ -65,7 +63,7 @@ class Decoder:
             "files": self.files,
             "means": np.ascontiguousarray(np.stack([mean, mean[:, ::-1]]), np.float32),
             "gain": np.tile(gain, out),
-            "handles": handles,
+            "room": new_memory(threads if len(packed) else 0, side, side),
             "image": np.zeros((threads, 3 * side * (side + 1)), np.uint8),
             "packed": np.zeros((threads, most_packed), np.uint8),
             "work": np.zeros((threads, kernels.work_length(side, out)), np.float32),
@@ -76,9 +74,9 @@ class Decoder:
             "shifts": self.draws.shifts,
         }
         job = {name: address(array) for name, array in self._arrays.items()} | {
-            "decompress": pointer(library.tjDecompress2) if library else 0,
             "pread": pointer(ctypes.CDLL(None).pread),
             "given": 0,
+            "room_bytes": self._arrays["room"].shape[1],
             "side": side,
             "out": out,
             "taps": kernels.taps(side, out),
@@ -101,9 +99,22 @@ class Decoder:
         ``images`` (n, side, side, 3) are decoded already and are not read from the file.
         """
         self.draws.draw(indices)
-        if images is None and self._given is not None:
-            self._decode_without_library(indices)
-            images = self._given
+        status = self.status[: len(indices)]
+        status[:] = kernels.STATUS_OK if images is None else kernels.STATUS_GIVEN
+        self._compute(indices, out, images)
+        others = np.flatnonzero(status == kernels.STATUS_OTHER)
+        if len(others):
+            given = self._decode_others(others, indices)
+            status[others] = kernels.STATUS_GIVEN
+            self._compute(indices, out, given)
+        if status.any():
+            failed = int(status.argmax())
+            raise DamagedError(int(indices[failed]), kernels.REASONS[int(status[failed])])
+
+    def _compute(
+        self, indices: NDArray[np.uint64], out: int, images: NDArray[np.uint8] | None
+    ) -> None:
+        """The batch; with ``images`` only those samples whose status is GIVEN."""
         self._job[kernels.JOB.index("given")] = 0 if images is None else address(images)
         job = address(self._job)
         if self.jobs == 1:
@@ -114,52 +125,41 @@ class Decoder:
             with COMPUTING:
                 kernels.batch_parallel(job, indices, out)
             numba.set_num_threads(before)
-        status = self.status[: len(indices)]
-        if status.any():
-            failed = int(status.argmax())
-            raise DamagedError(int(indices[failed]), kernels.REASONS[int(status[failed])])
 
-    def _decode_without_library(self, indices: NDArray[np.uint64]) -> None:
-        """Fills the given images where there is no libjpeg-turbo: slower, the same pixels."""
+    def _decode_others(
+        self, positions: NDArray[np.int64], indices: NDArray[np.uint64]
+    ) -> NDArray[np.uint8]:
+        """-> images (B, side, side, 3), filled where the kernels do not read the JPEG: those of
+        kinds that data sets seldom have (progressive, other subsampling)."""
+        if self._given is None:
+            side = self.info.side_px
+            self._given = np.zeros((len(self.status), side, side, 3), np.uint8)
         with ThreadPoolExecutor(self.jobs) as pool:
-            for _ in pool.map(self._decode, range(len(indices)), indices.tolist()):
+            for _ in pool.map(self._decode, positions.tolist(), indices[positions].tolist()):
                 pass
+        return self._given
 
     def _decode(self, position: int, index: int) -> None:
         assert self._given is not None
-        at, size, mode, number = self.info.extents[index].tolist()
+        at, size, _mode, number = self.info.extents[index].tolist()
         data = os.pread(int(self.files[number]), size, at)
         if len(data) < size:
             raise DamagedError(index, kernels.REASONS[kernels.STATUS_SHORT])
-        if mode != 0:
-            self._given[position].reshape(-1)[:] = np.frombuffer(data, np.uint8)
-            return
-        side = self.info.side_px
-        if kernels.jpeg_size(np.frombuffer(data, np.uint8)[None].copy()) != (side, side):
-            raise DamagedError(index, kernels.REASONS[kernels.STATUS_SIZE])
+        pixels = self._given[position]
         try:
-            turbo.decode_into(data, self._given[position])
-        except ValueError:
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+                same = image.size == pixels.shape[1::-1]
+            if same:
+                turbo.decode_into(data, pixels)
+        except (OSError, SyntaxError, ValueError):
             raise DamagedError(index, kernels.REASONS[kernels.STATUS_CORRUPT]) from None
+        if not same:
+            raise DamagedError(index, kernels.REASONS[kernels.STATUS_SIZE])
 
 
 def pointer(function: Any) -> int:
     """The address of a C function."""
     return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
-
-
-def _handles(owner: Decoder, library: Any, threads: int) -> NDArray[np.int64]:
-    """A decompressor of libjpeg-turbo per thread, destroyed with ``owner``; zeros without it."""
-    if library is None:
-        return np.zeros(threads, np.int64)
-    library.tjInitDecompress.restype = ctypes.c_void_p
-    library.tjDestroy.argtypes = [ctypes.c_void_p]
-    made = [int(library.tjInitDecompress() or 0) for _ in range(threads)]
-    if not all(made):
-        raise MemoryError("libjpeg-turbo could not make a decompressor")
-    for handle in made:
-        weakref.finalize(owner, library.tjDestroy, handle)
-    return np.array(made, np.int64)
 
 
 def shape_of(views: Views, layout: str) -> tuple[int, ...]:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from imagenet_prep.core.compiled import kept
+from imagenet_prep.jpeg import core as jpeg
+from imagenet_prep.jpeg.cpu import draw
 from trainer.numba_ext import (
     as_bytes,
     bfloat16_bits,
-    call_decompress,
     colour_covariance,
     copy_row,
     float16_bits,
@@ -30,8 +31,9 @@ from trainer.numba_ext import (
     scatter,
 )
 
-# Status of a sample.
-STATUS_OK, STATUS_CORRUPT, STATUS_SIZE, STATUS_SHORT = 0, 1, 2, 3
+# Status of a sample: OTHER is a JPEG that the decoder does not read; before the kernels run,
+# GIVEN says that its pixels are given.
+STATUS_OK, STATUS_CORRUPT, STATUS_SIZE, STATUS_SHORT, STATUS_OTHER, STATUS_GIVEN = range(6)
 REASONS = {
     STATUS_CORRUPT: "its JPEG data are damaged",
     STATUS_SIZE: "its JPEG header is damaged or gives another size than the file's index",
@@ -43,21 +45,20 @@ LEAST_DEVIATION = 1e-4
 # The job of a loader, int64, in this order. Addresses of: extents (samples, 4) int64: offset and
 # bytes in the file, FFCV's mode (0 JPEG, 1 raw), number of the file; files int64: their
 # descriptors; means (2, side, side, 3) float32, the second one mirrored; gain (3 out) float32;
-# per thread: handles int64 (of libjpeg-turbo), image uint8, packed uint8 (a JPEG's bytes), work
-# float32, spans int64; per position in the batch: status int32, windows (V, 5) int32 (y, x,
-# height, width, mirror), normals (3,) float64, shifts (3,) float32; the functions tjDecompress2
-# and pread; given: images (B, side, side, 3) that need no decoding, or 0. Then numbers and
-# switches; own_colour: the colour shift comes from each image's own covariance.
+# per thread: room uint8 (the decoder's), image uint8, packed uint8 (a JPEG's bytes), work float32,
+# spans int64; per position in the batch: status int32, windows (V, 5) int32 (y, x, height, width,
+# mirror), normals (3,) float64, shifts (3,) float32; the function pread; given: images
+# (B, side, side, 3) that need no decoding, or 0. Then numbers and switches; own_colour: the colour
+# shift comes from each image's own covariance.
 JOB = (
-    "extents", "files", "means", "gain", "handles", "image", "packed", "work", "spans", "status",
-    "windows", "normals", "shifts", "decompress", "pread", "given", "side", "out", "taps",
+    "extents", "files", "means", "gain", "room", "image", "packed", "work", "spans", "status",
+    "windows", "normals", "shifts", "pread", "given", "room_bytes", "side", "out", "taps",
     "samples", "views", "most_packed", "form", "layout", "own_colour", "centre", "resample",
 )  # fmt: skip
 _JOB_LENGTH = len(JOB)
-(_EXTENTS, _FILES, _MEANS, _GAIN, _HANDLES, _IMAGE, _PACKED, _WORK, _SPANS, _STATUS, _WINDOWS,
- _NORMALS, _SHIFTS, _DECOMPRESS, _PREAD, _GIVEN, _SIDE, _OUT, _TAPS, _SAMPLES, _VIEWS,
+(_EXTENTS, _FILES, _MEANS, _GAIN, _ROOM, _IMAGE, _PACKED, _WORK, _SPANS, _STATUS, _WINDOWS,
+ _NORMALS, _SHIFTS, _PREAD, _GIVEN, _ROOM_BYTES, _SIDE, _OUT, _TAPS, _SAMPLES, _VIEWS,
  _MOST_PACKED, _FORM, _LAYOUT, _OWN_COLOUR, _CENTRE, _RESAMPLE) = range(_JOB_LENGTH)  # fmt: skip
-_RGB, _ACCURATE_DCT = 0, 4096  # of turbojpeg.h; the pixels of Pillow
 
 
 def taps(side_px: int, out_px: int) -> int:
@@ -78,58 +79,35 @@ def _work(job: Any, thread: Any) -> Any:
 
 
 @kernel
-def jpeg_size(data: Any) -> Any:
-    """JPEG bytes uint8 (1, N) -> (height, width) as in its frame header; (0, 0) without one.
-
-    TurboJPEG scales a image to the size it is asked for: only the header tells that a
-    damaged length would leave a part of the buffer as it was.
-    """
-    position: Any = 2
-    size = data.shape[1]
-    if size < 4 or data[0, 0] != 0xFF or data[0, 1] != 0xD8:
-        return 0, 0
-    while position + 9 <= size and data[0, position] == 0xFF:
-        marker = data[0, position + 1]
-        if marker == 0xFF:  # A fill byte before a marker.
-            position += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker != 0xC4 and marker != 0xC8 and marker != 0xCC:
-            height = np.int64(data[0, position + 5]) << 8 | np.int64(data[0, position + 6])
-            width = np.int64(data[0, position + 7]) << 8 | np.int64(data[0, position + 8])
-            return height, width
-        position += 2 + (np.int64(data[0, position + 2]) << 8 | np.int64(data[0, position + 3]))
-    return 0, 0
-
-
-@kernel
-def _pixels(job: Any, position: Any, index: Any, first: Any, last: Any, thread: Any) -> Any:
+def _pixels(job: Any, position: Any, index: Any, window: Any, thread: Any) -> Any:
     """-> (status, the address that pixel (0, 0) of the image has, or would have).
 
-    Of a raw image only the rows from ``first`` to before ``last`` are read.
+    ``window``: y, x, height and width of what is needed; the rest may stay as it was.
     """
     side = job[_SIDE]
     if job[_GIVEN] != 0:
         return STATUS_OK, job[_GIVEN] + position * 3 * side * side
+    y, _x, height, _width = window
     extents = numba.carray(pointer_to(job[_EXTENTS]), (job[_SAMPLES], 4), np.int64)
     at, size, number = extents[index, 0], extents[index, 1], extents[index, 3]
     file = numba.carray(pointer_to(job[_FILES]), (number + 1,), np.int64)[number]
     out = job[_IMAGE] + thread * 3 * side * (side + 1)
     if extents[index, 2] != 0:
-        skipped = 3 * side * first
-        if read_file(job[_PREAD], file, out, 3 * side * (last - first), at + skipped):
+        skipped = 3 * side * y
+        if read_file(job[_PREAD], file, out, 3 * side * height, at + skipped):
             return STATUS_OK, out - skipped
         return STATUS_SHORT, out
     packed = job[_PACKED] + thread * job[_MOST_PACKED]
     if not read_file(job[_PREAD], file, packed, size, at):
         return STATUS_SHORT, out
-    height, width = jpeg_size(as_bytes(packed, size))
-    if height != side or width != side:
-        return STATUS_SIZE, out
-    handle = numba.carray(pointer_to(job[_HANDLES]), (thread + 1,), np.int64)[thread]
-    status = call_decompress(
-        job[_DECOMPRESS], handle, packed, size, out, side, 3 * side, side, _RGB, _ACCURATE_DCT
-    )
-    return (STATUS_OK if status == 0 else STATUS_CORRUPT), out
+    data, image = as_bytes(packed, size)[0], as_bytes(out, 3 * side * side)[0]
+    room = as_bytes(job[_ROOM] + thread * job[_ROOM_BYTES], job[_ROOM_BYTES])[0]
+    status = draw(data, room, (side, side, 3), window, image)
+    if status == jpeg.OK:
+        return STATUS_OK, out
+    if status == jpeg.CORRUPT or status == jpeg.TRUNCATED:
+        return STATUS_CORRUPT, out
+    return STATUS_SIZE if status == jpeg.NOT_JPEG or status == jpeg.TOO_LARGE else STATUS_OTHER, out
 
 
 @kernel
@@ -338,12 +316,15 @@ def _sample(job_address: Any, position: Any, index: Any, out_address: Any, threa
     """Makes the views of one sample of a batch, or writes into ``status`` why it could not."""
     job = numba.carray(pointer_to(job_address), (_JOB_LENGTH,), np.int64)
     statuses = numba.carray(pointer_to(job[_STATUS]), (position + 1,), np.int32)
+    if job[_GIVEN] != 0 and statuses[position] != STATUS_GIVEN:
+        return
     views, size, side = job[_VIEWS], job[_OUT], job[_SIDE]
     windows = numba.carray(pointer_to(job[_WINDOWS] + 20 * views * position), (views, 5), np.int32)
-    first, last = np.int64(0), side
+    needed = (np.int64(0), np.int64(0), side, side)
     if views == 1 and job[_OWN_COLOUR] == 0:
-        first, last = np.int64(windows[0, 0]), np.int64(windows[0, 0]) + np.int64(windows[0, 2])
-    status, pixels = _pixels(job, position, index, first, last, thread)
+        w = windows[0]
+        needed = (np.int64(w[0]), np.int64(w[1]), np.int64(w[2]), np.int64(w[3]))
+    status, pixels = _pixels(job, position, index, needed, thread)
     statuses[position] = status
     if status != STATUS_OK:
         return

@@ -178,24 +178,38 @@ def encoded(side: tuple[int, int], **options: Any) -> NDArray[np.uint8]:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"\xff\xc0" * 40}])
-def test_the_size_is_read_from_the_frame_header(options: dict[str, Any]) -> None:
-    assert kernels.jpeg_size(encoded((300, 17), **options)[None].copy()) == (17, 300)
-
-
-def test_fill_bytes_before_a_marker_are_skipped() -> None:
-    data = encoded((40, 30)).tobytes()
-    padded = data[:2] + b"\xff\xff\xff" + data[2:]
-    assert kernels.jpeg_size(np.frombuffer(padded, np.uint8)[None].copy()) == (30, 40)
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=200), st.booleans())
-def test_any_bytes_have_a_size_or_none(data: bytes, begins_well: bool) -> None:
-    data = (b"\xff\xd8\xff" if begins_well else b"") + data
-    height, width = kernels.jpeg_size(np.frombuffer(data, np.uint8)[None].copy())
-    assert 0 <= height < 65536
-    assert 0 <= width < 65536
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_kind_of_jpeg_has_the_pixels_of_pil(jobs: int) -> None:
+    side = 40
+    noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), np.uint8)
+    kinds: list[dict[str, Any]] = [
+        {"subsampling": 2}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1},
+        {"comment": b"\xff\xc0" * 40}, {"optimize": True, "quality": 30},
+    ]  # fmt: skip
+    files = []
+    for options in kinds:
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "JPEG", **options)
+        files.append(buffer.getvalue())
+    files.append(files[0][:2] + b"\xff\xff\xff" + files[0][2:])
+    want = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
+    small = encoded((8, 8), progressive=True).tobytes()
+    bad = [small, files[1][: len(files[1]) // 2], files[1][:-9]]
+    sizes = [len(file) for file in files + bad]
+    starts = np.cumsum([0, *sizes[:-1]])
+    extents = [[int(a), n, 0, 0] for a, n in zip(starts, sizes, strict=True)]
+    views = Views(33, 33, "centre", dtype="uint8")
+    decoder = Decoder(made_info(side, extents), made_stats(side), views, batch_size=8, jobs=jobs)
+    data = np.frombuffer(b"".join(files + bad), np.uint8)
+    count = len(files)
+    for order in (np.arange(count), np.arange(count)[::-1], np.zeros(count, int)):
+        found = run(decoder, views, data, order.astype(np.uint64))
+        np.testing.assert_array_equal(found[:, 0], want[order][:, 3:36, 3:36])
+    corrupt, size = kernels.REASONS[kernels.STATUS_CORRUPT], kernels.REASONS[kernels.STATUS_SIZE]
+    for index, reason in enumerate([size, corrupt, corrupt], start=count):
+        with pytest.raises(DamagedError) as caught:
+            run(decoder, views, data, np.array([1, index], np.uint64))
+        assert (caught.value.sample, caught.value.reason) == (index, reason)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -219,29 +233,3 @@ def test_an_undecodable_sample_is_reported_with_its_reason(jobs: int) -> None:
         with pytest.raises(DamagedError) as caught:
             run(decoder, views, data, np.array([0, 0, index], np.uint64))
         assert (caught.value.sample, caught.value.reason) == (index, reason)
-
-
-@pytest.mark.parametrize("raw", [False, True])
-def test_without_libjpeg_turbo_the_pixels_are_the_same(
-    monkeypatch: pytest.MonkeyPatch, raw: bool
-) -> None:
-    side = 40
-    noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG", quality=80)
-    jpeg = np.frombuffer(buffer.getvalue(), np.uint8)
-    data = np.concatenate([jpeg, noise.reshape(-1), jpeg[: len(jpeg) // 2]])
-    extents = [[0, len(jpeg), 0, 0], [len(jpeg), noise.size, 1, 0]]
-    extents += [[len(jpeg) + noise.size, len(jpeg) // 2, 0, 0], [len(data), 9, 0, 0]]
-    views = Views(33, 33, mirror=True, dtype="uint8")
-    indices = np.array([int(raw)], np.uint64)
-    info, found = made_info(side, extents), []
-    for there in (True, False):
-        if not there:
-            monkeypatch.setattr("trainer.loader.cpu.turbo.library", lambda: None)
-        decoder = Decoder(info, made_stats(side), views, batch_size=2, jobs=1)
-        found.append(run(decoder, views, data, indices))
-        for index in (2, 3):
-            with pytest.raises(DamagedError):
-                run(decoder, views, data, np.array([index], np.uint64))
-    np.testing.assert_array_equal(found[0], found[1])
