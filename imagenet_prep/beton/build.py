@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_prep import __version__
-from imagenet_prep.beton.format import MODE_JPEG, MODE_RAW, MODES, broken, read_index
+from imagenet_prep.beton.format import MODE_JPEG, MODES, broken, read_index
 from imagenet_prep.beton.layout import plan_parts
 from imagenet_prep.beton.options import Crop, Packing, chosen, file_order
 from imagenet_prep.beton.pages import Part, fill, pixels_of
@@ -37,7 +37,6 @@ from imagenet_prep.dataset.shards import check_way, require_files, shard_paths, 
 from imagenet_prep.dataset.statistics import Stats, write_stats
 from imagenet_prep.jpeg.header import jpeg_frame
 from imagenet_prep.jpeg.index import Index, rows_beside, save_index
-from imagenet_prep.jpeg.turbo import decoder_name
 from imagenet_prep.workers import processes as parallel
 
 Filling = tuple[str, list[str], Index]
@@ -162,7 +161,7 @@ def _manifests(
             source=source,
             rows=rows[number],
             settings={"crop": crop_settings, **_settings(packing)},
-            versions=_versions(part.modes),
+            versions={"imagenet_prep": __version__, "ffcv_format": str(FFCV_FORMAT)},
             keys=tuple(path for path, _ in part.crops),
             shard=number,
             shards=len(parts),
@@ -210,14 +209,6 @@ def _settings(packing: Packing) -> dict[str, Any]:
 def _formats(modes: NDArray[np.uint8]) -> dict[str, int]:
     counts = {name: int((modes == mode).sum()) for name, mode in MODES.items()}
     return {name: count for name, count in counts.items() if count}
-
-
-def _versions(modes: NDArray[np.uint8]) -> dict[str, str]:
-    """What made the bytes; the decoder too, where pixels are of its making."""
-    found = {"imagenet_prep": __version__, "ffcv_format": str(FFCV_FORMAT)}
-    if (modes == MODE_RAW).any():
-        found["jpeg_decoder"] = decoder_name()
-    return found
 
 
 def _require_space(out: Path, needed: int) -> None:

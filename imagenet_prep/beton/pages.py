@@ -112,7 +112,7 @@ def _filled(
 ) -> Generator[Filled | parallel.Failed, None, None]:
     """By threads of this process, or by the workers of a cluster."""
     if jobs is None or isinstance(jobs, int):
-        turbo.is_fast()  # opens the library now: threads may have too many files open for it
+        turbo.library()  # opened now: threads may have too many files open
         return map_in_threads(fill_page, pages, jobs=parallel.resolve_jobs(jobs))
     return jobs.map(fill_page, pages)
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 
 from imagenet_prep.crop.decode import ImageError, open_image, reasons, to_rgb
 from imagenet_prep.dataset.crop_settings import CropSettings
-from imagenet_prep.jpeg.turbo import decode_into, is_fast
+from imagenet_prep.jpeg.turbo import decode_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,7 +172,7 @@ def _decoded_at_once(image: ImageFile.ImageFile, data: bytes) -> Image.Image | N
     if image.format not in _JPEG or image.mode != "RGB" or ImageFile.LOAD_TRUNCATED_IMAGES:
         return None
     drafted = image.decoderconfig[:1] not in ((), (1,))  # at a fraction of its size
-    if drafted or not is_fast():
+    if drafted:
         return None
     width, height = image.size
     room = width * height * 4

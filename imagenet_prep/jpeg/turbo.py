@@ -1,8 +1,8 @@
-"""JPEG bytes -> pixels in memory that is there already, by the best decoder of this machine.
+"""JPEG bytes -> pixels in memory that is there already, by the decoder of this package.
 
-That is libjpeg-turbo, from FFCV's extension module (FFCV itself is not imported, which would take
-seconds) or the system's; without it the compiled decoder of this package, and Pillow for the
-kinds of JPEG that this does not read. All give the same pixels.
+The kinds of JPEG that it does not read (progressive, 4:2:2, restart markers, ...) are left to
+libjpeg-turbo, from FFCV's extension module (FFCV itself is not imported, which would take seconds)
+or the system's; where there is none, to Pillow. All give the same pixels.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from imagenet_prep import __version__
 
 # Of turbojpeg.h, the same in versions 1 to 3; by the bytes of a pixel: RGB and RGBX.
 _PIXELS = {3: 0, 4: 2}
@@ -33,31 +31,20 @@ def decode_into(data: bytes, pixels: NDArray[np.uint8]) -> None:
     looked at the size in the header (``jpeg_frame``). Raises ValueError with the reason when
     the bytes do not decode, or only with a guess at what is missing.
     """
+    from imagenet_prep.jpeg import core, cpu
+
     if not pixels.flags.c_contiguous or pixels.ndim != 3 or pixels.shape[2] not in _PIXELS:
         raise ValueError(f"pixels of shape {pixels.shape} in memory")
-    _decoder()(data, pixels)
+    status = cpu.decoder().decode(np.frombuffer(data, np.uint8), pixels)
+    if status in (core.NOT_JPEG, core.CORRUPT, core.TRUNCATED):
+        raise ValueError(f"is not a whole JPEG ({core.REASONS[status]})")
+    if status != core.OK:  # another kind, or not the size that was asked for
+        _other_decoder()(data, pixels)
 
 
 @functools.cache
-def _decoder() -> Decode:
-    return _of_library() or _with_numba
-
-
-def is_fast() -> bool:
-    """Whether ``decode_into`` is libjpeg-turbo itself, which Pillow then is slower than."""
-    return _decoder() is not _with_numba
-
-
-def decoder_name() -> str:
-    """Whose decoder ``decode_into`` uses, and of which version."""
-    from importlib import metadata
-
-    if not is_fast():
-        return f"imagenet_prep {__version__}"
-    try:
-        return f"FFCV {metadata.version('ffcv')}"
-    except metadata.PackageNotFoundError:
-        return "the system's libturbojpeg"
+def _other_decoder() -> Decode:
+    return _of_library() or _with_pil
 
 
 @functools.cache
@@ -111,16 +98,6 @@ def _of_library() -> Decode | None:
             raise ValueError(f"is not a whole JPEG ({text})")
 
     return decode
-
-
-def _with_numba(data: bytes, pixels: NDArray[np.uint8]) -> None:
-    from imagenet_prep.jpeg import core, cpu
-
-    status = cpu.decoder().decode(np.frombuffer(data, np.uint8), pixels)
-    if status in (core.NOT_JPEG, core.CORRUPT, core.TRUNCATED):
-        raise ValueError(f"is not a whole JPEG ({core.REASONS[status]})")
-    if status != core.OK:  # another kind, or not the size that was asked for
-        _with_pil(data, pixels)
 
 
 def _with_pil(data: bytes, pixels: NDArray[np.uint8]) -> None:

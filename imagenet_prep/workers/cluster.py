@@ -246,14 +246,11 @@ def versions() -> tuple[tuple[str, str], ...]:
     import PIL
     from PIL import features
 
-    from imagenet_prep.jpeg.turbo import decoder_name
-
     return (
         ("imagenet_prep", __version__),
         ("Pillow", PIL.__version__),
         ("libjpeg-turbo", str(features.version_feature("libjpeg_turbo"))),
         ("numpy", numpy.__version__),
-        ("the JPEG decoder", decoder_name()),
     )
 
 

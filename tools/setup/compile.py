@@ -17,7 +17,6 @@ from PIL import Image
 from imagenet_prep.dataset.beton_tables import BetonInfo
 from imagenet_prep.jpeg import cpu
 from imagenet_prep.jpeg.index import fault, index_images
-from imagenet_prep.jpeg.turbo import is_fast
 from imagenet_prep.stats import moments
 from trainer.loader.cpu import MOST_THREADS, Decoder
 from trainer.loader.packing import Packer
@@ -27,14 +26,13 @@ SIDE_PX = 32
 
 
 def jpegs() -> None:
-    """The row index and its check; where libjpeg-turbo is missing, the decoder."""
+    """The row index and its check; the decoder."""
     file = io.BytesIO()
     Image.new("RGB", (SIDE_PX, SIDE_PX)).save(file, "JPEG")
     data = np.frombuffer(file.getvalue(), np.uint8)
     problem = fault(index_images(data, np.zeros(1, np.int64), np.array([len(data)])))
     assert not problem, problem
-    if not is_fast():
-        cpu.decoder().decode(data, np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8))
+    cpu.decoder().decode(data, np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8))
 
 
 def batches() -> None:

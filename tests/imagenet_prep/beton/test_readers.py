@@ -69,7 +69,6 @@ def test_manifest_and_rows_say_how_each_sample_is_stored(
     counts = {"jpeg": int(jpeg.sum()), "raw": int((~jpeg).sum())}
     assert manifest.formats == {name: count for name, count in counts.items() if count}
     assert manifest.settings["format"] == format
-    assert ("jpeg_decoder" in manifest.versions) == (format != "jpeg")
     assert manifest.keys == made_beton.manifest.keys
     assert manifest.source == made_beton.stats.source
     assert check_beton(path, decode=True, jobs=1).good
