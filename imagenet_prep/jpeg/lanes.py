@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
@@ -22,6 +23,9 @@ COUNT = 16
 """Blocks, or pixels, at a time."""
 BYTES = 4 * COUNT
 """Of a vector of int32."""
+SHARES = np.array([16, 23, 21, 19, 16, 13, 9, 5], np.int64)
+"""How much a coefficient can add to a value between the passes of the IDCT, in sixteenths of 4,
+for its row in the block; and from there to a pixel, for the column."""
 _KINDS = {bits: ir.VectorType(ir.IntType(bits), COUNT) for bits in (8, 16, 32)}
 
 
@@ -31,10 +35,19 @@ class Lanes:
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
 
+    def _value_of(self, other: Any) -> Any:
+        if isinstance(other, Lanes):
+            return other.value
+        return ir.Constant(_KINDS[32], [int(other)] * COUNT)
+
     def _made(self, name: str, other: Any) -> Lanes:
-        if not isinstance(other, Lanes):
-            other = Lanes(self.builder, ir.Constant(_KINDS[32], [int(other)] * COUNT))
-        return Lanes(self.builder, getattr(self.builder, name)(self.value, other.value))
+        made = getattr(self.builder, name)(self.value, self._value_of(other))
+        return Lanes(self.builder, made)
+
+    def _chosen(self, sign: str, other: Any) -> Lanes:
+        value = self._value_of(other)
+        first = self.builder.icmp_signed(sign, self.value, value)
+        return Lanes(self.builder, self.builder.select(first, self.value, value))
 
     def __add__(self, other: Any) -> Lanes:
         return self._made("add", other)
@@ -57,11 +70,13 @@ class Lanes:
     def __rshift__(self, other: Any) -> Lanes:
         return self._made("ashr", other)
 
-    def bound(self, side: str, limit: int) -> Lanes:
-        """``limit`` in the lanes that are ``side`` ("<" or ">") of it."""
-        edge = ir.Constant(_KINDS[32], [limit] * COUNT)
-        beyond = self.builder.icmp_signed(side, self.value, edge)
-        return Lanes(self.builder, self.builder.select(beyond, edge, self.value))
+    def most(self, other: Any) -> Lanes:
+        """The larger of both, lane by lane."""
+        return self._chosen(">", other)
+
+    def least(self, other: Any) -> Lanes:
+        """The smaller of both, lane by lane."""
+        return self._chosen("<", other)
 
 
 def _number(value: Any) -> Any:
@@ -72,8 +87,8 @@ _core = SimpleNamespace(
     **core.arithmetic(
         lambda function: function,
         _number,
-        lambda value, limit: value.bound(">", limit),
-        lambda value, limit: value.bound("<", limit),
+        Lanes.least,
+        Lanes.most,
     )
 )
 
@@ -154,6 +169,26 @@ def columns(memory: _Memory, coefs: Any, step: Any, quants: Any, work: Any) -> N
     ]
     for i, value in enumerate(_core.idct8(*values, 11)):
         memory.write(work, value, 8 * BYTES * i)
+
+
+@_function
+def add_shares(memory: _Memory, coefs: Any, step: Any, shares: Any, most: Any) -> None:
+    """COUNT blocks, as in ``columns``: sums of what coefficients can add (``shares`` int32 (64,)),
+    of each column and, times SHARES, of all. Raises the two vectors of maxima at ``most``."""
+    between = memory.builder.ashr(step, ir.Constant(step.type, 3))  # two columns
+    worst, all_columns = memory.read(most), None
+    for j, weight in enumerate(SHARES.tolist()):
+        column = None
+        for i in range(8):
+            place = memory.builder.add(memory.times(step, i), memory.times(between, j))
+            value = memory.read(coefs, place, 16)
+            part = value.most(value * -1) * memory.spread(shares, 32 * i + 4 * j)
+            column = part if column is None else column + part
+        worst = worst.most(column)
+        column = column * weight
+        all_columns = column if all_columns is None else all_columns + column
+    memory.write(most, worst)
+    memory.write(most, memory.read(most, BYTES).most(all_columns), BYTES)
 
 
 @_function

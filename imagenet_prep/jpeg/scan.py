@@ -36,6 +36,8 @@ from imagenet_prep.jpeg.core import (
 from imagenet_prep.jpeg.lanes import (
     BYTES,
     COUNT,
+    SHARES,
+    add_shares,
     address,
     chroma_sums,
     columns,
@@ -65,19 +67,27 @@ from imagenet_prep.jpeg.parse import (
 F = Any
 _core = core.make(inlined)
 idct8, rgb = _core.idct8, _core.rgb
-# How much a coefficient can add to a value between the passes of the IDCT, in sixteenths of 4,
-# for its row in the block; and from there to a pixel, for the column. Between the passes
+# Between the passes
 # libjpeg-turbo adds two values in 16 bits, and its code without vector instructions wraps pixels
 # at 512 levels: _MOST and _MOST_PIXEL are just below both.
-_SHARES = np.array([16, 23, 21, 19, 16, 13, 9, 5], np.int64)
 _MOST, _MOST_PIXEL = 65000, 1_040_000
 
 
 # The parts of a thread's memory that have one size, in bytes: the Huffman specifications of its
-# tables, two kinds of tables, quantisation, shares, places of coefficients, a group of blocks.
-_SIZES = (4 * 272, 2 * 4 * STRIDE, 8 * (2 << WIDE), 4 * 3 * 64, 4 * 3 * 64, 8 * 2 * 64, 64 * BYTES)
+# tables, two kinds of tables, quantisation, shares, places of coefficients, a group of blocks, the
+# maxima of the overflow check.
+_SIZES = (
+    4 * 272,
+    2 * 4 * STRIDE,
+    8 * (2 << WIDE),
+    4 * 3 * 64,
+    4 * 3 * 64,
+    8 * 2 * 64,
+    64 * BYTES,
+    2 * BYTES,
+)
 _ENDS = np.cumsum([-(-size // 64) * 64 for size in _SIZES])
-_KNOWN, _LUT, _PAIRS, _QUANTS, _SHARE, _ZIGZAGS, _WORK = (
+_KNOWN, _LUT, _PAIRS, _QUANTS, _SHARE, _ZIGZAGS, _WORK, _MAXIMA = (
     (int(end) - -(-size // 64) * 64, int(end) - (-size % 64))
     for end, size in zip(_ENDS, _SIZES, strict=True)
 )
@@ -87,7 +97,7 @@ _FIXED = int(_ENDS[-1])
 def memory_bytes(width: int, height: int) -> int:
     """What a thread needs to decode images of at most that size; of no height, to scan them."""
     across = -(-width // (8 * COUNT)) * 8 * COUNT
-    return _FIXED + 74 * across + 704 + 3 * across * (-(-height // 16) * 16)
+    return _FIXED + 73 * across + 704 + 3 * across * (-(-height // 16) * 16)
 
 
 def new_memory(threads: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -108,7 +118,7 @@ def _padded(blocks: F) -> F:
 @inlined
 def _carved(memory: F, found: F) -> F:
     """A thread's memory for an image -> its tables; its other parts: quantisation and shares
-    (3, 64), places of coefficients (2, 64), coefficients, a group of blocks, sums of the overflow
+    (3, 64), places of coefficients (2, 64), coefficients, a group of blocks, maxima of the overflow
     check, sums of chroma and a line of pixels, planes."""
     lines = 2 if found[P_MODE] == HALF else 1
     across = 8 * _padded(lines * found[P_MCUX])
@@ -117,17 +127,16 @@ def _carved(memory: F, found: F) -> F:
         memory[_LUT[0] : _LUT[1]].view(np.uint16),
         memory[_PAIRS[0] : _PAIRS[1]].view(np.int64),
     )
-    sums = _FIXED + 64 * across
-    chroma = sums + across
+    chroma = _FIXED + 64 * across
     line = chroma + 8 * (across + 64)
     planes = line + across + 3 * 2 * COUNT + 32
     parts = (
         memory[_QUANTS[0] : _QUANTS[1]].view(np.int32).reshape(3, 64),
-        memory[_SHARE[0] : _SHARE[1]].view(np.uint32).reshape(3, 64),
+        memory[_SHARE[0] : _SHARE[1]].view(np.int32).reshape(3, 64),
         memory[_ZIGZAGS[0] : _ZIGZAGS[1]].view(np.int64).reshape(2, 64),
-        memory[_FIXED:sums].view(np.int16),
+        memory[_FIXED:chroma].view(np.int16),
         memory[_WORK[0] : _WORK[1]].view(np.int32),
-        memory[sums:chroma].view(np.uint32),
+        memory[_MAXIMA[0] : _MAXIMA[1]].view(np.int32),
         (memory[chroma:line].view(np.int32), memory[line:planes]),
         memory[planes:],
     )
@@ -219,71 +228,60 @@ def _row(
             coefs[u64(at)] = np.int16(v)
             k = i64(0)
             while k < 63:
-                if n < 32:
-                    p, buf, n = _refill(data, end, p, buf, n)
-                pair = i64(pairs[u64(first + i64(buf >> u64(64 - WIDE)))])
-                if pair == 0:
-                    e = _symbol(lut, table + STRIDE, buf)
-                    v, buf, n = _value(e, buf, n)
-                    k += 128 if e & 15 == 0 and e >> 4 & 15 != 15 else (e >> 4 & 15) + 1
-                    bad |= e == 0 or 63 < k < 128
-                    if k > 63:
+                p, buf, n = _refill(data, end, p, buf, n)
+                for _ in range(4):  # of at most WIDE bits each
+                    pair = i64(pairs[u64(first + i64(buf >> u64(64 - WIDE)))])
+                    if pair == 0:
+                        if n < 32:
+                            p, buf, n = _refill(data, end, p, buf, n)
+                        e = _symbol(lut, table + STRIDE, buf)
+                        v, buf, n = _value(e, buf, n)
+                        k += 128 if e & 15 == 0 and e >> 4 & 15 != 15 else (e >> 4 & 15) + 1
+                        bad |= e == 0 or 63 < k < 128
+                        if k <= 63:
+                            coefs[u64(at + places[u64(k)])] = np.int16(v)
                         break
-                    coefs[u64(at + places[u64(k)])] = np.int16(v)
-                    continue
-                k += (pair >> 8) & 255
-                if k >= 63:  # the block's end: a second symbol would be the next block's
-                    buf <<= u64((pair >> 40) & 255)
-                    n -= (pair >> 40) & 255
+                    k += (pair >> 8) & 255
+                    if k >= 63:  # the block's end: a second symbol would be the next block's
+                        buf <<= u64((pair >> 40) & 255)
+                        n -= (pair >> 40) & 255
+                        if k == 63:
+                            coefs[u64(at + places[u64(63)])] = np.int16(pair >> 16)
+                        bad |= 63 < k < 128
+                        break
+                    buf <<= u64(pair & 255)
+                    n -= pair & 255
+                    coefs[u64(at + places[u64(k)])] = np.int16(pair >> 16)
+                    k += (pair >> 32) & 255
+                    if k > 63:
+                        bad |= k < 128
+                        break
+                    coefs[u64(at + places[u64(k)])] = np.int16(pair >> 48)
                     if k == 63:
-                        coefs[u64(at + places[u64(63)])] = np.int16(pair >> 16)
-                    bad |= 63 < k < 128
-                    break
-                buf <<= u64(pair & 255)
-                n -= pair & 255
-                coefs[u64(at + places[u64(k)])] = np.int16(pair >> 16)
-                k += (pair >> 32) & 255
-                if k > 63:
-                    bad |= k < 128
-                    break
-                coefs[u64(at + places[u64(k)])] = np.int16(pair >> 48)
+                        break
         if bad:
             break
     dcs[0], dcs[1], dcs[2] = dc0, dc1, dc2
     return bad, p, buf, n
 
 
-@inlined
-def _share(v: F, share: F) -> F:
-    return np.uint32(np.uint32(abs(i32(v))) * share)
-
-
 @bare
-def _overflows(coefs: F, quant: F, wide: F, shares: F, sums: F, work: F) -> F:
-    """Whether a row of blocks (64, wide) has one that overflows libjpeg-turbo's arithmetic, for
-    which what it makes of it depends on the processor. ``work``: 64 int32."""
-    worst = np.uint32(0)
-    pixels, step = sums[:wide], 8 * wide
-    pixels[:] = 0
-    for j in range(8):
-        c = coefs[j * wide : (57 + j) * wide]
-        s0, s1, s2, s3 = shares[j], shares[8 + j], shares[16 + j], shares[24 + j]
-        s4, s5, s6, s7 = shares[32 + j], shares[40 + j], shares[48 + j], shares[56 + j]
-        of_column = np.uint32(_SHARES[j])
+def _overflows(coefs: F, quant: F, wide: F, shares: F, most: F, work: F) -> F:
+    """Whether a row of blocks (64, wide) has one that overflows libjpeg-turbo's arithmetic: what
+    it makes of it depends on the processor. ``most``: two vectors; ``work``: 64 int32."""
+    most[:] = 0
+    for first in range(0, wide, COUNT):
+        add_shares(address(coefs) + 2 * first, 16 * wide, address(shares), address(most))
+    worst = near = i32(0)
+    for i in range(COUNT):
+        worst, near = max(worst, most[i]), max(near, most[COUNT + i])
+    if worst > i32(_MOST):
+        return True
+    if near > i32(_MOST_PIXEL):
         for b in range(wide):
-            total = np.uint32(
-                _share(c[u64(b)], s0) + _share(c[u64(b + step)], s1)
-                + _share(c[u64(b + 2 * step)], s2) + _share(c[u64(b + 3 * step)], s3)
-                + _share(c[u64(b + 4 * step)], s4) + _share(c[u64(b + 5 * step)], s5)
-                + _share(c[u64(b + 6 * step)], s6) + _share(c[u64(b + 7 * step)], s7)
-            )  # fmt: skip
-            worst = max(worst, total)
-            pixels[u64(b)] += np.uint32(total * of_column)
-    bad = worst > np.uint32(_MOST)
-    for b in range(wide):
-        if pixels[b] > np.uint32(_MOST_PIXEL) and not bad:
-            bad = _wraps(coefs, quant, wide, b, work)
-    return bad
+            if _wraps(coefs, quant, wide, b, work):
+                return True
+    return False
 
 
 @bare
@@ -325,21 +323,21 @@ def _idct_row(coefs: F, quants: F, wide: F, work: F, planes: F, at: F) -> None:
 @bare
 def _finish_row(found: F, row: F, parts: F, draw: F) -> F:
     """Checks a row's coefficients and, with ``draw``, makes its planes; clears them."""
-    quants, shares, _zigzags, coefs, work, sums, _chroma, planes = parts
+    quants, shares, _zigzags, coefs, work, most, _chroma, planes = parts
     mode, mcux, mcuy = found[P_MODE], found[P_MCUX], found[P_MCUY]
     lines = 2 if mode == HALF else 1
     wide, wide_chroma = _padded(lines * mcux), _padded(mcux)
     bad, at = False, 64 * lines * wide * row
     for line in range(lines):
         part = coefs[64 * wide * line : 64 * wide * (line + 1)]
-        bad |= _overflows(part, quants[0], wide, shares[0], sums, work)
+        bad |= _overflows(part, quants[0], wide, shares[0], most, work)
         if draw and not bad:
             _idct_row(part, quants[0], wide, work, planes, at + 64 * wide * line)
     size, first = 64 * wide_chroma, 64 * lines * wide
     if mode != GREY:
         for c in range(2):
             part = coefs[first + size * c : first + size * (c + 1)]
-            bad |= _overflows(part, quants[1 + c], wide_chroma, shares[1 + c], sums, work)
+            bad |= _overflows(part, quants[1 + c], wide_chroma, shares[1 + c], most, work)
             if draw and not bad:
                 at = first * mcuy + size * (mcuy * c + row)
                 _idct_row(part, quants[1 + c], wide_chroma, work, planes, at)
@@ -365,7 +363,7 @@ def _prepare(specs: F, quants: F, found: F, tables: F, parts: F) -> F:
         for k in range(64):
             q = i64(quants[c, k])
             wide_quants[c, k] = q
-            shares[c, k] = min(q * _SHARES[k >> 3], 65535)
+            shares[c, k] = min(q * SHARES[k >> 3], 65535)
     mcux = found[P_MCUX]
     for k in range(64):
         zigzags[0, k] = ZIGZAG[k] * _padded(2 * mcux if found[P_MODE] == HALF else mcux)
