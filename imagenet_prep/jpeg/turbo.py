@@ -44,7 +44,7 @@ def decode_into(data: bytes, pixels: NDArray[np.uint8]) -> None:
 
 @functools.cache
 def _other_decoder() -> Decode:
-    return _of_library() or _with_pil
+    return of_library() or _with_pil
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def _of_library() -> Decode | None:
+def of_library() -> Decode | None:
     """The decoder of ``library``; None where there is none."""
     found = library()
     if found is None:

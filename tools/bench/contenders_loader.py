@@ -106,21 +106,24 @@ def ffcv_stock(beton: str, batch: int, threads: int, flip: bool, compiled: bool)
     return _epochs(loader, lambda batch: len(batch[0]))
 
 
-def decode_alone(files: list[str], threads: int) -> Contender:
-    """Only JPEG bytes to pixels, by the libjpeg-turbo that the loader uses, with the accurate
-    IDCT: of T threads each has every T-th image and one buffer."""
+def decode_alone(files: list[str], threads: int, library: bool) -> Contender:
+    """Only JPEG bytes to pixels, by this package's decoder or with the accurate IDCT of the
+    machine's libjpeg-turbo: of T threads each has every T-th image and one buffer."""
     import numpy as np
 
-    from imagenet_prep.jpeg.turbo import decode_into
+    from imagenet_prep.jpeg import turbo
 
+    decode = turbo.of_library() if library else turbo.decode_into
+    assert decode is not None
     images = [Path(path).read_bytes() for path in files]
 
     def part(first: int) -> int:
         out = np.empty((256, 256, 3), np.uint8)
         for data in images[first::threads]:
-            decode_into(data, out)
+            decode(data, out)
         return int(out[0, 0, 0])
 
+    part(len(images) - 1)  # loads, or compiles
     pool = ThreadPoolExecutor(threads)
 
     def lap() -> dict[str, int]:

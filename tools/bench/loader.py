@@ -24,6 +24,7 @@ from tools.bench.recording import Record, Row, speed_row
 
 OURS, RAW = "ours", "ours, raw"
 DECODE, FLIP = "libjpeg-turbo alone, accurate IDCT", "FFCV RandomHorizontalFlip"
+OUR_DECODE = "our decoder alone"
 DALI, DALI_FUSED, DALI_IMAGE = "DALI", "DALI, channel mean", "DALI, mean image"
 TORCHVISION = "torchvision decode_jpeg"
 TUTORIAL, SHORT = "tutorial's pipeline", "tutorial's pipeline, data set's colours"
@@ -61,10 +62,10 @@ class Field:
         }  # fmt: skip
         return Entrant(name, "contenders_loader:ffcv_stock", [share])
 
-    def decode(self, threads: int) -> Entrant:
-        """Decoding alone, as the loader does it."""
-        share = {"files": self.files, "threads": threads}
-        return Entrant(DECODE, "contenders_loader:decode_alone", [share])
+    def decode(self, name: str, threads: int) -> Entrant:
+        """Decoding alone, by our decoder or by the machine's libjpeg-turbo."""
+        share = {"files": self.files, "threads": threads, "library": name == DECODE}
+        return Entrant(name, "contenders_loader:decode_alone", [share])
 
     def dali(self, name: str, function: str, **more: Any) -> Entrant:
         """DALI on the crops' files."""
@@ -104,7 +105,7 @@ def races(record: Record, field: Field, given: Options) -> None:
     ]  # fmt: skip
     run(
         record, "loader, uint8 from JPEG",
-        [field.ours(OURS, UINT8), field.decode(THREADS), *rivals],
+        [field.ours(OURS, UINT8), field.decode(DECODE, THREADS), *rivals],
         {DECODE: 0.95, FLIP: 1.6, DALI: 1.4, TORCHVISION: 2.2}, given,
     )  # fmt: skip
     if smoke:
@@ -156,7 +157,8 @@ def stages(record: Record, field: Field, given: Options) -> None:
     if given.smoke or not record.wanted(title):
         return
     entrants = [
-        field.decode(1),
+        field.decode(DECODE, 1),
+        field.decode(OUR_DECODE, 1),
         field.ours("crop", UINT8 | PLAIN, threads=1),
         field.ours("crop, mirror", UINT8, threads=1),
         field.ours("crop, mean, float32", PLAIN, threads=1),
@@ -165,8 +167,9 @@ def stages(record: Record, field: Field, given: Options) -> None:
     result = race(title, entrants, given)
     record.add(result)
     steps = (
-        ("decode", DECODE, None),
-        ("crop and all checks, beyond decoding", "crop", DECODE),
+        ("decode by libjpeg-turbo", DECODE, None),
+        ("decode", OUR_DECODE, None),
+        ("crop and all checks, beyond decoding", "crop", OUR_DECODE),
         ("mirror, of half the images", "crop, mirror", "crop"),
         ("mean and float32 instead of uint8", "crop, mean, float32", "crop"),
         ("mirror and colour, in float32", "crop, mirror, mean, colour", "crop, mean, float32"),
@@ -185,19 +188,22 @@ def _microseconds(result: Race, last: str, first: str | None) -> float | None:
     return round(value - (1e6 / rate(result.laps[first]) if first else 0.0), 2)
 
 
-def newer_libjpeg(record: Record, field: Field, given: Options) -> None:
-    """Decoding alone, one thread: a newer libjpeg-turbo over the one that the loader uses."""
+def decoders(record: Record, field: Field, given: Options) -> None:
+    """Decoding alone in one thread: our decoder over two versions of libjpeg-turbo."""
     title = "decode, one thread"
     if not record.wanted(title):
         return
-    newer, ours = "simplejpeg's libjpeg-turbo", "the system's libjpeg-turbo"
+    ours, system, newer = "ours", "the system's libjpeg-turbo", "simplejpeg's libjpeg-turbo"
     files = field.files[: 8 if given.smoke else 2_000]
+    share: dict[str, Any] = {"files": files, "threads": 1}
     entrants = [
+        Entrant(ours, "contenders_loader:decode_alone", [share | {"library": False}]),
+        Entrant(system, "contenders_loader:decode_alone", [share | {"library": True}]),
         Entrant(newer, "contenders_loader:decode_newer", [{"files": files}]),
-        Entrant(ours, "contenders_loader:decode_alone", [{"files": files, "threads": 1}]),
     ]
     result = race(title, entrants, given)
-    record.add(result, speed_row(result, newer, ours, None, f"{title}: {newer}"))
+    for rival in (system, newer):
+        record.add(result, speed_row(result, ours, rival, None, f"{title}: over {rival}"))
 
 
 def betons(crops: Crops, folder: Path, smoke: bool) -> tuple[Path, Path | None]:
@@ -227,7 +233,7 @@ def main() -> int:
         races(record, field, given)
         memory(record, field, given)
         stages(record, field, given)
-        newer_libjpeg(record, field, given)
+        decoders(record, field, given)
         return record.finish()
 
 

@@ -66,11 +66,11 @@ def test_three_bytes_a_pixel_are_the_same_pixels(form: str) -> None:
 
 
 def test_libjpeg_turbo_is_there_and_all_decoders_agree() -> None:
-    of_library = turbo._of_library()
-    assert of_library is not None
+    by_library = turbo.of_library()
+    assert by_library is not None
     for options in FORMS.values():
         data = jpeg(48, **options)
-        for decode in (turbo.decode_into, of_library, turbo._with_pil):
+        for decode in (turbo.decode_into, by_library, turbo._with_pil):
             assert np.array_equal(decoded(decode, data), by_pil(data))
 
 
@@ -98,7 +98,7 @@ def test_real_photographs_have_the_pixels_of_pil(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"text", jpeg(32)[:300]])
 def test_what_does_not_decode_is_refused(data: bytes) -> None:
-    for decode in (turbo.decode_into, turbo._of_library(), turbo._with_pil):
+    for decode in (turbo.decode_into, turbo.of_library(), turbo._with_pil):
         assert decode is not None
         with pytest.raises(ValueError, match="is not a whole JPEG"):
             decode(data, np.zeros((32, 32, 4), np.uint8))
