@@ -142,7 +142,7 @@ class Decoder:
 
     def decode(self, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
         """A JPEG -> its status; the pixels go into ``out`` (H, W, 3 or 4) uint8, whose fourth
-        channel stays as it is. TOO_LARGE where the image has another size than ``out``."""
+        channel gets any value. TOO_LARGE where the image has another size than ``out``."""
         memory = self._room(out.shape[1], out.shape[0])
         return int(draw_all(_read_only(data), memory, out))
 

@@ -198,8 +198,7 @@ def pixel_row(memory: _Memory, work: Any, out: Any) -> None:
     a, b, c, d, e, f, g, h = (_core.byte_of(v) for v in _core.idct8(*values, 18))
     low = (a | b << 8 | c << 16 | d << 24).value
     high = (e | f << 8 | g << 16 | h << 24).value
-    places = [i + COUNT * half for i in range(COUNT) for half in (0, 1)]
-    memory.write(out, memory.mixed(low, high, places))
+    memory.write(out, memory.mixed(low, high, _taken_in_turn(2, COUNT)))
 
 
 @_function
@@ -216,31 +215,69 @@ def _upsampled(memory: _Memory, sums: Any) -> tuple[Lanes, Lanes]:
     return (this + left + 8) >> 4, (this + right + 7) >> 4
 
 
-@_function
-def half_row(memory: _Memory, level: Any, blue: Any, red: Any, out: Any) -> None:
-    """2 COUNT pixels of 4:2:0, luma at ``level``, sums of chroma at ``blue`` and ``red`` -> RGB."""
+def _half_row(
+    memory: _Memory, level: Any, blue: Any, red: Any, out: Any, depth: int
+) -> None:  # fmt: skip
     pairs = memory.read(level, bits=16, signed=False)
     (b0, b1), (r0, r1) = _upsampled(memory, blue), _upsampled(memory, red)
     even, odd = _core.rgb(pairs & 255, b0, r0), _core.rgb(pairs >> 8, b1, r1)
-    kind, wide = _KINDS[16], ir.VectorType(ir.IntType(8), 2 * COUNT)
-    builder = memory.builder
+    if depth == 4:
+        memory.write(out, memory.mixed(_words(*even), _words(*odd), _taken_in_turn(2, COUNT)))
+        return
+    builder, wide = memory.builder, ir.VectorType(ir.IntType(8), 2 * COUNT)
     channels = [
-        builder.bitcast(builder.trunc((first | second << 8).value, kind), wide)
+        builder.bitcast(builder.trunc((first | second << 8).value, _KINDS[16]), wide)
         for first, second in zip(even, odd, strict=True)
     ]
     memory.write(out, _interleaved(memory, channels, 2 * COUNT))
 
 
 @_function
-def full_row(memory: _Memory, level: Any, blue: Any, red: Any, out: Any) -> None:
-    """COUNT pixels of 4:4:4 to RGB."""
+def half_row(memory: _Memory, level: Any, blue: Any, red: Any, out: Any) -> None:
+    """2 COUNT pixels of 4:2:0, luma at ``level``, sums of chroma at ``blue`` and ``red`` -> RGB."""
+    _half_row(memory, level, blue, red, out, 3)
+
+
+@_function
+def half_row_of_words(memory: _Memory, level: Any, blue: Any, red: Any, out: Any) -> None:
+    """The same -> RGB and a byte of 255."""
+    _half_row(memory, level, blue, red, out, 4)
+
+
+def _full_row(
+    memory: _Memory, level: Any, blue: Any, red: Any, out: Any, depth: int
+) -> None:  # fmt: skip
     values = _core.rgb(*(memory.read(at, bits=8, signed=False) for at in (level, blue, red)))
+    if depth == 4:
+        memory.write(out, _words(*values))
+        return
     channels = [memory.builder.trunc(value.value, _KINDS[8]) for value in values]
     memory.write(out, _interleaved(memory, channels, COUNT))
+
+
+@_function
+def full_row(memory: _Memory, level: Any, blue: Any, red: Any, out: Any) -> None:
+    """COUNT pixels of 4:4:4 -> RGB."""
+    _full_row(memory, level, blue, red, out, 3)
+
+
+@_function
+def full_row_of_words(memory: _Memory, level: Any, blue: Any, red: Any, out: Any) -> None:
+    """The same -> RGB and a byte of 255."""
+    _full_row(memory, level, blue, red, out, 4)
+
+
+def _words(red: Lanes, green: Lanes, blue: Lanes) -> Any:
+    return (red | green << 8 | blue << 16 | -1 << 24).value
+
+
+def _taken_in_turn(vectors: int, count: int) -> list[int]:
+    """Places in vectors one behind the other: the first of each, the second of each, ..."""
+    return [i + count * vector for i in range(count) for vector in range(vectors)]
 
 
 def _interleaved(memory: _Memory, channels: Sequence[Any], count: int) -> Any:
     """Three vectors -> one with the first elements of each, then the second, ..."""
     first = memory.mixed(channels[0], channels[1], range(2 * count))
     last = memory.mixed(channels[2], channels[2], range(2 * count))
-    return memory.mixed(first, last, [i + count * c for i in range(count) for c in range(3)])
+    return memory.mixed(first, last, _taken_in_turn(3, count))

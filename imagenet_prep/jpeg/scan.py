@@ -42,7 +42,9 @@ from imagenet_prep.jpeg.lanes import (
     chroma_sums,
     columns,
     full_row,
+    full_row_of_words,
     half_row,
+    half_row_of_words,
     pixel_row,
 )
 from imagenet_prep.jpeg.parse import (
@@ -129,7 +131,7 @@ def _carved(memory: F, found: F) -> F:
     )
     chroma = _FIXED + 64 * across
     line = chroma + 8 * (across + 64)
-    planes = line + across + 3 * 2 * COUNT + 32
+    planes = line + across + 4 * 2 * COUNT
     parts = (
         memory[_QUANTS[0] : _QUANTS[1]].view(np.int32).reshape(3, 64),
         memory[_SHARE[0] : _SHARE[1]].view(np.int32).reshape(3, 64),
@@ -416,7 +418,7 @@ def colour_rows(
 ) -> None:
     """Planes -> the pixels of rows ``first`` to before ``last``, at least of columns ``left`` to
     before ``right``, at their places in ``out`` (H * W * depth,): libjpeg's fancy upsampling, then
-    RGB in the first three of ``depth`` bytes."""
+    RGB and, where ``depth`` is 4, a byte of any value."""
     _tables, parts = _carved(memory, found)
     _colour_rows(found, parts[6], parts[7], out, depth, (first, last, left & ~1, right))
 
@@ -452,21 +454,27 @@ def _colour_rows(found: F, chroma: F, planes: F, out: F, depth: F, window: F) ->
             continue
         for x in range(left, right, step):
             level = address(planes) + y * wide + x
-            whole = depth == 3 and x + step <= width
-            target = address(out) + 3 * (y * width + x) if whole else address(line) + wide
+            whole = x + step <= width
+            target = address(out) + depth * (y * width + x) if whole else address(line) + wide
             if mode == HALF:
                 b = address(sums) + 4 * (x >> 1)
-                half_row(level, b, b + 4 * length, target)
-            elif mode == GREY:
-                full_row(level, address(line), address(line), target)
+                if depth == 3:
+                    half_row(level, b, b + 4 * length, target)
+                else:
+                    half_row_of_words(level, b, b + 4 * length, target)
             else:
-                b = address(planes) + blue + y * wide + x
-                full_row(level, b, b + size, target)
+                b, r = address(line), address(line)
+                if mode != GREY:
+                    b = address(planes) + blue + y * wide + x
+                    r = b + size
+                if depth == 3:
+                    full_row(level, b, r, target)
+                else:
+                    full_row_of_words(level, b, r, target)
             if not whole:
-                for i in range(min(step, width - x)):
-                    at = depth * (y * width + x + i)
-                    for c in range(3):
-                        out[u64(at + c)] = line[u64(wide + 3 * i + c)]
+                at = depth * (y * width + x)
+                for i in range(depth * (width - x)):
+                    out[u64(at + i)] = line[u64(wide + i)]
 
 
 @bare
