@@ -17,6 +17,7 @@ from imagenet_prep.jpeg.core import (
     TOO_LARGE,
     i32,
 )
+from imagenet_prep.jpeg.lanes import as_writable
 from imagenet_prep.jpeg.parse import (
     P_HEIGHT,
     P_MCUY,
@@ -38,6 +39,7 @@ def parse_all(
     data: F, begins: F, sizes: F, found: F, specs: F, quants: F, statuses: F
 ) -> None:  # fmt: skip
     """``parse`` of the JPEGs at ``begins`` (n,) of ``data``, which have ``sizes`` (n,) bytes."""
+    data = as_writable(data)
     for i in range(len(begins)):
         end = begins[i] + sizes[i]
         statuses[i] = parse(data, begins[i], end, found[i], specs[i], quants[i])
@@ -49,6 +51,7 @@ def scan_all(
     positions: F, predictors: F,
 ) -> None:  # fmt: skip
     """Decodes parsed JPEGs without making pixels, into the entries from ``firsts`` on."""
+    data = as_writable(data)
     for i in range(len(begins)):
         if statuses[i] == OK:
             statuses[i] = decode_image(
@@ -84,7 +87,8 @@ def draw(data: F, memory: F, shape: F, window: F, out: F) -> F:
 def draw_all(data: F, memory: F, out: F) -> F:
     """All pixels, into ``out`` (H, W, 3 or 4)."""
     height, width, _depth = out.shape
-    return draw(data, memory, out.shape, (0, 0, height, width), out.reshape(-1))
+    pixels = out.reshape(-1)
+    return draw(as_writable(data), memory, out.shape, (0, 0, height, width), pixels)
 
 
 class Scan(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import imputils, types
 from numba.extending import intrinsic
 
 from imagenet_prep.jpeg import core
@@ -27,6 +27,9 @@ SHARES = np.array([16, 23, 21, 19, 16, 13, 9, 5], np.int64)
 """How much a coefficient can add to a value between the passes of the IDCT, in sixteenths of 4,
 for its row in the block; and from there to a pixel, for the column."""
 _KINDS = {bits: ir.VectorType(ir.IntType(bits), COUNT) for bits in (8, 16, 32)}
+
+
+_borrowed: Any = imputils.impl_ret_borrowed
 
 
 class Lanes:
@@ -155,7 +158,19 @@ def _address(_typing: Any, _array: Any) -> Any:
     return types.intp(_array), lower
 
 
+def _as_writable(_typing: Any, array: Any) -> Any:
+    """The same array as one of the type that can be written, so that what takes it is compiled for
+    one type only."""
+    changed = array.copy(readonly=False)
+
+    def lower(context: Any, builder: Any, _sig: Any, arguments: Any) -> Any:
+        return _borrowed(context, builder, changed, arguments[0])
+
+    return changed(array), lower
+
+
 address: Any = intrinsic(_address)
+as_writable: Any = intrinsic(_as_writable)
 
 
 @_function
