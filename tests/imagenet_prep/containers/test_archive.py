@@ -28,6 +28,7 @@ FILES = {
     for name in ("ant", "bee")
     for n in (2, 1)
 }
+HOLE = bytes(99999)
 
 
 def zip_bytes(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
@@ -123,11 +124,15 @@ def test_hugging_faces_archives_have_the_class_in_each_name(tmp_path: Path, pack
         ("a.tar", tar_bytes([("ant/1.jpg", b"x")] * 2), "source.duplicate"),
         ("a.tar", tar_bytes([("ant/1", b"x"), ("ant/1/2.jpg", b"x")]), "source.duplicate"),
         ("a.tar", tar_bytes({"1.jpg": b"x", "2.jpg": b"x"}), "source.no_class"),
-        ("a.tar.gz", gzip.compress(tar_bytes(FILES))[:-20], "archive.damaged"),
-        ("a.tar.gz", gzip.compress(tar_bytes(FILES)[:2000]), "archive.cut_off"),
-        ("a.tar.gz", gzip.compress(tar_bytes(FILES)[:1536] + bytes(99999)), "archive.hole"),
+        ("a.tar.gz", gzip.compress(tar_bytes(FILES), mtime=0)[:-20], "archive.damaged"),
+        ("a.tar.gz", gzip.compress(tar_bytes(FILES)[:2000], mtime=0), "archive.cut_off"),
+        (
+            "a.tar.gz",
+            gzip.compress(tar_bytes(FILES)[:1536] + HOLE, mtime=0),
+            "archive.hole",
+        ),
         ("a.tar.gz", tar_bytes(FILES), "archive.damaged"),
-        ("a.tgz", gzip.compress(b"no tar" * 999), "archive.not_a_tar"),
+        ("a.tgz", gzip.compress(b"no tar" * 999, mtime=0), "archive.not_a_tar"),
     ],
 )
 def test_damaged_archives_are_refused(tmp_path: Path, name: str, data: bytes, code: str) -> None:
